@@ -1,0 +1,63 @@
+/*
+ * Typed settings: read from YAML, defaulted, checked. The only user of libyaml.
+ *
+ * Owner: whoever loaded it; immutable after config_load(), so any thread reads.
+ * Errors: one message with file, line and column each; unknown keys are errors.
+ */
+#pragma once
+
+#include "base/buf.h"
+#include "base/cidr.h"
+#include "obs/log.h"
+
+enum service_kind { SERVICE_HTTP, SERVICE_WEBHOOK };
+const char *service_kind_str(enum service_kind k);
+
+struct service {
+	const char *name;
+	enum service_kind kind;
+	const char *url;                 /* http: with {to}; webhook: NULL */
+	const char *method;
+	const char **headers;            /* "Name: value"; http only */
+	size_t n_headers;
+	struct slice secret;             /* raw signing key; n 0: unsigned */
+	struct cidr *allow;              /* webhook: ranges the guard lets through */
+	size_t n_allow;
+	int64_t attempt_timeout_ms;
+	unsigned max_in_flight;          /* per lane */
+	size_t max_payload;              /* bytes; limits.payload_bytes if not given */
+	bool refuses_with_503;           /* refuses_with: [503] */
+};
+
+struct config {
+	const char *listen_host;         /* numeric address */
+	unsigned listen_port;            /* 0: given by the kernel */
+	unsigned shards;                 /* 1..64; `auto` is resolved: cores */
+	struct service *services;
+	size_t n_services;               /* at least one */
+	struct {
+		uint32_t items;              /* per batch */
+		size_t body_bytes, payload_bytes, answer_bytes;
+		unsigned json_depth;
+		unsigned connections;        /* inbound, per process */
+		uint32_t queued_items;       /* unfinished items, per process */
+		size_t results_bytes;        /* finished results kept in memory */
+		unsigned in_flight;          /* attempts at once, per shard */
+		int64_t keep_results_ms;
+		int64_t header_ms, body_ms, idle_ms, write_ms; /* inbound, absolute */
+		int64_t drain_ms;
+		int64_t deadline_ms;         /* default of a synchronous batch */
+		int64_t max_deadline_ms;
+	} limits;
+	enum log_format log_format;
+	enum log_level log_level;
+	bool open;                       /* auth.open: listen beyond loopback without keys */
+};
+
+/* Load `path` (NULL: all defaults). On failure returns NULL with every error it
+ * found in `reterr`, one per line: "FILE:LINE:COLUMN: what is wrong: what to do". */
+struct config *config_load(const char *path, struct buf *reterr) MUST_CHECK;
+void config_free(struct config *c);              /* NULL is fine */
+
+/* Index of a service by name, or -1. */
+int config_find_service(const struct config *c, struct slice name);

@@ -1,0 +1,175 @@
+/*
+ * A batch and its items: the state that the contract talks about, and the
+ * reductions over it. Pure; no clock, no I/O.
+ *
+ * Owner: the shard that accepted the batch; one thread writes it. Other shards
+ * see only `gate`, and the item's bytes while one of its attempts is with them.
+ *
+ * Item states, and who moves them (all through item_set_state()):
+ *
+ *   PENDING ──dispatch: submitted──► QUEUED ──outcome, another try──► WAITING
+ *      │                              │  ▲                              │
+ *      │                              │  └──────── its wait ended ──────┘
+ *      └──────────► FINAL ◄───────────┴─────────────────────────────────┘
+ *
+ * Invariants
+ *  1. counts: items in FINAL are counted once, under their status.
+ *  2. A FINAL item never changes again.
+ *  3. item.delivered is the maximum over all of its attempts.
+ *  4. state DONE exactly when every item is FINAL and batch_finish() ran.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "core/op.h"
+#include "core/retry.h"
+
+#define CONTRACT_TABLE(X) \
+	X(ALL_OR_NOTHING, all_or_nothing) X(PARTIAL_SUCCESS, partial_success) X(BEST_EFFORT, best_effort)
+#define BATCH_STATE_TABLE(X) \
+	X(QUEUED, queued) X(RUNNING, running) X(CANCELLING, cancelling) X(DONE, done)
+#define BATCH_OUTCOME_TABLE(X) \
+	X(NONE, none) X(SUCCEEDED, succeeded) X(PARTIAL, partial) X(INDETERMINATE, indeterminate) X(FAILED, failed)
+#define STOP_REASON_TABLE(X)                                                    \
+	X(NONE, none) X(COMPLETED, completed) X(FIRST_FAILURE, first_failure)       \
+	X(DEADLINE, deadline) X(DISCONNECTED, disconnected) X(CANCELLED, cancelled) \
+	X(SHUTDOWN, shutdown) X(INTERRUPTED, interrupted)
+
+#define X(upper, lower) CONTRACT_##upper,
+enum contract { CONTRACT_TABLE(X) CONTRACT_MAX };
+#undef X
+#define X(upper, lower) BATCH_##upper,
+enum batch_state { BATCH_STATE_TABLE(X) BATCH_STATE_MAX };
+#undef X
+#define X(upper, lower) BATCH_OUTCOME_##upper,
+enum batch_outcome { BATCH_OUTCOME_TABLE(X) BATCH_OUTCOME_MAX };
+#undef X
+#define X(upper, lower) STOP_REASON_##upper,
+enum stop_reason { STOP_REASON_TABLE(X) STOP_REASON_MAX };
+#undef X
+
+const char *contract_str(enum contract c);
+const char *batch_state_str(enum batch_state s);
+const char *batch_outcome_str(enum batch_outcome o);
+const char *stop_reason_str(enum stop_reason r);
+
+struct policy {
+	enum contract contract;
+	bool sequential;
+	bool at_most_once;
+	bool continue_on_disconnect;
+	bool include_attempts;
+	bool validate_only;
+	unsigned concurrency;
+	int64_t deadline_ms;
+	int64_t attempt_timeout_ms;      /* 0: the service's */
+	struct retry_policy retry;
+};
+
+/* One attempt, for `include: ["attempts"]`. In the batch's arena. */
+struct attempt_record {
+	struct attempt_record *next;
+	int64_t started_unix_ms;
+	int64_t duration_us;
+	uint16_t n, http_status;
+	uint8_t code, delivered, phase;
+};
+
+enum item_state { ITEM_PENDING, ITEM_QUEUED, ITEM_WAITING, ITEM_FINAL };
+
+struct item {
+	struct slice id;                 /* p NULL: an invalid item had no usable id */
+	struct slice to, payload;        /* in the batch's body or arena */
+	struct slice dedupe_key;         /* p NULL: "{batch id}.{item id}" */
+	struct batch *batch;
+	const char *detail;              /* text for error.message, or NULL */
+	const char *message_id;          /* in the arena, or NULL */
+	struct attempt_record *records;  /* newest first */
+	struct item *next_settled;       /* in the order in which items settled */
+	struct heap_node wake;           /* end of the wait between attempts */
+	struct op op;                    /* live from QUEUED to FINAL */
+	int64_t ttl_ms;                  /* HEAP_NONE: none */
+	int64_t started_us;              /* first attempt, monotonic; 0: none */
+	int64_t retry_after_ms;
+	int32_t latency_ms;
+	uint16_t service;                /* index into the configuration */
+	uint16_t http_status;
+	uint8_t attempts;                /* started */
+	uint8_t state, status, code, delivered, stop;
+	bool duplicate_risk;
+};
+
+/* What other shards may look at: set once, by the owner, before anything else
+ * happens to the batch. Reference-counted, because attempts may outlive it. */
+struct gate {
+	atomic_uint refs;
+	atomic_int why;                  /* enum why; not WHY_NONE: start nothing more */
+};
+
+struct gate *gate_new(void);
+struct gate *gate_ref(struct gate *g);
+void gate_unref(struct gate *g);
+enum why gate_why(struct gate *g);
+
+struct counts {
+	uint32_t total, succeeded, failed, indeterminate, not_attempted, pending;
+};
+
+struct batch {
+	struct batch_id id;
+	unsigned refs;                   /* batch_ref(); the owner's thread only */
+	struct policy policy;
+	struct blob *body;               /* the request's bytes; items point into it */
+	struct arena arena;
+	struct slice metadata;           /* the JSON object as received; n 0: {} */
+	unsigned char trace_id[16];
+	struct item *items;
+	struct counts counts;
+	struct gate *gate;
+	struct op op;
+	struct item *settled_first, *settled_last;
+	int64_t created_unix_ms, finished_unix_ms;
+	int64_t accepted_us, finished_us;      /* monotonic */
+	int64_t expires_unix_ms;
+	enum batch_state state;
+	enum batch_outcome outcome;
+	enum stop_reason stop_reason;
+	/* Owned by dispatch while the batch lives. */
+	struct list ready;                     /* items whose wait ended, by wake */
+	struct list dirty;                     /* node: asks for the pump */
+	uint32_t next_pending;                 /* no item before this is PENDING */
+	uint32_t attempts_out;                 /* submitted to lanes, not back */
+	void *listener;
+};
+
+/* An empty batch of n items, PENDING and zeroed; NULL: no memory. Takes `body`
+ * on success. One reference, the caller's. */
+struct batch *batch_new(struct blob *take_body, uint32_t n_items);
+struct batch *batch_ref(struct batch *b);
+void batch_unref(struct batch *b);             /* NULL is fine */
+
+/* An outcome came back from an attempt: count and remember it. */
+void item_record(struct item *it, const struct outcome *o, int64_t started_us, int64_t now_us,
+		 int64_t started_unix_ms);
+
+/* The item has its final result; `code` is used only if no attempt was made. */
+void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us);
+
+void item_set_state(struct item *it, enum item_state state);
+void batch_set_state(struct batch *b, enum batch_state state);
+
+/* Every item is FINAL: outcome, stop reason, times. */
+void batch_finish(struct batch *b, int64_t now_us, int64_t now_unix_ms);
+
+/* Outcome by arithmetic on the counts alone (contract section 5). */
+enum batch_outcome batch_reduce(const struct counts *c);
+
+/* How an end from outside shows in an item and in the batch. */
+enum stop stop_from_why(enum why w);
+enum stop_reason stop_reason_from_why(enum why w);
+
+/* Does this final item end its batch (all_or_nothing)? */
+bool contract_stops_on(enum contract c, const struct item *it);

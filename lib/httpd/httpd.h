@@ -1,0 +1,100 @@
+/*
+ * Inbound HTTP/1.1: whole requests in, answers or streams out, and the news
+ * that a client has gone, within about a millisecond. The only user of
+ * libmicrohttpd.
+ *
+ * Owner: one struct httpd per shard, on the shard's loop and in its thread.
+ *
+ * A request, from the handler's side:
+ *
+ *   on_request ──► http_respond() ──────────────► on_end(gone = false)
+ *       │                                           or (gone = true)
+ *       ├──► returns without an answer: the request is parked, its socket
+ *       │    watched; http_respond() or http_stream() may follow later
+ *       └──► client leaves while parked or streaming: on_end(gone = true)
+ *
+ * Invariants
+ *  1. on_end runs exactly once for each on_request, never inside a call of the
+ *     handler's into httpd; the request is invalid after it.
+ *  2. A parked request's client is watched for FIN and RST, also behind
+ *     pipelined bytes, which are drained and cost the connection its keep-alive.
+ *  3. Requests that could be smuggled are refused before a handler sees them
+ *     (RFC 9112 sections 5.1, 6.1, 6.3, 11.2).
+ *  4. Headers, bodies and stalled readers have absolute time limits.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/buf.h"
+#include "loop/loop.h"
+
+struct httpd;
+struct http_request;
+
+struct http_header {
+	const char *name, *value;
+};
+
+enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_DELETE, HTTP_OTHER };
+
+struct httpd_handler {
+	void *arg;
+	/* Headers are complete, and a body is to come: how many bytes of it are
+	 * welcome? 0: none; http_respond() may be called instead, and the
+	 * connection then closes. Not called for requests without a body. */
+	size_t (*on_head)(void *arg, struct http_request *r);
+	/* The request is complete. */
+	void (*on_request)(void *arg, struct http_request *r);
+	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */
+	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
+};
+
+struct httpd_config {
+	unsigned connections;            /* at once, of this shard */
+	int64_t header_ms, body_ms;      /* first byte to the last, absolute */
+	int64_t idle_ms;                 /* between requests */
+	int64_t write_ms;                /* a reader that takes nothing */
+};
+
+/* `take_listen_fd`: a bound, listening, non-blocking socket. NULL: errno. */
+struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_config *cfg,
+			const struct httpd_handler *handler) MUST_CHECK;
+
+/* Stop accepting; from now on every answer closes its connection. */
+void httpd_quiesce(struct httpd *h);
+unsigned httpd_connections(const struct httpd *h);
+void httpd_free(struct httpd *h);                /* closes what is still open */
+
+struct httpd_usage {
+	unsigned connections, parked, streams;
+};
+struct httpd_usage httpd_usage(const struct httpd *h);
+
+/* A bound and listening TCP socket with SO_REUSEPORT and keep-alive probes.
+ * Host is a numeric address. Returns the fd or a negative errno. */
+int httpd_listen(const char *host, unsigned port);
+unsigned httpd_port(int listen_fd);              /* the port the kernel gave */
+
+/* The request. All slices live as long as it does. */
+enum http_method http_method(const struct http_request *r);
+const char *http_method_str(const struct http_request *r);
+const char *http_path(const struct http_request *r);         /* without the query */
+const char *http_query(struct http_request *r, const char *name);  /* NULL: absent */
+const char *http_header(struct http_request *r, const char *name); /* NULL: absent */
+struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
+void http_set_data(struct http_request *r, void *data);
+void *http_data(const struct http_request *r);
+
+/* Answer. `headers` are copied; takes the reference on `body` (NULL: empty).
+ * HEAD sends no body but its length. At most once per request. */
+void http_respond(struct http_request *r, int status, const struct http_header *headers,
+		  size_t n_headers, struct blob *take_body);
+
+/* Answer with a stream of unknown length. `fill` is asked for bytes whenever the
+ * client takes some: it returns how many it wrote, 0 for "none now: call
+ * http_stream_wake()", or -1 for the end. It is never asked while the client is
+ * not reading, so nothing need be queued for it. */
+void http_stream(struct http_request *r, int status, const struct http_header *headers,
+		 size_t n_headers, ssize_t (*fill)(void *data, char *out, size_t max));
+void http_stream_wake(struct http_request *r);

@@ -1,0 +1,34 @@
+/*
+ * Structured log lines on standard error: logfmt or JSON, one write(2) a line.
+ * Any thread. Never a secret, never a payload: only what callers name.
+ *
+ *   log_event(LOG_INFO, "batch_done", LOG_STR("batch", id), LOG_INT("items", n));
+ */
+#pragma once
+
+#include "base/slice.h"
+
+enum log_format { LOG_LOGFMT, LOG_JSON };
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
+
+struct log_field {
+	const char *key;                 /* NULL ends the list */
+	enum { LOG_IS_STR, LOG_IS_INT } kind;
+	struct slice str;
+	int64_t num;
+};
+
+#define LOG_STR(k, v) ((struct log_field){.key = (k), .kind = LOG_IS_STR, .str = slice_str(v)})
+#define LOG_SLICE(k, v) ((struct log_field){.key = (k), .kind = LOG_IS_STR, .str = (v)})
+#define LOG_INT(k, v) ((struct log_field){.key = (k), .kind = LOG_IS_INT, .num = (int64_t)(v)})
+
+#define log_event(level, event, ...)                                          \
+	do {                                                                      \
+		if (log_wants(level))                                                 \
+			log_write(level, event, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(,) {0}}); \
+	} while (0)
+
+/* Once, before any other thread. Default: logfmt, info. */
+void log_init(enum log_format format, enum log_level level);
+bool log_wants(enum log_level level);
+void log_write(enum log_level level, const char *event, const struct log_field *fields);

@@ -1,0 +1,45 @@
+/*
+ * Counters, gauges and histograms, rendered as Prometheus text (exposition
+ * format 0.0.4). A family has up to two labels whose values are closed lists,
+ * so its cells are an array and nothing is looked up or allocated when counting.
+ *
+ * Threads: each shard writes its own cells (relaxed atomics); any thread may
+ * render, which sums the shards.
+ */
+#pragma once
+
+#include "base/buf.h"
+
+enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+
+struct metric_label {
+	const char *name;                /* NULL: no such label */
+	const char *const *values;
+	unsigned n;
+};
+
+struct metric_def {
+	const char *name, *help;
+	enum metric_kind kind;
+	struct metric_label label[2];
+};
+
+struct metrics;
+
+/* `defs` is copied; what it points at must outlive the metrics. A metric's
+ * number is its place in `defs`. */
+struct metrics *metrics_new(const struct metric_def *defs, unsigned n_defs, unsigned shards) MUST_CHECK;
+void metrics_free(struct metrics *m);
+
+/* One shard's handle: what the shard's code counts with. */
+struct meter {
+	struct metrics *metrics;
+	unsigned shard;
+};
+
+/* i, j: label values by number; 0 where there is no such label. */
+void meter_add(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t delta);
+void meter_set(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t value);
+void meter_observe_us(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t us); /* rendered in seconds */
+
+void metrics_render(const struct metrics *m, struct buf *out);

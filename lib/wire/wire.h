@@ -1,0 +1,72 @@
+/*
+ * The wire: JSON to core values and back, and problem documents (RFC 9457).
+ * The only user of jansson. Pure; any thread.
+ *
+ * Reading: the body is scanned once by a validating splitter (RFC 8259) that
+ * finds where members and items begin and end; payloads stay where they are,
+ * byte for byte. Small values go through jansson.
+ */
+#pragma once
+
+#include "core/batch.h"
+
+#define PROBLEM_TABLE(X)                                                        \
+	X(MALFORMED_JSON, malformed_json) X(VALIDATION_FAILED, validation_failed)   \
+	X(KEY_REUSED, key_reused) X(IN_PROGRESS, in_progress)                       \
+	X(NOT_FINISHED, not_finished) X(NOTHING_SELECTED, nothing_selected)         \
+	X(BODY_TOO_LARGE, body_too_large)                                           \
+	X(UNSUPPORTED_MEDIA_TYPE, unsupported_media_type)                           \
+	X(NOT_ACCEPTABLE, not_acceptable) X(LENGTH_REQUIRED, length_required)       \
+	X(MALFORMED_REQUEST, malformed_request) X(UNAUTHENTICATED, unauthenticated) \
+	X(FORBIDDEN, forbidden) X(NOT_FOUND, not_found)                             \
+	X(METHOD_NOT_ALLOWED, method_not_allowed) X(QUOTA_EXCEEDED, quota_exceeded) \
+	X(OVERLOADED, overloaded) X(SHUTTING_DOWN, shutting_down) X(INTERNAL, internal)
+
+#define X(upper, lower) PROBLEM_##upper,
+enum problem { PROBLEM_TABLE(X) PROBLEM_MAX };
+#undef X
+
+const char *problem_str(enum problem p);
+int problem_status(enum problem p);      /* the HTTP status it is answered with */
+const char *problem_title(enum problem p);
+
+/* A problem document without an error list; `detail` may be NULL. */
+void wire_problem(struct buf *out, enum problem p, const char *detail);
+
+/* What validation asks of the rest of the program. */
+struct wire_rules {
+	uint32_t max_items;
+	size_t max_payload;
+	unsigned max_depth;
+	int64_t default_deadline_ms, max_deadline_ms;
+	int default_service;             /* index, or -1: items must name one */
+	const void *ctx;
+	int (*find_service)(const void *ctx, struct slice name);         /* index or -1 */
+	/* NULL: fine; else static text saying what is wrong with `to`. */
+	const char *(*check_to)(const void *ctx, int service, struct slice to);
+};
+
+/* Read a batch. On success takes the reference on `body`, returns 0, and items
+ * that are invalid under best_effort are FINAL already. Otherwise returns
+ * -EINVAL with a whole problem document in `reterr` and its kind in `retkind`,
+ * or -ENOMEM; `body` is then still the caller's. The batch's id, times and
+ * trace are the caller's to set. */
+int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, struct batch **ret,
+		    enum problem *retkind, struct buf *reterr);
+
+/* One item's result object. */
+void wire_item(struct buf *out, const struct item *it);
+
+/* The batch's document; `results`: with its results. Bytes of an unfinished
+ * batch show what is known so far. */
+void wire_batch(struct buf *out, const struct batch *b, bool results);
+
+/* The first of the top-level string members `id`, `message_id`, `name` of a
+ * JSON object, decoded into `out`; false if there is none or it is no JSON. */
+bool wire_message_id(struct slice json, struct buf *out);
+
+/* A JSON string with quotes, escaped (RFC 8259 section 7). */
+void wire_string(struct buf *out, struct slice s);
+
+/* RFC 3339 in UTC with milliseconds, with quotes. */
+void wire_time(struct buf *out, int64_t unix_ms);

@@ -1,0 +1,58 @@
+/*
+ * Outbound transfers: one HTTP request out, the evidence of its answer back.
+ * The only user of libcurl; also the address guard and the store of trusted
+ * certificates.
+ *
+ * Owner: one struct xfer per shard; its loop's thread only.
+ * Limits: it queues nothing and has no timeouts of its own: callers start only
+ * what may run now, and cancel what is due.
+ *
+ * Invariants
+ *  1. on_done runs exactly once per started transfer, from the loop, never
+ *     inside xfer_start() or xfer_cancel().
+ *  2. After xfer_cancel() the transfer's connection is closed; no byte is sent.
+ *  3. libcurl never sends a request twice: its silent re-send over a fresh
+ *     connection is refused and reported as ANSWER_LOST with wrote = true.
+ */
+#pragma once
+
+#include "core/exchange.h"
+#include "loop/loop.h"
+
+struct xfer;
+struct transfer;
+
+struct xfer_config {
+	unsigned max_idle;               /* connections kept open while unused */
+	int64_t idle_ms;                 /* and for how long at most */
+	const char *user_agent;
+};
+
+/* Once per process, before any thread. 0 or a negative errno. */
+int xfer_global_init(void);
+void xfer_global_free(void);
+
+struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg) MUST_CHECK;
+void xfer_free(struct xfer *x);                  /* no transfer may be live */
+
+/* Start one request. `e` and what it points at are copied or used up inside the
+ * call, but for e->body, which stays valid until on_done. The answer and all in
+ * it is valid during on_done only. Returns NULL when there is no memory. */
+struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
+			    void (*on_done)(void *arg, const struct answer *answer),
+			    void *arg) MUST_CHECK;
+
+/* End it now. Idempotent. on_done follows with ANSWER_CANCELLED and the
+ * evidence so far, unless a status line has arrived: then that is in it. */
+void xfer_cancel(struct transfer *t);
+
+struct xfer_usage {
+	unsigned live;                   /* started, on_done not yet called */
+	unsigned closing;                /* sockets waiting for their close() */
+};
+struct xfer_usage xfer_usage(const struct xfer *x);
+
+/* The address guard, pure: is this address (IPv4 as ::ffff:a.b.c.d) one of the
+ * special-purpose ranges (IANA registries, RFC 6890; cloud metadata) that a
+ * caller-chosen URL must not reach? Embedded IPv4 forms are unwrapped. */
+bool xfer_addr_special(const unsigned char addr[16]);

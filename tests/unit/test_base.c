@@ -1,0 +1,165 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/cidr.h"
+#include "base/heap.h"
+#include "base/list.h"
+#include "base/rand.h"
+
+static void heap_pops_in_order_after_any_change(void **state)
+{
+	struct heap h = {0};
+	struct heap_node nodes[200] = {0};
+	struct rng rng;
+	int64_t last = INT64_MIN;
+	struct heap_node *node;
+	unsigned left = 0;
+
+	(void)state;
+	rng_seed(&rng, 1);
+	for (int round = 0; round < 2000; round++) {
+		struct heap_node *any = &nodes[rng_below(&rng, 200)];
+
+		if (rng_below(&rng, 3) == 0)
+			heap_remove(&h, any);
+		else
+			heap_set(&h, any, (int64_t)rng_below(&rng, 1000));
+	}
+	for (int i = 0; i < 200; i++)
+		left += heap_has(&nodes[i]);
+	assert_null(heap_pop(&h, -1));
+	while ((node = heap_pop(&h, INT64_MAX)) != NULL) {
+		assert_true(node->key >= last);
+		assert_false(heap_has(node));
+		last = node->key;
+		left--;
+	}
+	assert_int_equal(left, 0);
+	assert_int_equal(heap_min(&h), HEAP_NONE);
+	heap_free(&h);
+}
+
+static void list_moves_nodes_between_heads(void **state)
+{
+	struct list a, b, nodes[4];
+
+	(void)state;
+	list_init(&a);
+	list_init(&b);
+	for (int i = 0; i < 4; i++)
+		list_append(i < 2 ? &a : &b, &nodes[i]);
+	list_splice(&a, &b);
+	assert_true(list_empty(&b));
+	list_remove(&nodes[1]);
+	list_remove(&nodes[1]);
+	assert_ptr_equal(list_pop(&a), &nodes[0]);
+	assert_ptr_equal(list_pop(&a), &nodes[2]);
+	assert_ptr_equal(list_pop(&a), &nodes[3]);
+	assert_null(list_pop(&a));
+}
+
+static void batch_ids_round_trip_and_sort_by_time(void **state)
+{
+	struct rng rng;
+	char text[BATCH_ID_LEN + 1], earlier[BATCH_ID_LEN + 1] = "";
+	struct batch_id back;
+
+	(void)state;
+	rng_seed(&rng, 7);
+	for (int i = 0; i < 1000; i++) {
+		struct batch_id id = batch_id_new(&rng, 1700000000000 + i, (unsigned)i & 0xff);
+
+		batch_id_format(id, text);
+		assert_true(strcmp(earlier, text) < 0);
+		memcpy(earlier, text, sizeof text);
+		assert_true(batch_id_parse(slice_str(text), &back));
+		assert_true(batch_id_eq(id, back));
+		assert_int_equal(batch_id_shard(back), i & 0xff);
+	}
+	assert_false(batch_id_parse(SLICE("b_01"), &back));
+	assert_false(batch_id_parse(SLICE("b_0123456789ABCDEFGHJKMNPQRU"), &back));
+	assert_false(batch_id_parse(SLICE("b_8ZZZZZZZZZZZZZZZZZZZZZZZZZ"), &back));
+}
+
+static void buffers_grow_and_become_blobs(void **state)
+{
+	struct buf b = {0};
+	struct blob *blob;
+
+	(void)state;
+	buf_add_i64(&b, INT64_MIN);
+	buf_add_char(&b, ' ');
+	buf_add_u64(&b, UINT64_MAX);
+	buf_printf(&b, " %d%%", 5);
+	for (int i = 0; i < 1000; i++)
+		buf_add_str(&b, "x");
+	blob = blob_from_buf(&b);
+	assert_non_null(blob);
+	assert_null(b.p);
+	assert_memory_equal(blob->p, "-9223372036854775808 18446744073709551615 5%xxx", 46);
+	blob_unref(blob_ref(blob));
+	blob_unref(blob);
+	assert_false(buf_reserve(&b, SIZE_MAX / 2));
+	buf_add_str(&b, "lost");
+	assert_null(blob_from_buf(&b));
+}
+
+static void arenas_give_aligned_memory(void **state)
+{
+	struct arena a = {0};
+
+	(void)state;
+	for (size_t n = 1; n < 10000; n = n * 3 + 1) {
+		char *p = arena_alloc(&a, n);
+
+		assert_non_null(p);
+		assert_int_equal((uintptr_t)p % 16, 0);
+		memset(p, 1, n);
+	}
+	assert_string_equal(arena_copy(&a, SLICE("abc")).p, "abc");
+	assert_null(arena_alloc(&a, SIZE_MAX - 3));
+	arena_free(&a);
+}
+
+static void address_ranges_match_by_prefix(void **state)
+{
+	struct cidr ten, one, bad, v6;
+	struct cidr in;
+
+	(void)state;
+	assert_true(cidr_parse("10.0.0.0/8", &ten));
+	assert_true(cidr_parse("192.0.2.7", &one));
+	assert_true(cidr_parse("fd00::/7", &v6) == false);
+	assert_true(cidr_parse("fc00::/7", &v6));
+	assert_true(cidr_parse("10.255.0.1", &in));
+	assert_true(cidr_has(&ten, in.addr));
+	assert_false(cidr_has(&one, in.addr));
+	assert_true(cidr_parse("fdff::1", &in));
+	assert_true(cidr_has(&v6, in.addr));
+	assert_false(cidr_has(&ten, in.addr));
+	assert_false(cidr_parse("10.0.0.1/8", &bad));
+	assert_false(cidr_parse("10.0.0.0/33", &bad));
+	assert_false(cidr_parse("10.0.0.0/", &bad));
+	assert_false(cidr_parse("10.0.0/8", &bad));
+	assert_false(cidr_parse("example", &bad));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(heap_pops_in_order_after_any_change),
+		cmocka_unit_test(list_moves_nodes_between_heads),
+		cmocka_unit_test(batch_ids_round_trip_and_sort_by_time),
+		cmocka_unit_test(buffers_grow_and_become_blobs),
+		cmocka_unit_test(arenas_give_aligned_memory),
+		cmocka_unit_test(address_ranges_match_by_prefix),
+	};
+
+	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}
