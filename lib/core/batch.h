@@ -78,6 +78,8 @@ struct attempt_record {
 	uint8_t code, delivered, phase;
 };
 
+struct live;
+
 enum item_state { ITEM_PENDING, ITEM_QUEUED, ITEM_WAITING, ITEM_FINAL };
 
 struct item {
@@ -131,6 +133,7 @@ struct batch {
 	struct counts counts;
 	struct gate *gate;
 	struct op op;
+	struct live *live;               /* dispatch's side of it, while it lives */
 	struct list ready;               /* items to be tried again now */
 	uint32_t next_pending;           /* no item before this one is PENDING */
 	uint32_t attempts_out;           /* with lanes, not back yet */
