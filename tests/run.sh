@@ -22,7 +22,7 @@ END
 }
 
 build=build seeds=${SETTLED_SIM_SEEDS:-10000}
-setup=() select=()
+setup=(-Dtests=true) select=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help)

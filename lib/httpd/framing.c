@@ -1,0 +1,111 @@
+/*
+ * The framing police. libmicrohttpd 0.9.75 lets requests through that another
+ * server on the way would cut differently, so that bytes of one client's body
+ * run as another's request. Whatever RFC 9112 (5.1, 6.1, 6.3, 11.2) lets a
+ * server refuse is refused here, from the header lines alone.
+ */
+#include <string.h>
+#include <strings.h>
+
+#include "httpd/httpd-i.h"
+
+struct scan {
+	struct framing f;
+	unsigned lengths, codings, hosts;
+};
+
+/* RFC 9110 section 5.6.2. */
+static const bool is_token[256] = {
+	['!'] = true, ['#' ... '\''] = true, ['*'] = true, ['+'] = true, ['-'] = true,
+	['.'] = true, ['0' ... '9'] = true,  ['A' ... 'Z'] = true, ['^' ... 'z'] = true,
+	['|'] = true, ['~'] = true,
+};
+
+static void refuse(struct scan *s, const char *why)
+{
+	if (s->f.error != NULL)
+		return;
+	s->f.problem = PROBLEM_MALFORMED_REQUEST;
+	s->f.error = why;
+}
+
+static bool all_token(const char *name)
+{
+	const unsigned char *p = (const unsigned char *)name;
+
+	while (is_token[*p])
+		p++;
+	return *p == '\0' && name[0] != '\0';
+}
+
+static void read_length(struct scan *s, const char *value)
+{
+	uint64_t n = 0;
+
+	if (*value == '\0')
+		refuse(s, "Content-Length is empty");
+	for (; *value != '\0'; value++) {
+		if (*value < '0' || *value > '9' || n > (UINT64_MAX - 9) / 10) {
+			refuse(s, "Content-Length is not a number");
+			return;
+		}
+		n = n * 10 + (uint64_t)(*value - '0');
+	}
+	s->f.has_length = true;
+	s->f.length = n;
+	if (++s->lengths > 1)
+		refuse(s, "two Content-Length headers");
+}
+
+static void read_coding(struct scan *s, const char *value)
+{
+	s->f.chunked = true;
+	if (++s->codings > 1)
+		refuse(s, "two Transfer-Encoding headers");
+	if (strcasecmp(value, "chunked") != 0)
+		refuse(s, "a transfer coding other than chunked");
+}
+
+/* A folded line leaves its first word glued to the name: "Content-Length7". */
+static bool is_header(struct scan *s, const char *name, const char *known, size_t known_n)
+{
+	if (strncasecmp(name, known, known_n) != 0)
+		return false;
+	if (name[known_n] != '\0')
+		refuse(s, "a header name that could be read as another");
+	return true;
+}
+
+static enum MHD_Result on_header(void *arg, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+	struct scan *s = arg;
+
+	(void)kind;
+	if (value == NULL)
+		value = "";
+	if (!all_token(name))
+		refuse(s, "a header name with characters that no name has");
+	if (is_header(s, name, "content-length", 14))
+		read_length(s, value);
+	else if (is_header(s, name, "transfer-encoding", 17))
+		read_coding(s, value);
+	else if (strcasecmp(name, "host") == 0 && ++s->hosts > 1)
+		refuse(s, "two Host headers");
+	return s->f.error == NULL ? MHD_YES : MHD_NO;
+}
+
+struct framing framing_check(struct MHD_Connection *mc, const char *method, const char *version)
+{
+	struct scan s = {0};
+
+	MHD_get_connection_values(mc, MHD_HEADER_KIND, on_header, &s);
+	if (s.f.chunked && s.f.has_length)
+		refuse(&s, "both Content-Length and Transfer-Encoding");
+	if (s.f.chunked && strcmp(version, MHD_HTTP_VERSION_1_1) != 0)
+		refuse(&s, "Transfer-Encoding before HTTP/1.1");
+	if (s.f.error == NULL && !s.f.chunked && !s.f.has_length && strcmp(method, "POST") == 0) {
+		s.f.problem = PROBLEM_LENGTH_REQUIRED;
+		s.f.error = "a POST needs Content-Length or Transfer-Encoding: chunked";
+	}
+	return s.f;
+}

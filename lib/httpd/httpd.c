@@ -1,0 +1,219 @@
+/*
+ * Invariants
+ *  1. libmicrohttpd runs in pump() alone, called by the loop: when its epoll fd
+ *     is ready, when it asked to be run again, and after a resume, which wakes
+ *     nothing by itself. pump() never runs inside one of its callbacks.
+ *  2. `conns` holds exactly the connections that libmicrohttpd has.
+ *  3. It is stopped only when no connection is suspended: it would abort the
+ *     process.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "httpd/httpd-i.h"
+
+/* Rounds that empty the backlog, or end what is open. One accepts ten. */
+enum { STOP_ROUNDS = 256 };
+
+/* Not the timer `again`: the next pump() may disarm that. */
+void httpd_kick(struct httpd *h)
+{
+	loop_call_soon(h->loop, &h->kick);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *mc, void **socket_context,
+			  enum MHD_ConnectionNotificationCode what)
+{
+	struct httpd *h = cls;
+	struct conn *c = *socket_context;
+
+	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+		c = xcalloc(1, sizeof *c);
+		c->h = h;
+		c->mc = mc;
+		c->fd = MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+		c->first = true;
+		list_append(&h->conns, &c->node);
+		h->usage.connections++;
+		deadline_set(c, WAIT_HEAD);
+		*socket_context = c;
+		return;
+	}
+	deadline_clear(c);
+	list_remove(&c->node);
+	h->usage.connections--;
+	free(c);
+	/* At its limit, or without free descriptors, it stops to listen, and
+	 * begins again only in a later run. */
+	httpd_kick(h);
+}
+
+static void close_listener(struct httpd *h)
+{
+	MHD_socket fd;
+
+	if (h->listen_fd < 0)
+		return;
+	h->listen_fd = -1;
+	fd = MHD_quiesce_daemon(h->daemon);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Whoever is in the backlog has been told "connected": take them before the
+ * socket closes, which would reset them. */
+static bool backlog(const struct httpd *h)
+{
+	struct pollfd p = {.fd = h->listen_fd, .events = POLLIN};
+
+	return poll(&p, 1, 0) > 0 && (p.revents & POLLIN) != 0 &&
+	       h->usage.connections < h->cfg.connections;
+}
+
+static void pump(struct httpd *h)
+{
+	MHD_UNSIGNED_LONG_LONG ms;
+
+	MHD_run(h->daemon);
+	if (h->quiescing && h->listen_fd >= 0) {
+		for (int i = 0; i < STOP_ROUNDS && backlog(h); i++)
+			MHD_run(h->daemon);
+		close_listener(h);
+	}
+	if (MHD_get_timeout(h->daemon, &ms) == MHD_YES) {
+		loop_timer_at(h->again, loop_now_us(h->loop) + (int64_t)ms * 1000);
+		h->again_armed = true;
+	} else if (h->again_armed) {
+		loop_timer_at(h->again, HEAP_NONE);
+		h->again_armed = false;
+	}
+}
+
+static void on_epoll(void *arg, unsigned events)
+{
+	(void)events;
+	pump(arg);
+}
+
+static void on_again(void *arg)
+{
+	struct httpd *h = arg;
+
+	h->again_armed = false;
+	pump(h);
+}
+
+static void on_kick(struct loop_call *call)
+{
+	pump(container_of(call, struct httpd, kick));
+}
+
+/* Without MHD_USE_ERROR_LOG it formats no messages: what is worth knowing about
+ * a request comes through its termination. */
+static struct MHD_Daemon *start(struct httpd *h)
+{
+	return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, request_on_access, h,
+				MHD_OPTION_LISTEN_SOCKET, (MHD_socket)h->listen_fd,
+				MHD_OPTION_CONNECTION_LIMIT, h->cfg.connections,
+				MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32 * 1024,
+				MHD_OPTION_STRICT_FOR_CLIENT, 1,
+				MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+				MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+				MHD_OPTION_NOTIFY_COMPLETED, request_on_completed, h,
+				MHD_OPTION_URI_LOG_CALLBACK, request_on_line, h,
+				MHD_OPTION_UNESCAPE_CALLBACK, request_unescape, h,
+				MHD_OPTION_END);
+}
+
+struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_config *cfg,
+			const struct httpd_handler *handler)
+{
+	struct httpd *h = xcalloc(1, sizeof *h);
+	int epoll_fd;
+
+	*h = (struct httpd){.loop = l, .cfg = *cfg, .handler = *handler, .listen_fd = take_listen_fd,
+			    .due_armed = HEAP_NONE};
+	list_init(&h->conns);
+	loop_call_init(&h->kick, on_kick);
+	errno = 0;
+	h->daemon = start(h);
+	if (h->daemon == NULL)
+		goto fail;
+	epoll_fd = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+	h->again = loop_timer_new(l, LOOP_NORMAL, on_again, h);
+	h->due_timer = loop_timer_new(l, LOOP_URGENT, deadline_due, h);
+	h->epoll = loop_fd_new(l, epoll_fd, LOOP_READ, LOOP_NORMAL, on_epoll, h);
+	if (h->again != NULL && h->due_timer != NULL && h->epoll != NULL)
+		return h;
+	errno = ENOMEM;
+fail:
+	if (errno == 0)
+		errno = EINVAL;
+	httpd_free(h);
+	return NULL;
+}
+
+void httpd_quiesce(struct httpd *h)
+{
+	if (h->quiescing)
+		return;
+	h->quiescing = true;
+	list_foreach(node, &h->conns) {
+		struct conn *c = list_entry(node, struct conn, node);
+
+		if (c->req.state == REQ_NONE)
+			deadline_soon(c);
+	}
+	httpd_kick(h);
+}
+
+unsigned httpd_connections(const struct httpd *h)
+{
+	return h->usage.connections;
+}
+
+struct httpd_usage httpd_usage(const struct httpd *h)
+{
+	return h->usage;
+}
+
+/* End what is open. on_end() may answer or wake other requests of ours. */
+static void close_connections(struct httpd *h)
+{
+	h->closing = true;
+	list_foreach(node, &h->conns) {
+		struct conn *c = list_entry(node, struct conn, node);
+
+		if (c->req.state == REQ_PARKED || c->req.state == REQ_STREAM)
+			request_gone(&c->req);
+		shutdown(c->fd, SHUT_RDWR);
+	}
+	for (int i = 0; i < STOP_ROUNDS && !list_empty(&h->conns); i++)
+		MHD_run(h->daemon);
+}
+
+void httpd_free(struct httpd *h)
+{
+	int err = errno;
+
+	if (h == NULL)
+		return;
+	if (h->daemon != NULL) {
+		close_listener(h);
+		close_connections(h);
+	} else if (h->listen_fd >= 0) {
+		close(h->listen_fd);
+	}
+	loop_fd_free(h->epoll);
+	if (h->daemon != NULL)
+		MHD_stop_daemon(h->daemon);
+	loop_call_cancel(&h->kick);
+	loop_timer_free(h->again);
+	loop_timer_free(h->due_timer);
+	heap_free(&h->due);
+	free(h);
+	errno = err;
+}

@@ -1,0 +1,345 @@
+/*
+ * A request's life.
+ *
+ *   NONE ── request_on_line ──► HEAD ── on_head_complete ──► BODY ──► HANDLER
+ *                                │ │                          │         │
+ *                     (no body)  │ └─► ANSWERED ◄──────────── │ ────────┤
+ *                                └──► HANDLER      REFUSED ◄──┘         │
+ *                        on_body's limit, or memory ──┘                 │
+ *   HANDLER ── on_request answers ──► ANSWERED or STREAM                │
+ *   HANDLER ── hand_over ──► PARKED ── http_respond ──► ANSWERED        │
+ *                             │ └───── http_stream ───► STREAM          │
+ *                             └─ request_gone ─► GONE ◄─ STREAM         │
+ *   any ── request_on_completed ──► NONE
+ *
+ * Invariants
+ *  1. request_set_state() alone changes the state, and counts what httpd_usage
+ *     reports.
+ *  2. `seen` is set before the handler first learns of the request, and cleared
+ *     by the one on_end() that this owes.
+ *  3. A suspended request is PARKED or STREAM. Whoever leaves these states
+ *     resumes it, and the kick then runs libmicrohttpd: nothing else would.
+ *  4. request_on_access() leaves a complete request either with a queued answer,
+ *     or suspended, or refused: libmicrohttpd would spin on anything else.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "httpd/httpd-i.h"
+
+/* How much of a refused body is read so that the refusal arrives. */
+enum { REFUSED_MAX = 1024 * 1024 };
+
+#define TO(state) (1u << REQ_##state)
+
+static const unsigned legal[REQ_STATE_MAX] = {
+	[REQ_NONE] = TO(HEAD),
+	[REQ_HEAD] = TO(BODY) | TO(HANDLER) | TO(ANSWERED) | TO(NONE),
+	[REQ_BODY] = TO(HANDLER) | TO(REFUSED) | TO(ANSWERED) | TO(NONE),
+	[REQ_REFUSED] = TO(NONE),
+	[REQ_HANDLER] = TO(PARKED) | TO(ANSWERED) | TO(STREAM) | TO(NONE),
+	[REQ_PARKED] = TO(ANSWERED) | TO(STREAM) | TO(GONE),
+	[REQ_ANSWERED] = TO(NONE),
+	[REQ_STREAM] = TO(GONE) | TO(NONE),
+	[REQ_GONE] = TO(NONE),
+};
+
+void request_set_state(struct http_request *r, enum req_state to)
+{
+	struct httpd_usage *usage = &request_conn(r)->h->usage;
+
+	REQUIRE((legal[r->state] & 1u << to) != 0);
+	usage->parked += (unsigned)(to == REQ_PARKED) - (unsigned)(r->state == REQ_PARKED);
+	usage->streams += (unsigned)(to == REQ_STREAM) - (unsigned)(r->state == REQ_STREAM);
+	r->state = to;
+}
+
+void request_end(struct http_request *r, bool gone)
+{
+	const struct httpd_handler *handler = &request_conn(r)->h->handler;
+
+	if (!r->seen)
+		return;
+	r->seen = false;
+	handler->on_end(handler->arg, r, STEAL_PTR(r->data), gone);
+}
+
+/* The client has left while parked or streaming. From the loop alone. */
+void request_gone(struct http_request *r)
+{
+	watch_stop(r);
+	request_set_state(r, REQ_GONE);
+	if (r->suspended)
+		request_resume(r);
+	else
+		shutdown(request_conn(r)->fd, SHUT_RDWR);
+	request_end(r, true);
+}
+
+void request_suspend(struct http_request *r)
+{
+	r->suspended = true;
+	MHD_suspend_connection(request_conn(r)->mc);
+}
+
+void request_resume(struct http_request *r)
+{
+	struct conn *c = request_conn(r);
+
+	r->suspended = false;
+	MHD_resume_connection(c->mc);
+	httpd_kick(c->h);
+}
+
+/* The request line is parsed, the target not yet decoded. */
+void *request_on_line(void *cls, const char *uri, struct MHD_Connection *mc)
+{
+	struct conn *c = conn_of(mc);
+
+	(void)cls;
+	(void)uri;
+	request_set_state(&c->req, REQ_HEAD);
+	if (!c->first)
+		deadline_set(c, WAIT_HEAD);
+	c->first = false;
+	return &c->req;
+}
+
+static int hex(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+/* In place. libmicrohttpd's own would cut the text at a %00 and keep a broken
+ * escape as it stands; both are refused once the headers are there. */
+size_t request_unescape(void *cls, struct MHD_Connection *mc, char *s)
+{
+	char *in = s, *out = s;
+
+	(void)cls;
+	while (*in != '\0') {
+		int hi = *in == '%' ? hex(in[1]) : -1, lo = hi < 0 ? -1 : hex(in[2]);
+
+		if (*in != '%') {
+			*out++ = *in++;
+			continue;
+		}
+		if (lo < 0 || hi * 16 + lo == 0) {
+			conn_of(mc)->req.bad_escape = true;
+			break;
+		}
+		*out++ = (char)(hi * 16 + lo);
+		in += 3;
+	}
+	*out = '\0';
+	return (size_t)(out - s);
+}
+
+static enum http_method parse_method(const char *s)
+{
+	static const struct {
+		const char *name;
+		enum http_method method;
+	} known[] = {{"GET", HTTP_GET}, {"HEAD", HTTP_HEAD}, {"POST", HTTP_POST}, {"DELETE", HTTP_DELETE}};
+
+	for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+		if (strcmp(s, known[i].name) == 0)
+			return known[i].method;
+	}
+	return HTTP_OTHER;
+}
+
+/* A body is announced: ask how much of it is welcome, and make room. */
+static void expect_body(struct http_request *r, const struct framing *f)
+{
+	struct conn *c = request_conn(r);
+	const struct httpd_handler *handler = &c->h->handler;
+
+	r->seen = true;
+	r->welcome = handler->on_head(handler->arg, r);
+	if (r->state == REQ_ANSWERED)
+		return;
+	if (r->welcome == 0 || f->length > r->welcome) {
+		respond_problem(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		return;
+	}
+	if (f->has_length && !buf_reserve(&r->body, f->length)) {
+		respond_problem(r, PROBLEM_OVERLOADED, NULL);
+		return;
+	}
+	request_set_state(r, REQ_BODY);
+	deadline_set(c, WAIT_BODY);
+}
+
+/* An answer queued here closes the connection, which is what a refusal wants;
+ * all others wait for the request's end. */
+static enum MHD_Result on_head_complete(struct http_request *r, const char *url, const char *method,
+					const char *version)
+{
+	struct conn *c = request_conn(r);
+	struct framing f = framing_check(c->mc, method, version);
+
+	deadline_clear(c);
+	r->method = parse_method(method);
+	r->method_str = method;
+	r->path = url;
+	r->chunked = f.chunked;
+	if (f.error != NULL)
+		respond_problem(r, f.problem, f.error);
+	else if (r->bad_escape)
+		respond_problem(r, PROBLEM_MALFORMED_REQUEST, "a broken percent escape in the target");
+	else if (f.chunked || f.length > 0)
+		expect_body(r, &f);
+	return r->state == REQ_ANSWERED ? respond_queue(r) : MHD_YES;
+}
+
+static enum MHD_Result on_body(struct http_request *r, const char *p, size_t n)
+{
+	if (r->state == REQ_REFUSED) {
+		r->discarded += n;
+		return r->discarded <= REFUSED_MAX ? MHD_YES : MHD_NO;
+	}
+	if (n > r->welcome - r->body.n) {
+		respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		return MHD_YES;
+	}
+	buf_add(&r->body, p, n);
+	if (r->body.failed)
+		respond_within_body(r, PROBLEM_OVERLOADED, NULL);
+	return MHD_YES;
+}
+
+/* The request is complete: the handler answers now, or it is parked. */
+static enum MHD_Result hand_over(struct http_request *r)
+{
+	const struct httpd_handler *handler = &request_conn(r)->h->handler;
+
+	deadline_clear(request_conn(r));
+	if (r->state == REQ_BODY) {
+		r->blob = blob_from_buf(&r->body);
+		if (r->blob == NULL) {
+			respond_problem(r, PROBLEM_OVERLOADED, NULL);
+			return respond_queue(r);
+		}
+	}
+	request_set_state(r, REQ_HANDLER);
+	r->seen = true;
+	handler->on_request(handler->arg, r);
+	if (r->state != REQ_HANDLER)
+		return respond_queue(r);
+	request_set_state(r, REQ_PARKED);
+	request_suspend(r);
+	watch_start(r);
+	return MHD_YES;
+}
+
+enum MHD_Result request_on_access(void *cls, struct MHD_Connection *mc, const char *url,
+				  const char *method, const char *version, const char *upload,
+				  size_t *upload_n, void **con_cls)
+{
+	struct http_request *r = *con_cls;
+	size_t n = *upload_n;
+
+	(void)mc;
+	if (((struct httpd *)cls)->closing)
+		return MHD_NO;
+	*upload_n = 0;
+	switch (r->state) {
+	case REQ_HEAD:
+		if (r->path == NULL)
+			return on_head_complete(r, url, method, version);
+		return hand_over(r);
+	case REQ_BODY:
+		return n > 0 ? on_body(r, upload, n) : hand_over(r);
+	case REQ_REFUSED:
+		return n > 0 ? on_body(r, upload, n) : MHD_NO;
+	case REQ_ANSWERED:
+	case REQ_STREAM:
+		return respond_queue(r);
+	case REQ_NONE:
+	case REQ_HANDLER:
+	case REQ_PARKED:
+	case REQ_GONE:
+	case REQ_STATE_MAX:
+		return MHD_NO;
+	}
+	return MHD_NO;
+}
+
+/* Once for each request line, whatever came of it; before the socket closes. */
+void request_on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
+			  enum MHD_RequestTerminationCode why)
+{
+	struct http_request *r = *con_cls;
+	struct conn *c;
+
+	(void)cls;
+	(void)mc;
+	if (r == NULL)
+		return;
+	c = request_conn(r);
+	watch_stop(r);
+	request_end(r, why != MHD_REQUEST_TERMINATED_COMPLETED_OK);
+	if (r->response != NULL)
+		MHD_destroy_response(r->response);
+	buf_free(&r->body);
+	blob_unref(r->blob);
+	request_set_state(r, REQ_NONE);
+	*r = (struct http_request){.state = REQ_NONE};
+	deadline_set(c, WAIT_IDLE);
+	if (c->h->quiescing)
+		deadline_soon(c);
+}
+
+enum http_method http_method(const struct http_request *r)
+{
+	return r->method;
+}
+
+const char *http_method_str(const struct http_request *r)
+{
+	return r->method_str;
+}
+
+const char *http_path(const struct http_request *r)
+{
+	return r->path;
+}
+
+/* "?name" and "?name=" are both the empty string. */
+const char *http_query(struct http_request *r, const char *name)
+{
+	const char *value = NULL;
+
+	if (MHD_lookup_connection_value_n(request_conn(r)->mc, MHD_GET_ARGUMENT_KIND, name, strlen(name),
+					  &value, NULL) != MHD_YES)
+		return NULL;
+	return value == NULL ? "" : value;
+}
+
+const char *http_header(struct http_request *r, const char *name)
+{
+	return MHD_lookup_connection_value(request_conn(r)->mc, MHD_HEADER_KIND, name);
+}
+
+struct blob *http_take_body(struct http_request *r)
+{
+	return STEAL_PTR(r->blob);
+}
+
+void http_set_data(struct http_request *r, void *data)
+{
+	r->data = data;
+}
+
+void *http_data(const struct http_request *r)
+{
+	return r->data;
+}

@@ -1,0 +1,193 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "httpd/httpd-i.h"
+
+enum { STREAM_BLOCK = 16 * 1024 };
+
+static void free_blob(void *blob)
+{
+	blob_unref(blob);
+}
+
+static struct MHD_Response *response_from_blob(struct blob *take_body)
+{
+	struct MHD_Response *resp;
+
+	if (take_body == NULL)
+		return MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+	resp = MHD_create_response_from_buffer_with_free_callback_cls(take_body->n, take_body->p, free_blob,
+								      take_body);
+	if (resp == NULL)
+		blob_unref(take_body);
+	return resp;
+}
+
+static bool add_headers(struct MHD_Response *resp, const struct http_header *headers, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (MHD_add_response_header(resp, headers[i].name, headers[i].value) != MHD_YES)
+			return false;
+	}
+	return true;
+}
+
+static bool add_close(struct MHD_Response *resp)
+{
+	return MHD_add_response_header(resp, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES;
+}
+
+/* The answer is ready: a parked request has to be woken to take it, any other
+ * is still inside libmicrohttpd's call, which queues it. Without a response
+ * (no memory) the connection closes. */
+static void answered(struct http_request *r, struct MHD_Response *resp, int status, enum req_state next)
+{
+	r->response = resp;
+	r->status = status;
+	request_set_state(r, next);
+	if (r->suspended)
+		request_resume(r);
+}
+
+static struct blob *problem_document(enum problem p, const char *detail)
+{
+	struct buf b = {0};
+
+	wire_problem(&b, p, detail);
+	return blob_from_buf(&b);
+}
+
+/* What httpd refuses by itself. The connection closes: its next byte may be
+ * anything. */
+void respond_problem(struct http_request *r, enum problem p, const char *detail)
+{
+	static const struct http_header headers[] = {{"Content-Type", "application/problem+json"},
+						     {"Retry-After", "1"}};
+	int status = problem_status(p);
+	struct blob *doc = problem_document(p, detail);
+	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
+
+	if (resp != NULL && (!add_headers(resp, headers, status == 503 ? 2 : 1) || !add_close(resp)))
+		MHD_destroy_response(STEAL_PTR(resp));
+	answered(r, resp, status, REQ_ANSWERED);
+}
+
+/* libmicrohttpd takes no answer while a body arrives, so this one goes to the
+ * socket directly; nothing else has been written for this request but perhaps
+ * "100 Continue". It fits the socket's buffer; if not, the connection is lost
+ * anyway. What is left of the body is then read and thrown away for a while, so
+ * that closing does not reset the answer on its way. */
+void respond_within_body(struct http_request *r, enum problem p, const char *detail)
+{
+	int fd = request_conn(r)->fd, status = problem_status(p);
+	struct blob *doc = problem_document(p, detail);
+	struct buf out = {0};
+	struct tm tm;
+	char date[40];
+	time_t now = time(NULL);
+
+	request_set_state(r, REQ_REFUSED);
+	buf_free(&r->body);
+	r->discarded = 0;
+	strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
+	if (doc != NULL) {
+		buf_printf(&out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\n", status,
+			   MHD_get_reason_phrase_for((unsigned)status), date);
+		buf_printf(&out, "%sContent-Type: application/problem+json\r\nContent-Length: %zu\r\n\r\n",
+			   status == 503 ? "Retry-After: 1\r\n" : "", doc->n);
+		buf_add(&out, doc->p, doc->n);
+	}
+	if (doc == NULL || out.failed || send(fd, out.p, out.n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		shutdown(fd, SHUT_RDWR);
+	else
+		shutdown(fd, SHUT_WR);
+	buf_free(&out);
+	blob_unref(doc);
+}
+
+/* Inside libmicrohttpd's call alone. */
+enum MHD_Result respond_queue(struct http_request *r)
+{
+	struct conn *c = request_conn(r);
+	struct MHD_Response *resp = STEAL_PTR(r->response);
+	enum MHD_Result ok;
+
+	if (resp == NULL)
+		return MHD_NO;
+	ok = MHD_queue_response(c->mc, (unsigned)r->status, resp);
+	MHD_destroy_response(resp);
+	if (ok == MHD_YES)
+		deadline_set(c, WAIT_WRITE);
+	return ok;
+}
+
+static bool may_answer(const struct http_request *r)
+{
+	return r->state == REQ_HEAD || r->state == REQ_HANDLER || r->state == REQ_PARKED;
+}
+
+void http_respond(struct http_request *r, int status, const struct http_header *headers,
+		  size_t n_headers, struct blob *take_body)
+{
+	struct MHD_Response *resp;
+
+	REQUIRE(may_answer(r));
+	watch_stop(r);
+	resp = response_from_blob(take_body);
+	if (resp != NULL && !add_headers(resp, headers, n_headers)) {
+		/* An answer without its headers would say something else. */
+		MHD_destroy_response(resp);
+		respond_problem(r, PROBLEM_INTERNAL, NULL);
+		return;
+	}
+	if (resp != NULL && (r->drained || request_conn(r)->h->quiescing) && !add_close(resp))
+		MHD_destroy_response(STEAL_PTR(resp));
+	answered(r, resp, status, REQ_ANSWERED);
+}
+
+/* libmicrohttpd asks for more whenever it has written what it had. A zero that
+ * left the connection running would spin. */
+static ssize_t on_fill(void *cls, uint64_t pos, char *out, size_t max)
+{
+	struct http_request *r = cls;
+	ssize_t n;
+
+	(void)pos;
+	if (r->state != REQ_STREAM || request_conn(r)->h->closing)
+		return MHD_CONTENT_READER_END_WITH_ERROR;
+	r->woken = false;
+	n = r->fill(r->data, out, max);
+	if (n > 0)
+		return n;
+	if (n < 0)
+		return MHD_CONTENT_READER_END_OF_STREAM;
+	request_suspend(r);
+	if (r->woken)
+		request_resume(r);
+	return 0;
+}
+
+/* A stream closes its connection: what its client pipelines is drained, and by
+ * then the headers have left. */
+void http_stream(struct http_request *r, int status, const struct http_header *headers,
+		 size_t n_headers, ssize_t (*fill)(void *data, char *out, size_t max))
+{
+	struct MHD_Response *resp;
+
+	REQUIRE(may_answer(r) && r->state != REQ_HEAD);
+	r->fill = fill;
+	resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_fill, r, NULL);
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_close(resp)))
+		MHD_destroy_response(STEAL_PTR(resp));
+	watch_start(r);
+	answered(r, resp, status, REQ_STREAM);
+}
+
+void http_stream_wake(struct http_request *r)
+{
+	r->woken = true;
+	if (r->state == REQ_STREAM && r->suspended)
+		request_resume(r);
+}
