@@ -158,7 +158,8 @@ void item_record(struct item *it, const struct outcome *o, int64_t started_us, i
 	it->attempts++;
 	if (it->attempts == 1)
 		it->started_us = started_us;
-	if (it->delivered != DELIVERED_NO)
+	/* No status and surely not delivered: not a byte of it was sent. */
+	if (it->delivered != DELIVERED_NO && (o->delivered != DELIVERED_NO || o->http_status != 0))
 		it->duplicate_risk = true;
 	it->delivered = MAX(it->delivered, (uint8_t)o->delivered);
 	it->code = (uint8_t)o->code;
