@@ -77,6 +77,9 @@ static void on_batch_cancel(struct op *op, enum why why)
 {
 	struct batch *b = container_of(op, struct batch, op);
 
+	/* With every item final it has ended by itself, but for the pump's last look. */
+	if (b->counts.pending == 0 && why != WHY_FIRST_FAILURE)
+		return;
 	atomic_store_explicit(&b->gate->why, (int)why, memory_order_release);
 	batch_set_state(b, BATCH_CANCELLING);
 	b->live->ended_us = loop_now_us(b->live->d->env.loop);
