@@ -322,7 +322,8 @@ static struct retry_answer decide(struct live *lv, const struct attempt *a)
 
 	if (!a->started)
 		return (struct retry_answer){.stop = stop_from_why(a->why)};
-	if (a->why != WHY_NONE && a->why != WHY_ATTEMPT_TIMEOUT && a->outcome.http_status == 0)
+	if (a->why != WHY_NONE && a->why != WHY_ATTEMPT_TIMEOUT && a->outcome.http_status == 0 &&
+	    code_retryable(a->outcome.code))
 		return (struct retry_answer){.stop = stop_from_why(a->why)};
 	r = retry_decide(&(struct retry_question){
 				 .policy = &b->policy.retry,
