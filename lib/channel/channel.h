@@ -35,7 +35,8 @@ struct channel_scratch {
 };
 void channel_scratch_free(struct channel_scratch *s);
 
-/* False: no memory. `ret` points into the scratch, the service and the payload. */
+/* False: no memory. `ret` points into the scratch, the service and the payload;
+ * its answer_limit is the caller's to set. */
 bool channel_encode(const struct service *s, const struct channel_message *m,
 		    struct channel_scratch *scratch, struct exchange *ret) MUST_CHECK;
 

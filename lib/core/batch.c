@@ -78,9 +78,9 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items)
 		.gate = gate_new(),
 	};
 	list_init(&b->ready);
-	list_init(&b->dirty);
 	for (uint32_t i = 0; i < n_items; i++) {
 		items[i].batch = b;
+		list_init(&items[i].ready);
 		items[i].ttl_ms = HEAP_NONE;
 		items[i].retry_after_ms = RETRY_AFTER_NONE;
 	}

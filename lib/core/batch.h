@@ -78,6 +78,8 @@ struct attempt_record {
 	uint8_t code, delivered, phase;
 };
 
+struct live;
+
 enum item_state { ITEM_PENDING, ITEM_QUEUED, ITEM_WAITING, ITEM_FINAL };
 
 struct item {
@@ -89,6 +91,7 @@ struct item {
 	const char *message_id;          /* in the arena, or NULL */
 	struct attempt_record *records;  /* newest first */
 	struct item *next_settled;       /* in the order in which items settled */
+	struct list ready;               /* in batch.ready: its wait ended */
 	struct heap_node wake;           /* end of the wait between attempts */
 	struct op op;                    /* live from QUEUED to FINAL */
 	int64_t ttl_ms;                  /* HEAP_NONE: none */
@@ -130,6 +133,10 @@ struct batch {
 	struct counts counts;
 	struct gate *gate;
 	struct op op;
+	struct live *live;               /* dispatch's side of it, while it lives */
+	struct list ready;               /* items to be tried again now */
+	uint32_t next_pending;           /* no item before this one is PENDING */
+	uint32_t attempts_out;           /* with lanes, not back yet */
 	struct item *settled_first, *settled_last;
 	int64_t created_unix_ms, finished_unix_ms;
 	int64_t accepted_us, finished_us;      /* monotonic */
@@ -137,12 +144,6 @@ struct batch {
 	enum batch_state state;
 	enum batch_outcome outcome;
 	enum stop_reason stop_reason;
-	/* Owned by dispatch while the batch lives. */
-	struct list ready;                     /* items whose wait ended, by wake */
-	struct list dirty;                     /* node: asks for the pump */
-	uint32_t next_pending;                 /* no item before this is PENDING */
-	uint32_t attempts_out;                 /* submitted to lanes, not back */
-	void *listener;
 };
 
 /* An empty batch of n items, PENDING and zeroed; NULL: no memory. Takes `body`

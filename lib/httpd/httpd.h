@@ -72,9 +72,10 @@ struct httpd_usage {
 };
 struct httpd_usage httpd_usage(const struct httpd *h);
 
-/* A bound and listening TCP socket with SO_REUSEPORT and keep-alive probes.
- * Host is a numeric address. Returns the fd or a negative errno. */
-int httpd_listen(const char *host, unsigned port);
+/* A bound and listening TCP socket with keep-alive probes. Host is a numeric
+ * address. `shared`: with SO_REUSEPORT, for one socket per shard; without it a
+ * port that anybody listens on is -EADDRINUSE. Returns the fd or a negative errno. */
+int httpd_listen(const char *host, unsigned port, bool shared);
 unsigned httpd_port(int listen_fd);              /* the port the kernel gave */
 
 /* The request. All slices live as long as it does. */

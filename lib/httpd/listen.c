@@ -13,7 +13,6 @@ static const struct {
 	int level, name, value;
 } options[] = {
 	{SOL_SOCKET, SO_REUSEADDR, 1},
-	{SOL_SOCKET, SO_REUSEPORT, 1},
 	{SOL_SOCKET, SO_KEEPALIVE, 1},
 	{IPPROTO_TCP, TCP_KEEPIDLE, 30},
 	{IPPROTO_TCP, TCP_KEEPINTVL, 10},
@@ -21,12 +20,14 @@ static const struct {
 	{IPPROTO_TCP, TCP_NODELAY, 1},
 };
 
-static int listen_at(const struct addrinfo *ai)
+static int listen_at(const struct addrinfo *ai, bool shared)
 {
 	int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), err;
 
 	if (fd < 0)
 		return -errno;
+	if (shared && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &(int){1}, sizeof(int)) < 0)
+		goto fail;
 	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
 		if (setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(int)) < 0)
 			goto fail;
@@ -43,7 +44,7 @@ fail:
 	return -err;
 }
 
-int httpd_listen(const char *host, unsigned port)
+int httpd_listen(const char *host, unsigned port, bool shared)
 {
 	const struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
 				       .ai_socktype = SOCK_STREAM};
@@ -62,7 +63,7 @@ int httpd_listen(const char *host, unsigned port)
 	default:
 		return -EINVAL;
 	}
-	fd = listen_at(ai);
+	fd = listen_at(ai, shared);
 	freeaddrinfo(ai);
 	return fd;
 }

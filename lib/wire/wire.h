@@ -39,6 +39,7 @@ struct wire_rules {
 	size_t max_payload;
 	unsigned max_depth;
 	int64_t default_deadline_ms, max_deadline_ms;
+	struct retry_policy default_retry;       /* max_attempts 0: the synchronous 3, 100, 2,000 */
 	int default_service;             /* index, or -1: items must name one */
 	const void *ctx;
 	int (*find_service)(const void *ctx, struct slice name);         /* index or -1 */

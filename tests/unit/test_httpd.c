@@ -161,7 +161,7 @@ static void *serve(void *arg)
 static void start(struct httpd_config cfg)
 {
 	const struct httpd_handler handler = {.on_head = on_head, .on_request = on_request, .on_end = on_end};
-	int fd = httpd_listen("127.0.0.1", 0);
+	int fd = httpd_listen("127.0.0.1", 0, true);
 
 	assert_true(fd >= 0);
 	shrink(fd);
@@ -1053,7 +1053,7 @@ static void connections_beyond_the_limit_wait(void **state)
 
 static void addresses_are_numeric(void **state)
 {
-	int fd = httpd_listen("::1", 0);
+	int fd = httpd_listen("::1", 0, true);
 
 	(void)state;
 	if (fd != -EAFNOSUPPORT && fd != -EADDRNOTAVAIL) {
@@ -1061,9 +1061,9 @@ static void addresses_are_numeric(void **state)
 		assert_int_not_equal(httpd_port(fd), 0);
 		close(fd);
 	}
-	assert_int_equal(httpd_listen("localhost", 0), -EINVAL);
-	assert_int_equal(httpd_listen("127.0.0.1", 65536), -EINVAL);
-	assert_true(httpd_listen("192.0.2.1", 0) < 0);
+	assert_int_equal(httpd_listen("localhost", 0, true), -EINVAL);
+	assert_int_equal(httpd_listen("127.0.0.1", 65536, true), -EINVAL);
+	assert_true(httpd_listen("192.0.2.1", 0, true) < 0);
 }
 
 int main(void)

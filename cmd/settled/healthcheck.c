@@ -1,0 +1,65 @@
+#include "healthcheck.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+enum { LIMIT_S = 3 };
+
+static int not_ready(const struct config *c, const char *why)
+{
+	fprintf(stderr, "settled healthcheck: %s:%u is not ready: %s\n", c->listen_host, c->listen_port, why);
+	return 1;
+}
+
+/* A daemon that listens on every address is asked on the loopback. */
+static socklen_t address(const struct config *c, struct sockaddr_storage *ret)
+{
+	struct sockaddr_in *v4 = (struct sockaddr_in *)ret;
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)ret;
+
+	memset(ret, 0, sizeof *ret);
+	if (inet_pton(AF_INET, c->listen_host, &v4->sin_addr) == 1) {
+		v4->sin_family = AF_INET;
+		v4->sin_port = htons((uint16_t)c->listen_port);
+		if (v4->sin_addr.s_addr == htonl(INADDR_ANY))
+			v4->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		return sizeof *v4;
+	}
+	v6->sin6_family = AF_INET6;
+	v6->sin6_port = htons((uint16_t)c->listen_port);
+	inet_pton(AF_INET6, c->listen_host, &v6->sin6_addr);
+	if (IN6_IS_ADDR_UNSPECIFIED(&v6->sin6_addr))
+		v6->sin6_addr = in6addr_loopback;
+	return sizeof *v6;
+}
+
+int healthcheck_run(const struct config *config)
+{
+	static const char request[] = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+	const struct timeval limit = {.tv_sec = LIMIT_S};
+	struct sockaddr_storage to;
+	socklen_t len = address(config, &to);
+	char answer[16];
+	ssize_t n = -1;
+	int err, fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return not_ready(config, strerror(errno));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+	if (connect(fd, (struct sockaddr *)&to, len) == 0 &&
+	    send(fd, request, sizeof request - 1, MSG_NOSIGNAL) == (ssize_t)sizeof request - 1)
+		n = recv(fd, answer, 12, MSG_WAITALL);
+	err = errno;
+	close(fd);
+	if (n < 0)
+		return not_ready(config, strerror(err));
+	if (n < 12 || memcmp(answer, "HTTP/1.1 200", 12) != 0)
+		return not_ready(config, "it does not answer 200 on /readyz; is it draining?");
+	return 0;
+}

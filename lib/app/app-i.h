@@ -1,0 +1,45 @@
+#pragma once
+
+#include <pthread.h>
+
+#include "app/app.h"
+#include "routes/routes.h"
+
+struct app;
+
+struct shard {
+	struct app *app;
+	unsigned index;
+	pthread_t thread;
+	struct loop *loop;
+	struct xfer *xfer;
+	struct dispatch *dispatch;
+	struct routes *routes;
+	struct httpd *httpd;
+	struct loop_msg drain, cancel, quiesce;
+	struct loop_timer *quiet;        /* looks whether all connections are closed */
+	int64_t quiet_by_us;
+};
+
+struct app {
+	const struct config *config;
+	struct dispatch_group group;
+	struct routes *peers[64];
+	struct shard shards[64];
+	unsigned n, threads;
+	struct store *store;
+	struct metrics *metrics;
+	int done_fd;                     /* eventfd: shards count up when a step is done */
+	int signal_fd;
+};
+
+/* shard.c: made and freed by the main thread, while no thread runs. */
+int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
+void shard_free(struct shard *s);
+void *shard_run(void *arg);              /* the thread */
+
+/* The steps of a stop, asked for by the main thread; each shard answers by
+ * adding one to done_fd when it has finished `drain` or `quiesce`. */
+void shard_drain(struct shard *s);       /* until its last batch is done */
+void shard_cancel(struct shard *s);      /* end all batches now: no answer of its own */
+void shard_quiesce(struct shard *s);     /* until its connections are closed */

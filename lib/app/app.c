@@ -1,0 +1,219 @@
+/*
+ * Start: metrics, store, one listening socket and one shard each, threads.
+ * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
+ *        left (stop: shutdown) ─► let the answers out ─► stop the loops ─► free.
+ * A second signal shortens the drain.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "app-i.h"
+#include "obs/log.h"
+
+enum { STEP_MS = 5000 };
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* Sockets are the currency: take all the descriptors that we may have. */
+static void raise_fd_limit(const struct config *c, unsigned shards)
+{
+	struct rlimit rl;
+	unsigned want = c->limits.connections + shards * c->limits.in_flight + 64;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
+		return;
+	rl.rlim_cur = rl.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &rl);
+	if (rl.rlim_cur < want)
+		log_event(LOG_WARN, "few_file_descriptors", LOG_INT("have", rl.rlim_cur),
+			  LOG_INT("want", want),
+			  LOG_STR("do", "raise the limit (ulimit -n), or lower limits.connections and limits.in_flight"));
+}
+
+static int open_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	signal(SIGPIPE, SIG_IGN);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* The next signal of ours, 0 if none is there. */
+static int next_signal(struct app *app)
+{
+	struct signalfd_siginfo info;
+
+	if (read(app->signal_fd, &info, sizeof info) != (ssize_t)sizeof info)
+		return 0;
+	if (info.ssi_signo == SIGHUP) {
+		log_event(LOG_WARN, "reload_refused",
+			  LOG_STR("why", "this version reads its configuration only at the start: restart it"));
+		return 0;
+	}
+	return (int)info.ssi_signo;
+}
+
+/* Wait until `want` shards have reported (counted in *seen), a signal arrives
+ * if `signals`, or the time is up. True: all have reported. */
+static bool wait_for(struct app *app, uint64_t *seen, uint64_t want, bool signals, int64_t limit_ms)
+{
+	int64_t until = limit_ms < 0 ? INT64_MAX : now_ms() + limit_ms;
+
+	while (*seen < want) {
+		struct pollfd p[2] = {{app->done_fd, POLLIN, 0}, {app->signal_fd, signals ? POLLIN : 0, 0}};
+		int64_t left = until == INT64_MAX ? -1 : until - now_ms();
+		uint64_t count;
+
+		if (until != INT64_MAX && left <= 0)
+			return false;
+		if (poll(p, 2, (int)MIN(left, (int64_t)60000)) < 0 && errno != EINTR)
+			return false;
+		if (read(app->done_fd, &count, sizeof count) == (ssize_t)sizeof count)
+			*seen += count;
+		if (signals && next_signal(app) != 0)
+			return false;
+	}
+	return true;
+}
+
+static void stop(struct app *app)
+{
+	uint64_t seen = 0;
+
+	log_event(LOG_INFO, "draining", LOG_INT("drain_ms", app->config->limits.drain_ms));
+	for (unsigned i = 0; i < app->n; i++)
+		shard_drain(&app->shards[i]);
+	if (!wait_for(app, &seen, app->n, true, app->config->limits.drain_ms)) {
+		log_event(LOG_WARN, "drain_ended", LOG_STR("do", "ending the batches that still run"));
+		for (unsigned i = 0; i < app->n; i++)
+			shard_cancel(&app->shards[i]);
+		REQUIRE(wait_for(app, &seen, app->n, false, STEP_MS));
+	}
+	seen = 0;
+	for (unsigned i = 0; i < app->n; i++)
+		shard_quiesce(&app->shards[i]);
+	if (!wait_for(app, &seen, app->n, false, STEP_MS))
+		log_event(LOG_WARN, "connections_left", LOG_STR("do", "closing them"));
+}
+
+static void serve(struct app *app)
+{
+	uint64_t seen = 0;
+
+	for (; app->threads < app->n; app->threads++)
+		REQUIRE(pthread_create(&app->shards[app->threads].thread, NULL, shard_run,
+				       &app->shards[app->threads]) == 0);
+	wait_for(app, &seen, UINT64_MAX, true, -1);
+	stop(app);
+	for (unsigned i = 0; i < app->n; i++)
+		loop_stop(app->shards[i].loop);
+	for (unsigned i = 0; i < app->n; i++)
+		pthread_join(app->shards[i].thread, NULL);
+}
+
+static int cannot_listen(const struct config *c, int err)
+{
+	fprintf(stderr, "settled: cannot listen on %s:%u: %s: %s\n", c->listen_host, c->listen_port,
+		strerror(-err),
+		err == -EADDRINUSE ? "stop the process that has the port, or choose another with `listen`"
+				   : "check `listen` in the configuration");
+	return -1;
+}
+
+/* With SO_REUSEPORT a second process would silently share the port: a socket
+ * without it finds out. */
+static int check_port_is_free(const struct config *c)
+{
+	int fd = httpd_listen(c->listen_host, c->listen_port, false);
+
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
+}
+
+static int start_shards(struct app *app, unsigned *retport)
+{
+	const struct config *c = app->config;
+	unsigned port = c->listen_port;
+	int err = port == 0 ? 0 : check_port_is_free(c);
+
+	if (err < 0)
+		return cannot_listen(c, err);
+	for (unsigned i = 0; i < c->shards; i++) {
+		int fd = httpd_listen(c->listen_host, port, true);
+
+		if (fd < 0)
+			return cannot_listen(c, fd);
+		port = httpd_port(fd);
+		err = shard_init(&app->shards[i], app, i, fd);
+		app->group.n = ++app->n;
+		if (err < 0) {
+			fprintf(stderr, "settled: cannot start an event loop: %s: check the limits of the "
+					"process (open files, memory)\n", strerror(-err));
+			return -1;
+		}
+	}
+	*retport = port;
+	return 0;
+}
+
+static void free_app(struct app *app)
+{
+	for (unsigned i = 0; i < app->n; i++)
+		shard_free(&app->shards[i]);
+	store_free(app->store);
+	metrics_free(app->metrics);
+	close(app->done_fd);
+	close(app->signal_fd);
+	free(app);
+}
+
+int app_run(const struct config *config, const char *version)
+{
+	struct app *app = xcalloc(1, sizeof *app);
+	struct rng rng;
+	unsigned port = 0;
+	int ret = 1;
+
+	log_init(config->log_format, config->log_level);
+	raise_fd_limit(config, config->shards);
+	app->config = config;
+	app->signal_fd = open_signals();
+	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
+	REQUIRE(xfer_global_init() == 0);
+	app->metrics = dispatch_metrics_new(config, config->shards);
+	app->store = store_new_memory(config->limits.results_bytes);
+	rng_seed_from_os(&rng);
+	app->group.hash_seed = rng_u64(&rng);
+	if (start_shards(app, &port) == 0) {
+		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
+			  LOG_INT("shards", app->n), LOG_STR("version", version));
+		serve(app);
+		log_event(LOG_INFO, "stopped");
+		ret = 0;
+	}
+	free_app(app);
+	xfer_global_free();
+	return ret;
+}

@@ -1,0 +1,12 @@
+/*
+ * The process: shards and their threads, the order of start and stop, signals.
+ *
+ * Thread: the caller's, which must be the only one; it waits for signals.
+ */
+#pragma once
+
+#include "config/config.h"
+
+/* Serve until SIGTERM or SIGINT, then drain. Returns the process's exit status:
+ * 0 after a clean stop, 1 if it could not start (said on standard error). */
+int app_run(const struct config *config, const char *version);

@@ -1,0 +1,108 @@
+/*
+ * The frame of one shard's dispatcher: its pump, its timer, its ends.
+ *
+ * Invariants
+ *  1. Callbacks record and ask for the pump; the pump acts. It is idempotent.
+ *  2. The timer is due at or before the earliest deadline and the earliest end
+ *     of a wait: every change of these is followed by the pump, which sets it.
+ */
+#include "dispatch-i.h"
+
+#include <stdlib.h>
+
+static void arm(struct dispatch *d)
+{
+	int64_t next = MIN(op_next(&d->ops), heap_min(&d->waits));
+
+	if (next >= d->armed_us)
+		return;
+	d->armed_us = next;
+	loop_timer_at(d->timer, next);
+}
+
+static void pump(struct loop_call *call)
+{
+	struct dispatch *d = container_of(call, struct dispatch, pump);
+
+	lanes_pump(d);
+	batches_pump(d);
+	arm(d);
+}
+
+static void on_timer(void *arg)
+{
+	struct dispatch *d = arg;
+	int64_t now_us = loop_now_us(d->env.loop);
+
+	d->armed_us = INT64_MAX;
+	op_expire(&d->ops, now_us);
+	batches_wake(d, now_us);
+	dispatch_pump_soon(d);
+}
+
+struct dispatch *dispatch_new(const struct dispatch_env *env)
+{
+	struct dispatch *d = xcalloc(1, sizeof *d);
+
+	d->env = *env;
+	if (env->seed == 0)
+		rng_seed_from_os(&d->rng);
+	else
+		rng_seed(&d->rng, env->seed);
+	op_tree_init(&d->ops, &d->root);
+	loop_call_init(&d->pump, pump);
+	list_init(&d->live);
+	list_init(&d->dirty);
+	list_init(&d->spare);
+	lanes_init(d);
+	d->timer = loop_timer_new(env->loop, LOOP_URGENT, on_timer, d);
+	d->armed_us = INT64_MAX;
+	return d;
+}
+
+void dispatch_free(struct dispatch *d)
+{
+	struct list *node;
+
+	if (d == NULL)
+		return;
+	REQUIRE(list_empty(&d->live));
+	while ((node = list_pop(&d->spare)) != NULL) {
+		struct attempt *a = list_entry(node, struct attempt, node);
+
+		buf_free(&a->origin);
+		buf_free(&a->message_id);
+		free(a);
+	}
+	loop_call_cancel(&d->pump);
+	loop_timer_free(d->timer);
+	lanes_free(d);
+	idmap_free(&d->live_by_id);
+	heap_free(&d->waits);
+	op_tree_free(&d->ops);
+	free(d);
+}
+
+bool dispatch_draining(const struct dispatch *d)
+{
+	return d->draining;
+}
+
+void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg)
+{
+	d->draining = true;
+	d->on_idle = on_idle;
+	d->on_idle_arg = arg;
+	dispatch_pump_soon(d);
+}
+
+struct dispatch_usage dispatch_usage(const struct dispatch *d)
+{
+	return (struct dispatch_usage){
+		.batches = (unsigned)d->live_by_id.n,
+		.lanes = (unsigned)d->lanes.n,
+		.turns = (unsigned)(d->turns.n + d->visits.n),
+		.ops = d->ops.live,
+		.waits = d->waits.n,
+	};
+}

@@ -1,0 +1,79 @@
+/*
+ * The dispatcher: live batches, the lanes that their attempts wait in, and the
+ * cancels and deadlines that end them.
+ *
+ * Owner: one struct dispatch per shard, on the shard's loop and in its thread.
+ * Shards speak to each other by messages alone. A batch belongs to the shard
+ * that accepted it; a lane, which is everything about one (service, origin),
+ * to the shard that its name hashes to.
+ *
+ * What can fail: submitting, when the process is full or going down. Nothing
+ * after it: whatever happens to an item is its result.
+ */
+#pragma once
+
+#include "config/config.h"
+#include "core/batch.h"
+#include "loop/loop.h"
+#include "obs/metrics.h"
+#include "store/store.h"
+#include "xfer/xfer.h"
+
+struct dispatch;
+
+/* What all shards share. Written before the shards run; then only the counter. */
+struct dispatch_group {
+	struct dispatch *members[64];
+	unsigned n;
+	uint64_t hash_seed;
+	atomic_uint unfinished;          /* items accepted and not final */
+};
+
+struct dispatch_env {
+	struct loop *loop;
+	struct xfer *xfer;
+	struct store *store;
+	const struct config *config;
+	struct dispatch_group *group;
+	struct meter meter;
+	unsigned shard;                  /* its place in group->members */
+	uint64_t seed;                   /* of jitter and ids; 0: from the system */
+};
+
+struct dispatch *dispatch_new(const struct dispatch_env *env) MUST_CHECK;
+void dispatch_free(struct dispatch *d);          /* no batch and no attempt may be live */
+
+/* Who wants to know about a batch. Called from the loop, never inside
+ * dispatch_submit() or dispatch_cancel(). */
+struct dispatch_listener {
+	/* Items have settled since the last call: see batch.settled_first. May be NULL. */
+	void (*on_settled)(void *arg, struct batch *b);
+	/* The batch is done; exactly once. `document` is its JSON with results,
+	 * borrowed; NULL if there was no memory for it. */
+	void (*on_done)(void *arg, struct batch *b, struct blob *document);
+};
+
+/* Accept a batch: gives it its id, its times and its place. Takes the caller's
+ * reference on success. -EBUSY: too many unfinished items; -ESHUTDOWN: draining. */
+int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
+
+/* Nobody listens any more: no further call of its listener. */
+void dispatch_detach(struct dispatch *d, struct batch_id id);
+
+/* End a live batch from outside. A stale id finds nothing. From here on no
+ * attempt of it starts, in any shard; on_done follows when all are back. */
+void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why);
+void dispatch_cancel_all(struct dispatch *d, enum why why);
+
+/* A live batch of this shard, borrowed; NULL: none with this id. */
+struct batch *dispatch_find(struct dispatch *d, struct batch_id id);
+
+/* Accept nothing more; call on_idle once, when this shard's last batch is done. */
+void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
+bool dispatch_draining(const struct dispatch *d);
+
+/* For leak checks: all zero when nothing is going on. */
+struct dispatch_usage {
+	unsigned batches, lanes, turns, ops, waits;
+};
+struct dispatch_usage dispatch_usage(const struct dispatch *d);

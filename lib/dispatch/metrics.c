@@ -1,0 +1,46 @@
+#include "dispatch/metrics.h"
+
+#include "core/batch.h"
+#include "wire/wire.h"
+
+#define NAMES(fn, last, array)                             \
+	static const char *array[last];                        \
+	for (unsigned i = 0; i < last; i++)                    \
+		array[i] = fn(i)
+
+struct metrics *dispatch_metrics_new(const struct config *config, unsigned shards)
+{
+	static const char *services[UINT16_MAX];
+	NAMES(code_str, CODE_MAX, codes);
+	NAMES(status_str, STATUS_MAX, statuses);
+	NAMES(batch_outcome_str, BATCH_OUTCOME_MAX, outcomes);
+	NAMES(stop_reason_str, STOP_REASON_MAX, reasons);
+	NAMES(problem_str, PROBLEM_MAX, problems);
+	const struct metric_label service = {"service", services, (unsigned)config->n_services};
+	const struct metric_label code = {"code", codes, CODE_MAX};
+	const struct metric_def defs[METRIC_MAX] = {
+		[METRIC_BATCHES] = {"settled_batches_total", "Batches settled, by outcome.",
+				    METRIC_COUNTER, {{"outcome", outcomes, BATCH_OUTCOME_MAX}}},
+		[METRIC_ITEMS] = {"settled_items_total", "Items settled, by status and last code.",
+				  METRIC_COUNTER, {{"status", statuses, STATUS_MAX}, code}},
+		[METRIC_ATTEMPTS] = {"settled_attempts_total", "Attempts made, by service and code.",
+				     METRIC_COUNTER, {service, code}},
+		[METRIC_ATTEMPT_SECONDS] = {"settled_attempt_duration_seconds",
+					    "Time from the start of an attempt to its outcome.",
+					    METRIC_HISTOGRAM, {service}},
+		[METRIC_ABORTS] = {"settled_aborts_total", "Batches ended before completion, by reason.",
+				   METRIC_COUNTER, {{"reason", reasons, STOP_REASON_MAX}}},
+		[METRIC_IN_FLIGHT] = {"settled_attempts_in_flight", "Attempts in flight, by service.",
+				      METRIC_GAUGE, {service}},
+		[METRIC_QUEUED] = {"settled_items_queued", "Unfinished items that are not in flight.",
+				   METRIC_GAUGE, {{0}}},
+		[METRIC_PARKED] = {"settled_requests_parked", "Requests waiting for their batch.",
+				   METRIC_GAUGE, {{0}}},
+		[METRIC_REFUSED] = {"settled_requests_refused_total", "Requests refused, by problem code.",
+				    METRIC_COUNTER, {{"problem", problems, PROBLEM_MAX}}},
+	};
+
+	for (size_t i = 0; i < config->n_services; i++)
+		services[i] = config->services[i].name;
+	return metrics_new(defs, METRIC_MAX, shards);
+}

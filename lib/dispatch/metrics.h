@@ -1,0 +1,23 @@
+/*
+ * The metrics of the service, each with its place in the registry.
+ */
+#pragma once
+
+#include "config/config.h"
+#include "obs/metrics.h"
+
+enum metric {
+	METRIC_BATCHES,                  /* outcome */
+	METRIC_ITEMS,                    /* status, code */
+	METRIC_ATTEMPTS,                 /* service, code */
+	METRIC_ATTEMPT_SECONDS,          /* service */
+	METRIC_ABORTS,                   /* reason */
+	METRIC_IN_FLIGHT,                /* service */
+	METRIC_QUEUED,
+	METRIC_PARKED,
+	METRIC_REFUSED,                  /* problem */
+	METRIC_MAX,
+};
+
+/* Label values point into `config`, which must outlive the metrics. */
+struct metrics *dispatch_metrics_new(const struct config *config, unsigned shards) MUST_CHECK;

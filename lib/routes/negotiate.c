@@ -1,0 +1,115 @@
+#include "negotiate.h"
+
+#include <stdlib.h>
+#include <strings.h>
+
+static struct slice trim(struct slice s)
+{
+	while (s.n > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
+		s = (struct slice){s.p + 1, s.n - 1};
+	while (s.n > 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
+		s.n--;
+	return s;
+}
+
+/* The part before `stop`, trimmed; `rest` moves behind it. */
+static struct slice next_part(struct slice *rest, char stop)
+{
+	const char *at = rest->n == 0 ? NULL : memchr(rest->p, stop, rest->n);
+	size_t n = at == NULL ? rest->n : (size_t)(at - rest->p);
+	struct slice part = {rest->p, n};
+	size_t skip = at == NULL ? n : n + 1;
+
+	*rest = (struct slice){rest->p + skip, rest->n - skip};
+	return trim(part);
+}
+
+static bool same(struct slice s, const char *name)
+{
+	return s.n == strlen(name) && strncasecmp(s.p, name, s.n) == 0;
+}
+
+/* The weight of one media range, 0 to 1; its name goes to `name`. */
+static double range_weight(struct slice range, struct slice *name)
+{
+	double q = 1;
+
+	*name = next_part(&range, ';');
+	while (range.n > 0) {
+		struct slice param = next_part(&range, ';');
+		char digits[8] = "";
+
+		if (param.n > 2 && (param.p[0] == 'q' || param.p[0] == 'Q') && param.p[1] == '=') {
+			memcpy(digits, param.p + 2, MIN(param.n - 2, sizeof digits - 1));
+			q = strtod(digits, NULL);
+		}
+	}
+	return q >= 0 && q <= 1 ? q : 0;
+}
+
+enum media negotiate_accept(const char *accept)
+{
+	struct slice rest = slice_str(accept), name;
+	double exact = -1, group = -1, all = -1, ndjson = 0, json;
+
+	if (trim(rest).n == 0)
+		return MEDIA_JSON;
+	while (rest.n > 0) {
+		double q = range_weight(next_part(&rest, ','), &name);
+
+		if (same(name, "application/json"))
+			exact = q;
+		else if (same(name, "application/x-ndjson"))
+			ndjson = q;
+		else if (same(name, "application/*"))
+			group = q;
+		else if (same(name, "*/*"))
+			all = q;
+	}
+	json = exact >= 0 ? exact : group >= 0 ? group : all;
+	if (ndjson > 0 && (ndjson > json || (exact < 0 && ndjson >= json)))
+		return MEDIA_NDJSON;
+	return json > 0 ? MEDIA_JSON : MEDIA_NONE;
+}
+
+bool negotiate_is_json(const char *content_type)
+{
+	struct slice rest = slice_str(content_type);
+
+	return same(next_part(&rest, ';'), "application/json");
+}
+
+static int hex(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static bool parse_hex(const char *p, size_t n, unsigned char *ret)
+{
+	unsigned char any = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		int high = hex(p[2 * i]), low = high < 0 ? -1 : hex(p[2 * i + 1]);
+
+		if (low < 0)
+			return false;
+		ret[i] = (unsigned char)(high << 4 | low);
+		any |= ret[i];
+	}
+	return any != 0;
+}
+
+bool negotiate_trace_id(const char *traceparent, unsigned char ret[16])
+{
+	struct slice s = slice_str(traceparent);
+	unsigned char parent[8];
+
+	if (s.n < 55 || s.p[2] != '-' || s.p[35] != '-' || s.p[52] != '-')
+		return false;
+	if (hex(s.p[0]) < 0 || hex(s.p[1]) < 0 || hex(s.p[53]) < 0 || hex(s.p[54]) < 0 ||
+	    memcmp(s.p, "ff", 2) == 0)
+		return false;
+	if (memcmp(s.p, "00", 2) == 0 ? s.n != 55 : s.n > 55 && s.p[55] != '-')
+		return false;
+	return parse_hex(s.p + 3, 16, ret) && parse_hex(s.p + 36, 8, parent);
+}

@@ -1,0 +1,55 @@
+/*
+ * GET /livez, /readyz, /metrics, /openapi.json: what operators and probes ask.
+ */
+#include "routes-i.h"
+
+extern const unsigned char openapi_json[];
+extern const size_t openapi_json_len;
+
+static void answer_json(struct http_request *req, int status, const char *json)
+{
+	struct buf text = {0};
+
+	buf_add_str(&text, json);
+	answer_text(req, status, "application/json", blob_from_buf(&text));
+}
+
+static void livez(struct routes *r, struct http_request *req, struct slice id)
+{
+	(void)r;
+	(void)id;
+	answer_json(req, 200, "{\"status\":\"alive\"}");
+}
+
+static void readyz(struct routes *r, struct http_request *req, struct slice id)
+{
+	(void)id;
+	if (dispatch_draining(r->env.dispatch))
+		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "draining: running batches are finished first");
+	else
+		answer_json(req, 200, "{\"status\":\"ready\"}");
+}
+
+static void metrics(struct routes *r, struct http_request *req, struct slice id)
+{
+	struct buf text = {0};
+
+	(void)id;
+	metrics_render(r->env.meter.metrics, &text);
+	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
+}
+
+static void openapi(struct routes *r, struct http_request *req, struct slice id)
+{
+	struct buf text = {0};
+
+	(void)r;
+	(void)id;
+	buf_add(&text, openapi_json, openapi_json_len);
+	answer_text(req, 200, "application/json", blob_from_buf(&text));
+}
+
+const struct route route_livez = {"/livez", HTTP_GET, livez};
+const struct route route_readyz = {"/readyz", HTTP_GET, readyz};
+const struct route route_metrics = {"/metrics", HTTP_GET, metrics};
+const struct route route_openapi = {"/openapi.json", HTTP_GET, openapi};

@@ -1,0 +1,159 @@
+/*
+ * From a request to its route, and the answers that all routes share.
+ */
+#include "routes-i.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { RETRY_AFTER_S = 1 };
+
+static const struct route *const table[] = {
+	&route_post_batch, &route_get_batch, &route_livez, &route_readyz, &route_metrics, &route_openapi,
+};
+
+static bool pattern_matches(const char *pattern, const char *path, struct slice *retid)
+{
+	const char *hole = strchr(pattern, '{');
+	size_t before = hole == NULL ? 0 : (size_t)(hole - pattern);
+
+	if (hole == NULL)
+		return strcmp(pattern, path) == 0;
+	if (strncmp(pattern, path, before) != 0)
+		return false;
+	*retid = (struct slice){path + before, strcspn(path + before, "/")};
+	return retid->n > 0 && strcmp(path + before + retid->n, strchr(hole, '}') + 1) == 0;
+}
+
+static bool method_matches(enum http_method route, enum http_method asked)
+{
+	return route == asked || (route == HTTP_GET && asked == HTTP_HEAD);
+}
+
+/* The route, or NULL with the methods that the path would allow in `allow`. */
+static const struct route *find(const struct http_request *req, struct slice *retid, struct buf *allow)
+{
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		if (!pattern_matches(table[i]->pattern, http_path(req), retid))
+			continue;
+		if (method_matches(table[i]->method, http_method(req)))
+			return table[i];
+		buf_add_str(allow, allow->n > 0 ? ", " : "");
+		buf_add_str(allow, table[i]->method == HTTP_GET ? "GET, HEAD" : "POST");
+	}
+	return NULL;
+}
+
+void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body)
+{
+	const struct http_header h[] = {{"Content-Type", type}};
+
+	http_respond(req, take_body == NULL ? 500 : status, h, 1, take_body);
+}
+
+void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail)
+{
+	struct http_header h[2] = {{"Content-Type", "application/problem+json"}};
+	struct buf text = {0};
+	char seconds[16];
+	size_t n = 1;
+
+	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+	if (problem_status(p) == 429 || problem_status(p) == 503) {
+		snprintf(seconds, sizeof seconds, "%d", RETRY_AFTER_S);
+		h[n++] = (struct http_header){"Retry-After", seconds};
+	}
+	wire_problem(&text, p, detail);
+	http_respond(req, problem_status(p), h, n, blob_from_buf(&text));
+}
+
+static void answer_unrouted(struct routes *r, struct http_request *req, struct buf *allow)
+{
+	struct http_header h[2] = {{"Content-Type", "application/problem+json"}};
+	enum problem p = allow->n > 0 ? PROBLEM_METHOD_NOT_ALLOWED : PROBLEM_NOT_FOUND;
+	struct buf text = {0};
+	size_t n = 1;
+
+	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+	buf_add_char(allow, '\0');
+	if (p == PROBLEM_METHOD_NOT_ALLOWED && !allow->failed)
+		h[n++] = (struct http_header){"Allow", allow->p};
+	wire_problem(&text, p, p == PROBLEM_NOT_FOUND ? "there is nothing at this path; see /openapi.json"
+						      : "this path has other methods; see Allow");
+	http_respond(req, problem_status(p), h, n, blob_from_buf(&text));
+}
+
+static size_t on_head(void *arg, struct http_request *req)
+{
+	struct routes *r = arg;
+	struct buf allow = {0};
+	struct slice id;
+	const struct route *route = find(req, &id, &allow);
+
+	if (route == NULL)
+		answer_unrouted(r, req, &allow);
+	buf_free(&allow);
+	return route == &route_post_batch ? r->env.config->limits.body_bytes : 0;
+}
+
+static void on_request(void *arg, struct http_request *req)
+{
+	struct routes *r = arg;
+	struct buf allow = {0};
+	struct slice id;
+	const struct route *route = find(req, &id, &allow);
+
+	if (route == NULL)
+		answer_unrouted(r, req, &allow);
+	else
+		route->run(r, req, id);
+	buf_free(&allow);
+}
+
+static void on_end(void *arg, struct http_request *req, void *data, bool gone)
+{
+	struct route_data *d = data;
+
+	(void)arg;
+	(void)req;
+	if (d != NULL)
+		d->on_end(d, gone);
+}
+
+void batch_headers(struct batch_headers *h, struct batch_id id, const char *outcome, const char *type)
+{
+	memcpy(h->location, "/v1/batches/", sizeof "/v1/batches/");
+	batch_id_format(id, h->location + sizeof "/v1/batches/" - 1);
+	h->n = 0;
+	h->headers[h->n++] = (struct http_header){"Content-Type", type};
+	h->headers[h->n++] = (struct http_header){"Location", h->location};
+	h->headers[h->n++] = (struct http_header){"Batch-Id", h->location + sizeof "/v1/batches/" - 1};
+	if (outcome != NULL)
+		h->headers[h->n++] = (struct http_header){"Batch-Outcome", outcome};
+}
+
+int batch_status(const char *outcome)
+{
+	return strcmp(outcome, batch_outcome_str(BATCH_OUTCOME_SUCCEEDED)) == 0 ? 200 : 207;
+}
+
+struct routes *routes_new(const struct routes_env *env)
+{
+	struct routes *r = xcalloc(1, sizeof *r);
+
+	r->env = *env;
+	r->handler = (struct httpd_handler){
+		.arg = r, .on_head = on_head, .on_request = on_request, .on_end = on_end};
+	rng_seed_from_os(&r->rng);
+	return r;
+}
+
+void routes_free(struct routes *r)
+{
+	free(r);
+}
+
+const struct httpd_handler *routes_handler(struct routes *r)
+{
+	return &r->handler;
+}

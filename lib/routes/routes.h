@@ -1,0 +1,29 @@
+/*
+ * The routes of the wire contract, one file each: requests in, answers out,
+ * with the dispatcher and the store behind them.
+ *
+ * Owner: one struct routes per shard, in the shard's thread.
+ */
+#pragma once
+
+#include "dispatch/dispatch.h"
+#include "dispatch/metrics.h"
+#include "httpd/httpd.h"
+
+struct routes_env {
+	struct loop *loop;
+	const struct config *config;
+	struct dispatch *dispatch;
+	struct dispatch_group *group;
+	struct routes *const *peers;     /* by shard, as in group->members */
+	struct store *store;
+	struct meter meter;
+};
+
+struct routes;
+
+struct routes *routes_new(const struct routes_env *env) MUST_CHECK;
+void routes_free(struct routes *r);
+
+/* What to give to httpd_new(); valid as long as the routes. */
+const struct httpd_handler *routes_handler(struct routes *r);

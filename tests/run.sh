@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Install what is needed, build, run every test, count. On a fresh Debian 12 as
+# root this is the only command; run again, it only builds and tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=deploy/packages.sh
+. deploy/packages.sh
+
+usage() {
+	cat <<'END'
+usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--build DIR]
+                    [--setup ARG]... [--wrap COMMAND] [--slow N]
+  --suite NAME     only these suites: lint, unit, sim, functional (default: all)
+  --no-suite NAME  all but these
+  --seeds N        seeds for the simulator (default 10000)
+  --build DIR      build directory (default: build)
+  --setup ARG      an argument for `meson setup`, such as -Db_sanitize=address
+  --wrap COMMAND   run each test under this command, such as valgrind
+  --slow N         multiply the tests' time limits by N
+The last line is "N passed, N failed"; with CI=true, a skipped case has failed.
+END
+}
+
+build=build seeds=${SETTLED_SIM_SEEDS:-10000}
+setup=(-Dtests=true) select=()
+while [ $# -gt 0 ]; do
+	case $1 in
+	-h | --help)
+		usage
+		exit 0
+		;;
+	esac
+	[ $# -ge 2 ] || {
+		usage >&2
+		die "$1: not an option, or it needs a value"
+	}
+	case $1 in
+	--suite) select+=(--suite "$2") ;;
+	--no-suite) select+=(--no-suite "$2") ;;
+	--seeds) seeds=$2 ;;
+	--build) build=$2 ;;
+	--setup) setup+=("$2") ;;
+	--wrap) select+=(--wrapper "$2") ;;
+	--slow) select+=(--timeout-multiplier "$2") ;;
+	*)
+		usage >&2
+		die "$1: not an option"
+		;;
+	esac
+	shift 2
+done
+[[ $seeds =~ ^[1-9][0-9]*$ ]] || die "--seeds $seeds: a positive number is wanted"
+export SETTLED_SIM_SEEDS=$seeds
+
+# Each run ends with a count, also one that got no further than a failed step.
+failed_step() {
+	say "$1 failed: see above"
+	echo "0 passed, 1 failed"
+	exit 1
+}
+
+configure() {
+	if [ ! -f "$build/meson-private/coredata.dat" ]; then
+		meson setup "$build" "${setup[@]}"
+	else
+		meson setup --reconfigure "$build" "${setup[@]}" || meson setup --wipe "$build" "${setup[@]}"
+	fi
+}
+
+# meson's scripts ask for Debian's Python; another one on PATH may lack its modules.
+export PATH="/usr/bin:$PATH"
+
+(install_packages "${PACKAGES_TEST[@]}" && install_node) || failed_step "installing packages"
+configure || failed_step "meson setup $build"
+ninja -C "$build" || failed_step "the build in $build"
+
+rm -f "$build"/meson-logs/testlog*
+meson test -C "$build" --no-rebuild --print-errorlogs "${select[@]}" || true
+compgen -G "$build/meson-logs/testlog*.json" >/dev/null || failed_step "meson test in $build (did any test match?)"
+ci=()
+if [ "${CI:-}" = true ]; then
+	ci=(--ci)
+fi
+/usr/bin/python3 tests/count.py log "$build" "${ci[@]}"
