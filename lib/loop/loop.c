@@ -136,7 +136,7 @@ static struct event_base *new_base(void)
 		return NULL;
 	if (event_config_set_flag(cfg, EVENT_BASE_FLAG_PRECISE_TIMER | EVENT_BASE_FLAG_NOLOCK |
 					       EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) == 0 &&
-	    event_config_set_max_dispatch_interval(cfg, &interval, 8, LOOP_NORMAL) == 0)
+	    event_config_set_max_dispatch_interval(cfg, &interval, 64, LOOP_NORMAL) == 0)
 		base = event_base_new_with_config(cfg);
 	event_config_free(cfg);
 	if (base != NULL)

@@ -7,7 +7,7 @@
  *
  * Two priorities: URGENT (a client's disconnect, messages, deadlines) runs
  * before NORMAL (accept, requests, transfers), and NORMAL is looked away from
- * at least every 500 us or 8 callbacks, so a flood of transfers cannot delay
+ * at least every 500 us, so a flood of transfers cannot delay
  * the detection of a disconnect by more than about a millisecond.
  */
 #pragma once
