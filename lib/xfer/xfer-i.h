@@ -13,6 +13,7 @@
 
 enum transfer_state {
 	TRANSFER_SPARE,                  /* x->spare: kept for the next start */
+	TRANSFER_STARTING,               /* x->starting: libcurl gets it soon */
 	TRANSFER_LIVE,                   /* libcurl has it */
 	TRANSFER_DONE,                   /* x->done: answer known, on_done to come */
 };
@@ -37,6 +38,8 @@ struct xfer {
 	long max_connects;               /* what the multi was told */
 	unsigned in_multi;
 	unsigned live;
+	struct list starting;            /* struct transfer */
+	struct loop_timer *start;
 	struct list done;                /* struct transfer */
 	struct loop_call deliver;
 	bool delivering;

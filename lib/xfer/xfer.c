@@ -3,24 +3,30 @@
  *
  * A transfer's states, each change in the function named:
  *
- *     SPARE ── xfer_start() ──► LIVE ── finish() ──► DONE ── deliver() ──► SPARE
- *                                 └──── xfer_cancel() ─────┘
+ *     SPARE ── xfer_start() ──► STARTING ── on_start() ──► LIVE
+ *       ▲                          │ xfer_cancel()          │ finish(), xfer_cancel()
+ *       └────── deliver() ─────── DONE ◄────────────────────┘
  *
  * Invariants
  *  1. LIVE: the easy handle is in the multi. Otherwise it is not.
- *  2. DONE: in x->done with the deliver call asked for; the answer is final, so
+ *  2. STARTING: in x->starting with x->start armed. libcurl would connect or
+ *     send for all that it is given at once, up to 60 us each, so it is given
+ *     a few per turn, and the loop sees to other things between them.
+ *  3. DONE: in x->done with the deliver call asked for; the answer is final, so
  *     a cancel changes nothing any more.
- *  3. Messages of the multi are drained after each call into it that can make
+ *  4. Messages of the multi are drained after each call into it that can make
  *     some, so xfer_cancel() never meets a finished transfer.
- *  4. No callback of libcurl calls the multi or the owner.
+ *  5. No callback of libcurl calls the multi or the owner.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "xfer/xfer-i.h"
 
-/* Spare handles: as many as start in a burst; some 10 KB each. */
-enum { SPARE_MAX = 128 };
+enum {
+	STARTS_PER_TURN = 16,
+	SPARE_MAX = 128,                 /* some 10 KB each */
+};
 
 int xfer_global_init(void)
 {
@@ -55,6 +61,13 @@ static void note_quiet(struct xfer *x)
 	loop_timer_at(x->quiet, x->quiet_since_us + x->idle_ms * 1000);
 }
 
+static void set_done(struct transfer *t)
+{
+	t->state = TRANSFER_DONE;
+	list_append(&t->x->done, &t->node);
+	loop_call_soon(t->x->loop, &t->x->deliver);
+}
+
 static void remove_from_multi(struct transfer *t)
 {
 	struct xfer *x = t->x;
@@ -64,9 +77,6 @@ static void remove_from_multi(struct transfer *t)
 	allow_connections(x);
 	if (x->in_multi == 0)
 		note_quiet(x);
-	t->state = TRANSFER_DONE;
-	list_append(&x->done, &t->node);
-	loop_call_soon(x->loop, &x->deliver);
 }
 
 static void finish(CURL *easy, CURLcode rc)
@@ -76,6 +86,7 @@ static void finish(CURL *easy, CURLcode rc)
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t);
 	xfer_transfer_conclude(t, rc, false);
 	remove_from_multi(t);
+	set_done(t);
 }
 
 /* Let libcurl handle an event. Its only error here is a lack of memory, which
@@ -95,6 +106,32 @@ void xfer_act(struct xfer *x, curl_socket_t fd, int events)
 static void on_timer(void *arg)
 {
 	xfer_act(arg, CURL_SOCKET_TIMEOUT, 0);
+}
+
+static void add_to_multi(struct transfer *t)
+{
+	struct xfer *x = t->x;
+
+	x->in_multi++;
+	allow_connections(x);
+	t->state = TRANSFER_LIVE;
+	if (curl_multi_add_handle(x->multi, t->easy) == CURLM_OK)
+		return;
+	x->in_multi--;
+	xfer_transfer_conclude(t, CURLE_OUT_OF_MEMORY, false);
+	set_done(t);
+}
+
+static void on_start(void *arg)
+{
+	struct xfer *x = arg;
+	struct list *node;
+
+	for (int n = 0; n < STARTS_PER_TURN && (node = list_pop(&x->starting)) != NULL; n++)
+		add_to_multi(list_entry(node, struct transfer, node));
+	xfer_act(x, CURL_SOCKET_TIMEOUT, 0);
+	if (!list_empty(&x->starting))
+		loop_timer_at(x->start, 0);
 }
 
 /* CURLMOPT_TIMERFUNCTION. */
@@ -205,6 +242,7 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 	x->max_idle = cfg->max_idle;
 	x->idle_ms = MAX(cfg->idle_ms, INT64_C(1));
 	x->user_agent = cfg->user_agent == NULL ? NULL : xstrdup(cfg->user_agent);
+	list_init(&x->starting);
 	list_init(&x->done);
 	list_init(&x->spare);
 	loop_call_init(&x->deliver, deliver);
@@ -215,6 +253,7 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 		return NULL;
 	}
 	allow_connections(x);
+	x->start = loop_timer_new(l, LOOP_NORMAL, on_start, x);
 	x->timer = loop_timer_new(l, LOOP_NORMAL, on_timer, x);
 	x->quiet = loop_timer_new(l, LOOP_NORMAL, on_quiet, x);
 	x->closing.timer = loop_timer_new(l, LOOP_NORMAL, xfer_sockets_close_some, x);
@@ -231,6 +270,7 @@ void xfer_free(struct xfer *x)
 	/* Closes the idle connections, through the queue. */
 	curl_multi_cleanup(x->multi);
 	xfer_sockets_close_all(x);
+	loop_timer_free(x->start);
 	loop_timer_free(x->timer);
 	loop_timer_free(x->quiet);
 	loop_timer_free(x->closing.timer);
@@ -246,27 +286,36 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 
 	if (t == NULL)
 		return NULL;
-	x->in_multi++;
-	allow_connections(x);
-	if (!xfer_transfer_prepare(t, e) || curl_multi_add_handle(x->multi, t->easy) != CURLM_OK) {
-		x->in_multi--;
-		allow_connections(x);
+	if (!xfer_transfer_prepare(t, e)) {
 		xfer_transfer_free(t);
 		return NULL;
 	}
 	t->on_done = on_done;
 	t->arg = arg;
-	t->state = TRANSFER_LIVE;
+	t->state = TRANSFER_STARTING;
+	if (list_empty(&x->starting))
+		loop_timer_at(x->start, 0);
+	list_append(&x->starting, &t->node);
 	x->live++;
 	return t;
 }
 
 void xfer_cancel(struct transfer *t)
 {
-	if (t->state != TRANSFER_LIVE)
+	switch (t->state) {
+	case TRANSFER_STARTING:
+		xfer_transfer_conclude(t, CURLE_OK, true);
+		list_remove(&t->node);
+		break;
+	case TRANSFER_LIVE:
+		xfer_transfer_conclude(t, CURLE_OK, true);
+		remove_from_multi(t);
+		break;
+	case TRANSFER_DONE:
+	case TRANSFER_SPARE:
 		return;
-	xfer_transfer_conclude(t, CURLE_OK, true);
-	remove_from_multi(t);
+	}
+	set_done(t);
 }
 
 struct xfer_usage xfer_usage(const struct xfer *x)
