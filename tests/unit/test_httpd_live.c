@@ -423,16 +423,18 @@ static void slow_headers_and_bodies_are_cut(void **state)
 static void quiescing_refuses_new_and_closes_old(void **state)
 {
 	struct pollfd p;
-	int idle, parked, fd;
+	int idle, fresh, parked, fd;
 
 	(void)state;
 	start(usual);
+	fresh = dial();
 	idle = dial();
 	say(idle, GET("/hi"));
 	hear(idle, false);
 	parked = park();
 	tell(quiesce);
 	assert_int_equal(closed(idle), 0);
+	assert_int_equal(closed(fresh), 0);
 	for (;;) {
 		struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s.port),
 					 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
