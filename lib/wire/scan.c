@@ -247,6 +247,9 @@ void scan_init(struct scan *s, struct slice text, unsigned max_depth)
 {
 	struct rng rng;
 
+	/* An empty text may come without an address, and there is no counting from that. */
+	if (text.n == 0)
+		text = SLICE("");
 	rng_seed_from_os(&rng);
 	*s = (struct scan){
 		.start = text.p,
