@@ -10,6 +10,8 @@
 #define ID_TO "\"id\":\"a\",\"to\":\"x\","
 #define TEN "0123456789"
 #define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
+#define ESCAPED_32 ESCAPED_8 ESCAPED_8 ESCAPED_8 ESCAPED_8
+#define ESCAPED_8 "\\u0061\\u0061\\u0061\\u0061\\u0061\\u0061\\u0061\\u0061"
 #define FIVE_HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED
 
 /* "pointer code" of each error, one a line. */
@@ -162,6 +164,7 @@ static void every_fault_has_its_pointer_and_code(void **state)
 		{ITEM(ID_TO "\"payload\":1,\"dedupe_key\":\"\""), "#/items/0/dedupe_key length"},
 		{ITEM(ID_TO "\"payload\":1,\"dedupe_key\":\"a b\""), "#/items/0/dedupe_key format"},
 		{ITEM(ID_TO "\"payload\":1,\"dedupe_key\":\"a\\n\""), "#/items/0/dedupe_key format"},
+		{ITEM(ID_TO "\"payload\":1,\"dedupe_key\":\"a\x7f\""), "#/items/0/dedupe_key format"},
 		{ITEM(ID_TO "\"payload\":1,\"dedupe_key\":\"\xc3\xa9\""), "#/items/0/dedupe_key format"},
 		{ITEM(ID_TO "\"payload\":1,\"dedupe_key\":\"" HUNDRED HUNDRED TEN TEN TEN TEN TEN "012345\""),
 		 "#/items/0/dedupe_key length"},
@@ -283,6 +286,7 @@ static void bounds_themselves_are_fine(void **state)
 		BATCH("\"metadata\":{\"a\":\"" FIVE_HUNDRED FIVE_HUNDRED "0123456789012345\"}"),
 		BATCH("\"metadata\":{\"a\":\"" FIVE_HUNDRED FIVE_HUNDRED "0123456789012345\"    }"),
 		ITEM("\"id\":\"" HUNDRED TEN TEN "01234567\",\"to\":\"x\",\"payload\":1"),
+		ITEM("\"id\":\"" ESCAPED_32 ESCAPED_32 ESCAPED_32 ESCAPED_32 "\",\"to\":\"x\",\"payload\":1"),
 		ITEM("\"id\":\"a\",\"payload\":1,\"to\":\"" FIVE_HUNDRED FIVE_HUNDRED FIVE_HUNDRED FIVE_HUNDRED
 		     TEN TEN TEN TEN "01234567\""),
 		ITEM(ID_TO "\"payload\":1,\"dedupe_key\":\"" HUNDRED HUNDRED TEN TEN TEN TEN TEN "!~345\""),
@@ -410,6 +414,47 @@ static void best_effort_accepts_a_batch_of_nothing_but_faults(void **state)
 	kit_done(&k);
 }
 
+static void best_effort_says_what_is_wrong_with_each(void **state)
+{
+	struct buf text = {0};
+	struct kit_read k;
+
+	(void)state;
+	buf_add_str(&text, "{\"contract\":\"best_effort\",\"service\":\"push\",\"items\":[");
+	for (int i = 0; i < 300; i++)
+		buf_printf(&text, "%s{\"id\":\"%d\",\"to\":\"x\"}", i > 0 ? "," : "", i);
+	buf_add_str(&text, "]}");
+	k = kit_read(&kit_rules, buf_slice(&text));
+	assert_int_equal(k.rc, 0);
+	for (uint32_t i = 0; i < 300; i++)
+		assert_string_equal(k.batch->items[i].detail,
+				    "payload: required: the item has no payload and the batch no default for it");
+	kit_done(&k);
+	buf_free(&text);
+}
+
+static void long_paths_do_not_make_long_answers(void **state)
+{
+	struct buf text = {0}, have = {0};
+	struct kit_read k;
+
+	(void)state;
+	buf_add_str(&text, "{\"items\":[" GOOD "],\"x\":");
+	for (int i = 0; i < 20; i++)
+		buf_add_str(&text, "{\"" HUNDRED HUNDRED "\":");
+	buf_add_str(&text, "{\"k\":1,\"k\":2}");
+	for (int i = 0; i < 20; i++)
+		buf_add_str(&text, "}");
+	buf_add_str(&text, "}");
+	k = kit_read(&kit_rules, buf_slice(&text));
+	summarise(&k, &have);
+	assert_string_equal(have.p, "#/x unknown_field\n#/x/" HUNDRED HUNDRED "/" HUNDRED HUNDRED "/" HUNDRED HUNDRED "/"
+			    HUNDRED HUNDRED "/" HUNDRED HUNDRED " duplicate_key");
+	buf_free(&have);
+	kit_done(&k);
+	buf_free(&text);
+}
+
 /* A hundred pointers, each with the caller's key of a hundred kilobytes, would
  * be a large answer to a small request. */
 static void long_keys_do_not_make_long_answers(void **state)
@@ -448,6 +493,8 @@ int main(void)
 		cmocka_unit_test(more_items_than_allowed_refuse_the_batch),
 		cmocka_unit_test(best_effort_settles_what_is_invalid),
 		cmocka_unit_test(best_effort_accepts_a_batch_of_nothing_but_faults),
+		cmocka_unit_test(best_effort_says_what_is_wrong_with_each),
+		cmocka_unit_test(long_paths_do_not_make_long_answers),
 		cmocka_unit_test(long_keys_do_not_make_long_answers),
 	};
 
