@@ -144,9 +144,20 @@ static void set_callbacks(struct transfer *t)
 	curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, t);
 	curl_easy_setopt(c, CURLOPT_PREREQFUNCTION, xfer_guard_request);
 	curl_easy_setopt(c, CURLOPT_PREREQDATA, t);
+	curl_easy_setopt(c, CURLOPT_SSL_CTX_DATA, t);
 	/* The socket outlives the transfer, so this one gets the owner of both. */
 	curl_easy_setopt(c, CURLOPT_CLOSESOCKETFUNCTION, xfer_sockets_on_close);
 	curl_easy_setopt(c, CURLOPT_CLOSESOCKETDATA, t->x);
+}
+
+/* CURLOPT_SSL_CTX_FUNCTION: connected, and about to begin the handshake. */
+static CURLcode on_handshake(CURL *easy, void *ssl_ctx, void *arg)
+{
+	struct transfer *t = arg;
+
+	(void)easy;
+	t->seen.handshake = true;
+	return xfer_tls_configure(ssl_ctx);
 }
 
 /* False: no memory, or a libcurl without something that safety needs. */
@@ -173,7 +184,7 @@ static bool set_constants(struct transfer *t)
 	       curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAINFO, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAPATH, NULL) == CURLE_OK &&
-	       curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, xfer_tls_configure) == CURLE_OK &&
+	       curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, on_handshake) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_USERAGENT, x->user_agent) == CURLE_OK;
 }
 
@@ -346,17 +357,12 @@ static bool has_sent_all(const struct transfer *t)
 
 static enum phase phase_of(const struct transfer *t)
 {
-	curl_off_t connected_us = 0;
-
 	if (t->seen.head_n > 0)
 		return PHASE_RECEIVE;
 	if (t->seen.requests > 0)
 		return has_sent_all(t) ? PHASE_WAIT : PHASE_SEND;
-	if (t->seen.connecting && t->tls) {
-		curl_easy_getinfo(t->easy, CURLINFO_CONNECT_TIME_T, &connected_us);
-		if (connected_us > 0)
-			return PHASE_TLS;
-	}
+	if (t->seen.handshake)
+		return PHASE_TLS;
 	if (t->seen.connecting || t->seen.refused)
 		return PHASE_CONNECT;
 	return t->seen.resolving ? PHASE_RESOLVE : PHASE_QUEUE;
@@ -398,6 +404,17 @@ static struct verdict by_code(CURLcode rc)
 	return (struct verdict){(int)rc, ANSWER_INTERNAL, NULL};
 }
 
+/* libcurl has one code for a chain that leads nowhere and for a wrong name. But
+ * it asks for the chain's fault only if there is one; else its first value of
+ * 1, an unspecified fault, stays. */
+static bool chain_is_good(const struct transfer *t)
+{
+	long fault = -1;
+
+	curl_easy_getinfo(t->easy, CURLINFO_SSL_VERIFYRESULT, &fault);
+	return fault == 0 || fault == 1;
+}
+
 /* The end of a transfer that no final status line has reached. */
 static struct verdict judge(const struct transfer *t, CURLcode rc)
 {
@@ -413,6 +430,8 @@ static struct verdict judge(const struct transfer *t, CURLcode rc)
 		v = (struct verdict){.end = ANSWER_FORBIDDEN, .detail = "the address is not allowed"};
 	else if (t->seen.requests == 0 && (rc == CURLE_UNSUPPORTED_PROTOCOL || rc == CURLE_URL_MALFORMAT))
 		v = (struct verdict){.end = ANSWER_FORBIDDEN, .detail = "not a URL that may be called"};
+	else if (rc == CURLE_PEER_FAILED_VERIFICATION && chain_is_good(t))
+		v.detail = "the certificate is for another host";
 	else if (t->seen.requests == 0 && v.end == ANSWER_MALFORMED)
 		v = (struct verdict){.end = ANSWER_INTERNAL};
 	if (v.end == ANSWER_LOST && !t->answer.wrote)

@@ -67,6 +67,7 @@ struct transfer {
 		unsigned requests;       /* times libcurl was about to send one */
 		bool resolving;
 		bool connecting;
+		bool handshake;          /* of TLS, begun */
 		bool refused;            /* the guard said no at least once */
 		bool resend;             /* libcurl wanted to send it again */
 		bool overlong_head;
@@ -101,5 +102,5 @@ void xfer_sockets_close_all(struct xfer *x);
 void xfer_act(struct xfer *x, curl_socket_t fd, int events);
 
 /* tls.c */
-CURLcode xfer_tls_configure(CURL *easy, void *ssl_ctx, void *arg);
+CURLcode xfer_tls_configure(void *ssl_ctx);
 void xfer_tls_free(void);

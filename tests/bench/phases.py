@@ -192,9 +192,9 @@ def batch_ends(log_text):
         fields = logfmt(line)
         if fields.get("stop_reason") != "disconnected":
             continue
-        if "gone_at_us" not in fields or "done_at_us" not in fields:
-            raise Failed(f"the log line lacks gone_at_us or done_at_us: {line}")
-        yield int(fields["gone_at_us"]), int(fields["done_at_us"])
+        if "ended_at_us" not in fields or "done_at_us" not in fields:
+            raise Failed(f"the log line lacks ended_at_us or done_at_us: {line}")
+        yield int(fields["ended_at_us"]), int(fields["done_at_us"])
 
 
 def match_ends(aborts, ends):
@@ -207,7 +207,7 @@ def match_ends(aborts, ends):
             at += 1
         if at == len(ends) or ends[at][0] >= until:
             raise Failed(f"no log line for abort {i + 1} of {len(aborts)}")
-        abort["gone_at_us"], abort["done_at_us"] = ends[at]
+        abort["ended_at_us"], abort["done_at_us"] = ends[at]
         at += 1
     return aborts
 
@@ -217,7 +217,7 @@ def abort_row(n, kind, loaded, aborts):
         return distribution([a[key] - a["closed_us"] for a in aborts])
 
     return {"in_flight": n, "kind": kind, "loaded": loaded, "aborts": len(aborts),
-            "detected_us": since_close("gone_at_us"), "removed_us": since_close("done_at_us"),
+            "detected_us": since_close("ended_at_us"), "removed_us": since_close("done_at_us"),
             "last_fin_us": since_close("last_fin_us")}
 
 

@@ -35,7 +35,7 @@ the sender was the bottleneck: below 90 % something else was.
 
 Abort: a client posts a batch to a downstream that never answers, waits until
 every item is in flight there, and closes (FIN) or resets (RST). Times run from
-just before its close(): until the daemon saw it (gone_at_us in its log), until
+just before its close(): until the daemon saw it (ended_at_us in its log), until
 the last transfer was removed (done_at_us), until the downstream saw the last
 connection end. Targets on latency are judged by their 99th percentile.
 

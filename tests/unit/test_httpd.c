@@ -132,7 +132,6 @@ static void on_request(void *arg, struct http_request *r)
 	} else if (strcmp(path, "/stream") == 0) {
 		s.parked = r;
 		http_stream(r, 200, plain, ARRAY_LEN(plain), fill);
-		sem_post(&s.parked_sem);
 	} else {
 		respond(r, 404, path);
 	}
@@ -500,6 +499,29 @@ static void a_body_too_large_is_refused(void **state)
 	stop();
 }
 
+/* The answer survives a client that sends all of it before it reads. */
+static void a_refusal_arrives_behind_a_body_on_its_way(void **state)
+{
+	static char junk[100000];
+	const char *heads[] = {"Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n186a0\r\n"};
+
+	(void)state;
+	start(usual);
+	for (unsigned i = 0; i < 20; i++) {
+		int fd = dial();
+
+		say(fd, "POST /echo HTTP/1.1\r\n" HOST);
+		say(fd, heads[i % 2]);
+		(void)!send(fd, junk, sizeof junk, MSG_NOSIGNAL);
+		read_head(fd);
+		assert_int_equal(reply.status, 413);
+		closed(fd);
+		patiently(&s.end_sem);
+		s.requests++;
+	}
+	stop();
+}
+
 static void a_body_without_memory_is_refused_and_the_next_served(void **state)
 {
 	int fd;
@@ -844,6 +866,45 @@ static void a_stalled_reader_is_bounded_and_ended(void **state)
 	assert_int_equal(s.gones, 1);
 }
 
+static void a_stalled_reader_of_a_long_answer_is_ended(void **state)
+{
+	static char big[BIG_LIMIT];
+	struct httpd_config cfg = usual;
+	int fd;
+
+	(void)state;
+	cfg.write_ms = 60;
+	small_buffers = true;
+	start(cfg);
+	fd = dial();
+	small_buffers = false;
+	say(fd, "POST /big HTTP/1.1\r\n" HOST "Content-Length: 8388608\r\n\r\n");
+	say_n(fd, big, sizeof big);
+	patiently(&s.gone_sem);
+	assert_in_range(closed(fd), 0, sizeof big - 1);
+	still_serves();
+	stop();
+	assert_int_equal(s.gones, 1);
+}
+
+/* Its FIN comes with its request, or with half of one. */
+static void a_half_closed_client_is_answered_and_closed(void **state)
+{
+	(void)state;
+	start(usual);
+	for (int i = 0; i < 20; i++) {
+		int fd = dial();
+
+		say(fd, i % 2 == 0 ? GET("/hi") GET("/hi") : GET("/hi") GET("/hi") "GET /hi HT");
+		shutdown(fd, SHUT_WR);
+		hear(fd, false);
+		hear(fd, false);
+		assert_string_equal(reply.body, "hello");
+		assert_int_equal(closed(fd), 0);
+	}
+	stop();
+}
+
 /* It is blocked in writing, where libmicrohttpd sees no FIN. */
 static void a_stalled_reader_that_leaves_is_seen(void **state)
 {
@@ -1012,6 +1073,8 @@ int main(void)
 		cmocka_unit_test(an_old_client_is_served_and_closed),
 		cmocka_unit_test(a_body_arrives_byte_for_byte),
 		cmocka_unit_test(a_body_too_large_is_refused),
+		cmocka_unit_test(a_half_closed_client_is_answered_and_closed),
+		cmocka_unit_test(a_refusal_arrives_behind_a_body_on_its_way),
 		cmocka_unit_test(a_body_without_memory_is_refused_and_the_next_served),
 		cmocka_unit_test(what_could_be_smuggled_is_refused_and_closed),
 		cmocka_unit_test(a_parked_request_is_answered_later),
@@ -1023,6 +1086,7 @@ int main(void)
 		cmocka_unit_test(an_old_client_gets_a_stream_without_chunks),
 		cmocka_unit_test(a_quiet_streams_client_that_leaves_is_seen),
 		cmocka_unit_test(a_stalled_reader_is_bounded_and_ended),
+		cmocka_unit_test(a_stalled_reader_of_a_long_answer_is_ended),
 		cmocka_unit_test(a_stalled_reader_that_leaves_is_seen),
 		cmocka_unit_test(slow_headers_and_bodies_are_cut),
 		cmocka_unit_test(quiescing_refuses_new_and_closes_old),
