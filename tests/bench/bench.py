@@ -4,10 +4,7 @@ import argparse
 import json
 import os
 import platform
-<<<<<<< HEAD
-=======
 import resource
->>>>>>> bench
 import signal
 import subprocess
 import sys
@@ -117,17 +114,6 @@ def wants_settled(opts):
     return "settled" in opts.senders
 
 
-<<<<<<< HEAD
-def stolen_share(before):
-    """Of all CPU time since: what other guests of the host took."""
-    now = cpu_ticks()
-    total = sum(now) - sum(before)
-    return (now[7] - before[7]) / total if total else 0.0
-
-
-def cpu_ticks():
-    return [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-=======
 class Noise:
     """How much CPU time others took meanwhile: processes that are not ours, and other guests of the host."""
 
@@ -148,19 +134,13 @@ class Noise:
         now = self.now()
         grown = {key: now[key] - self.before[key] for key in now}
         return max(0.0, grown["busy"] - grown["ours"] + grown["steal"]) / max(grown["all"], 0.01)
->>>>>>> bench
 
 
 def measure_throughput(procs, opts, nginx_port, found):
     upstream = f"http://127.0.0.1:{nginx_port}/send/"
     targets = {}
     if wants_settled(opts):
-<<<<<<< HEAD
-        daemon = Settled(procs, {"push": phases.http_service(nginx_port, phases.IN_FLIGHT)},
-                         {"queued_items": phases.RAISED["queued_items"]})
-=======
         daemon = Settled(procs, {"push": phases.http_service(nginx_port, phases.IN_FLIGHT)})
->>>>>>> bench
         targets["settled"] = (daemon.pid, daemon.port)
     if "node" in opts.senders:
         node, port = start_node(procs, upstream)
@@ -195,17 +175,11 @@ def measure(procs, opts, found):
 
 def run(procs, opts, argv):
     found = {"facts": machine_facts(procs, opts, argv)}
-<<<<<<< HEAD
-    ticks, began = cpu_ticks(), time.monotonic()
-    measure(procs, opts, found)
-    found["facts"]["CPU time stolen by the host"] = f"{stolen_share(ticks):.1%}"
-=======
     noise, began = Noise(), time.monotonic()
     measure(procs, opts, found)
     procs.stop_all()
     found["noise"] = noise.share()
     found["facts"]["CPU time that others took"] = f"{found['noise']:.1%}"
->>>>>>> bench
     found["facts"]["took"] = f"{time.monotonic() - began:.0f} s"
     found["targets"] = report.targets(found)
     progress("")

@@ -2,12 +2,9 @@
 
 NAMES = {"settled": "settled", "bare": "bare loop", "minimal": "bare, minimal", "node": "Node fetch"}
 
-<<<<<<< HEAD
-=======
 # Share of the machine's CPU time: above it neighbours decide the figures.
 NOISY = 0.05
 
->>>>>>> bench
 
 def target(text, wanted, figure, reached):
     return {"target": text, "wanted": wanted, "figure": figure, "reached": bool(reached)}
@@ -71,11 +68,7 @@ def table(head, rows):
 
 
 def print_throughput(found):
-<<<<<<< HEAD
-    print("Throughput (median of the rounds, min..max)")
-=======
     print(f"Throughput (median of {found['rounds']} rounds, min..max)")
->>>>>>> bench
     rows = []
     for c in found["cells"]:
         s, cpu = c["items_s"], c["cpu_us_item"]
@@ -131,10 +124,6 @@ def print_shapes(shapes):
           [(NAMES[k], s["bytes"], s["body_bytes"], " ".join(s["headers"])) for k, s in shapes.items()])
 
 
-<<<<<<< HEAD
-def show(found):
-    print_facts(found["facts"])
-=======
 def print_noise(share):
     if share > NOISY:
         print(f"NOISY: others used {share:.0%} of this machine's CPU time. Nothing below is fit to be quoted;\n"
@@ -144,7 +133,6 @@ def print_noise(share):
 def show(found):
     print_facts(found["facts"])
     print_noise(found["noise"])
->>>>>>> bench
     if "requests" in found:
         print_shapes(found["requests"])
     if "throughput" in found:
@@ -154,10 +142,7 @@ def show(found):
         print_abort(found["abort"])
     if "memory" in found:
         print_memory(found["memory"])
-<<<<<<< HEAD
-=======
     print_noise(found["noise"])
->>>>>>> bench
     if found["targets"]:
         print("Targets")
         table(("", "wanted", "found", ""), [(t["target"], t["wanted"], t["figure"],
