@@ -53,6 +53,7 @@ struct transfer {
 	enum transfer_state state;
 	struct xfer *x;
 	CURL *easy;
+	curl_socket_t fd;                /* that libcurl has watched for it, or -1 */
 	void (*on_done)(void *arg, const struct answer *answer);
 	void *arg;
 

@@ -19,7 +19,9 @@
  *  5. No callback of libcurl calls the multi or the owner.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "xfer/xfer-i.h"
 
@@ -30,6 +32,8 @@ enum {
 
 int xfer_global_init(void)
 {
+	/* CURLOPT_NOSIGNAL leaves to us what a TLS write to a closed peer raises. */
+	signal(SIGPIPE, SIG_IGN);
 	return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : -ENOMEM;
 }
 
@@ -300,8 +304,19 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 	return t;
 }
 
+/* Under load an answer can have arrived that the loop has not come to. */
+static void read_what_waits(struct transfer *t)
+{
+	char c;
+
+	if (t->state == TRANSFER_LIVE && t->seen.requests > 0 && t->seen.status == 0 && t->fd >= 0 &&
+	    recv(t->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+		xfer_act(t->x, t->fd, CURL_CSELECT_IN);
+}
+
 void xfer_cancel(struct transfer *t)
 {
+	read_what_waits(t);
 	switch (t->state) {
 	case TRANSFER_STARTING:
 		xfer_transfer_conclude(t, CURLE_OK, true);
