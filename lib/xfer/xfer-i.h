@@ -28,7 +28,8 @@ struct closing {
 struct xfer {
 	struct loop *loop;
 	CURLM *multi;
-	struct loop_timer *timer;        /* libcurl's one timer */
+	struct loop_timer *timer;        /* libcurl's one timer ... */
+	int64_t due_us, armed_us;        /* when it wants it, and when it rings; HEAP_NONE: not */
 	struct loop_timer *quiet;        /* closes what nothing has used */
 	bool quiet_armed;
 	int64_t quiet_since_us;
@@ -39,7 +40,9 @@ struct xfer {
 	unsigned in_multi;
 	unsigned live;
 	struct list starting;            /* struct transfer */
-	struct loop_timer *start;
+	struct loop_call start;
+	struct loop_timer *start_rest;
+	bool starting_now;               /* libcurl is being given transfers */
 	struct list done;                /* struct transfer */
 	struct loop_call deliver;
 	bool delivering;

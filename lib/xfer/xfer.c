@@ -3,15 +3,17 @@
  *
  * A transfer's states, each change in the function named:
  *
- *     SPARE ── xfer_start() ──► STARTING ── on_start() ──► LIVE
+ *     SPARE ── xfer_start() ──► STARTING ─ start_some() ─► LIVE
  *       ▲                          │ xfer_cancel()          │ finish(), xfer_cancel()
  *       └────── deliver() ─────── DONE ◄────────────────────┘
  *
  * Invariants
  *  1. LIVE: the easy handle is in the multi. Otherwise it is not.
- *  2. STARTING: in x->starting with x->start armed. libcurl would connect or
- *     send for all that it is given at once, up to 60 us each, so it is given
- *     a few per turn, and the loop sees to other things between them.
+ *  2. STARTING: in x->starting, with the start call asked for or start_rest
+ *     armed. libcurl would connect or send for all that it is given at once, up
+ *     to 60 us each, so it is given some and the loop sees to other things. The
+ *     first ones start in this turn: a connection that is used again at once
+ *     costs no epoll_ctl().
  *  3. DONE: in x->done with the deliver call asked for; the answer is final, so
  *     a cancel changes nothing any more.
  *  4. Messages of the multi are drained after each call into it that can make
@@ -26,7 +28,8 @@
 #include "xfer/xfer-i.h"
 
 enum {
-	STARTS_PER_TURN = 16,
+	STARTS_PER_STEP = 8,
+	START_LIMIT_US = 500,
 	SPARE_MAX = 128,                 /* some 10 KB each */
 };
 
@@ -107,9 +110,29 @@ void xfer_act(struct xfer *x, curl_socket_t fd, int events)
 	}
 }
 
+static void arm_timer(struct xfer *x)
+{
+	if (x->due_us >= x->armed_us)
+		return;
+	x->armed_us = x->due_us;
+	loop_timer_at(x->timer, x->due_us);
+}
+
+/* libcurl says anew when it wants the timer, if it still does. */
+static void run_timeouts(struct xfer *x)
+{
+	x->due_us = HEAP_NONE;
+	xfer_act(x, CURL_SOCKET_TIMEOUT, 0);
+}
+
 static void on_timer(void *arg)
 {
-	xfer_act(arg, CURL_SOCKET_TIMEOUT, 0);
+	struct xfer *x = arg;
+
+	x->armed_us = HEAP_NONE;
+	if (x->due_us <= loop_now_us(x->loop))
+		run_timeouts(x);
+	arm_timer(x);
 }
 
 static void add_to_multi(struct transfer *t)
@@ -126,25 +149,42 @@ static void add_to_multi(struct transfer *t)
 	set_done(t);
 }
 
-static void on_start(void *arg)
+static void start_some(struct xfer *x)
 {
-	struct xfer *x = arg;
-	struct list *node;
+	int64_t until_us = loop_now_us(x->loop) + START_LIMIT_US;
 
-	for (int n = 0; n < STARTS_PER_TURN && (node = list_pop(&x->starting)) != NULL; n++)
-		add_to_multi(list_entry(node, struct transfer, node));
-	xfer_act(x, CURL_SOCKET_TIMEOUT, 0);
+	do {
+		x->starting_now = true;
+		for (int n = 0; n < STARTS_PER_STEP && !list_empty(&x->starting); n++)
+			add_to_multi(list_entry(list_pop(&x->starting), struct transfer, node));
+		x->starting_now = false;
+		run_timeouts(x);
+	} while (!list_empty(&x->starting) && loop_now_us(x->loop) < until_us);
+	arm_timer(x);
 	if (!list_empty(&x->starting))
-		loop_timer_at(x->start, 0);
+		loop_timer_at(x->start_rest, 0);
 }
 
-/* CURLMOPT_TIMERFUNCTION. */
+static void on_start(struct loop_call *c)
+{
+	start_some(container_of(c, struct xfer, start));
+}
+
+static void on_start_rest(void *arg)
+{
+	start_some(arg);
+}
+
+/* CURLMOPT_TIMERFUNCTION. The loop's timer is only ever moved forward: a ring
+ * too early is cheaper than moving it with every transfer. */
 static int on_set_timer(CURLM *multi, long ms, void *arg)
 {
 	struct xfer *x = arg;
 
 	(void)multi;
-	loop_timer_at(x->timer, ms < 0 ? HEAP_NONE : ms == 0 ? 0 : loop_now_us(x->loop) + (int64_t)ms * 1000);
+	x->due_us = ms < 0 ? HEAP_NONE : ms == 0 ? 0 : loop_now_us(x->loop) + (int64_t)ms * 1000;
+	if (!x->starting_now)
+		arm_timer(x);
 	return 0;
 }
 
@@ -232,7 +272,7 @@ static void on_quiet(void *arg)
 		return;
 	free_spares(x);
 	curl_multi_cleanup(x->multi);
-	loop_timer_at(x->timer, HEAP_NONE);
+	x->due_us = HEAP_NONE;
 	x->multi = fresh;
 	x->max_connects = 0;
 	allow_connections(x);
@@ -243,6 +283,7 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 	struct xfer *x = xcalloc(1, sizeof *x);
 
 	x->loop = l;
+	x->due_us = x->armed_us = HEAP_NONE;
 	x->max_idle = cfg->max_idle;
 	x->idle_ms = MAX(cfg->idle_ms, INT64_C(1));
 	x->user_agent = cfg->user_agent == NULL ? NULL : xstrdup(cfg->user_agent);
@@ -257,7 +298,8 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 		return NULL;
 	}
 	allow_connections(x);
-	x->start = loop_timer_new(l, LOOP_NORMAL, on_start, x);
+	loop_call_init(&x->start, on_start);
+	x->start_rest = loop_timer_new(l, LOOP_NORMAL, on_start_rest, x);
 	x->timer = loop_timer_new(l, LOOP_NORMAL, on_timer, x);
 	x->quiet = loop_timer_new(l, LOOP_NORMAL, on_quiet, x);
 	x->closing.timer = loop_timer_new(l, LOOP_NORMAL, xfer_sockets_close_some, x);
@@ -274,7 +316,8 @@ void xfer_free(struct xfer *x)
 	/* Closes the idle connections, through the queue. */
 	curl_multi_cleanup(x->multi);
 	xfer_sockets_close_all(x);
-	loop_timer_free(x->start);
+	loop_call_cancel(&x->start);
+	loop_timer_free(x->start_rest);
 	loop_timer_free(x->timer);
 	loop_timer_free(x->quiet);
 	loop_timer_free(x->closing.timer);
@@ -297,8 +340,7 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 	t->on_done = on_done;
 	t->arg = arg;
 	t->state = TRANSFER_STARTING;
-	if (list_empty(&x->starting))
-		loop_timer_at(x->start, 0);
+	loop_call_soon(x->loop, &x->start);
 	list_append(&x->starting, &t->node);
 	x->live++;
 	return t;
