@@ -1,7 +1,7 @@
 # settled in a container: built from source, shipped with its libraries alone.
 #
 #   docker build -t settled .
-#   docker run --rm --read-only -p 8080:8080 -v "$PWD/deploy/container.yaml:/etc/settled.yaml:ro" \
+#   docker run --rm --read-only -p 127.0.0.1:8080:8080 -v "$PWD/deploy/container.yaml:/etc/settled.yaml:ro" \
 #       settled --config /etc/settled.yaml
 
 FROM debian:bookworm-slim AS build

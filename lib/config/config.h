@@ -61,3 +61,9 @@ void config_free(struct config *c);              /* NULL is fine */
 
 /* Index of a service by name, or -1. */
 int config_find_service(const struct config *c, struct slice name);
+
+/* Every setting with its values, default and reason, as a Markdown table. */
+void config_describe(struct buf *out);
+
+/* A commented YAML file that says what having no file means. */
+void config_defaults(struct buf *out);

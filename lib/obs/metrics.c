@@ -169,7 +169,7 @@ static void add_label(struct buf *out, char before, const char *name, const char
 
 /* name, suffix and labels, up to the space before the number. */
 static void add_series(struct buf *out, const struct family *f, const unsigned at[2],
-                       const char *suffix, const char *le)
+		       const char *suffix, const char *le)
 {
 	char before = '{';
 
@@ -187,7 +187,7 @@ static void add_series(struct buf *out, const struct family *f, const unsigned a
 }
 
 static void render_histogram(const struct metrics *m, const struct family *f,
-                             const unsigned at[2], struct buf *out)
+	                     const unsigned at[2], struct buf *out)
 {
 	size_t first = family_at(f, at[0], at[1]);
 	int64_t n[N_BUCKETS + 1], count = 0, below = 0;
@@ -211,7 +211,7 @@ static void render_histogram(const struct metrics *m, const struct family *f,
 }
 
 static void render_number(const struct metrics *m, const struct family *f,
-                          const unsigned at[2], struct buf *out)
+	                  const unsigned at[2], struct buf *out)
 {
 	int64_t v = metrics_sum(m, family_at(f, at[0], at[1]));
 

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "channel/channel.h"
 #include "negotiate.h"
 #include "routes-i.h"
 

@@ -17,7 +17,7 @@ class Function:
     name: str
     line: int       # of its signature
     lines: int      # signature to closing brace
-    params: int
+    params: str
     is_definition: bool
 
 
@@ -72,6 +72,7 @@ def close_of(code, at, pair):
 
 
 def count_params(text):
+    """How many parameters these are."""
     text = text.strip()
     if text in ("", "void"):
         return 0
@@ -122,7 +123,7 @@ def one_function(code, start, stop, end, is_definition):
     start += len(chunk) - len(chunk.lstrip())
     inside = chunk[paren + 1:close_of(chunk, paren, "()")]
     first = line_of(code, start)
-    yield Function(name, first, line_of(code, end) - first + 1, count_params(inside), is_definition)
+    yield Function(name, first, line_of(code, end) - first + 1, inside, is_definition)
 
 
 def switches(text):

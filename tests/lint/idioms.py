@@ -9,7 +9,8 @@ import layers
 import tap
 
 # Labels of other people's enumerations, and errno: a default is fine there.
-FOREIGN_LABEL = re.compile(r"(CURL|JSON_|YAML_|MHD_|AF_|SIG|EV_|SSL_|X509_|IPPROTO_|SOCK_|SQLITE_|EPOLL|POLL)|E[A-Z0-9]+$")
+FOREIGN_LABEL = re.compile(r"(CURL|JSON_|YAML_|MHD_|AF_|EAI_|SIG|EV_|SSL_|X509_|IPPROTO_|SOCK_|SQLITE_|EPOLL|POLL)"
+                           r"|E[A-Z0-9]+$")
 OWN_LABEL = re.compile(r"[A-Z][A-Z0-9_]+$")
 STATEMENT = re.compile(r"""(
     [\w>.\[\]()*-]+\s*([-+|&*/]|<<|>>)?=\s*[^=\s].*;    # an assignment
@@ -58,8 +59,8 @@ def check_dead_code(root):
 
 def check_tabs(root):
     def find(text):
-        for n, line in enumerate(csource.TOKEN.sub(lambda m: csource.blank(m[0]), text).split("\n"), 1):
-            if line.startswith(" ") and line.strip() or re.match(r"\t* {8}", line) and line.strip():
+        for n, line in enumerate(csource.code_only(text).split("\n"), 1):
+            if line.startswith(" ") and line.strip():
                 yield n, "indent with tabs"
     return over_sources(root, find)
 

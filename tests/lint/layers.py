@@ -50,16 +50,18 @@ def check_layers(root):
 
 
 def check_full_paths(root):
-    return [f'{path.relative_to(root)}:{line}: write "module/{name}"'
+    """Beside a file lies what only its module may use; all else is named with its module."""
+    return [f'{path.relative_to(root)}:{line}: {name}: write "module/name.h"'
             for path in sources(root, "lib")
-            for line, mark, name in includes(path) if mark == '"' and "/" not in name]
+            for line, mark, name in includes(path)
+            if mark == '"' and (".." in name or "/" not in name and not (path.parent / name).exists())]
 
 
 def check_private(root):
     return [f"{path.relative_to(root)}:{line}: {name} is private to {name.split('/')[0]}"
             for path in sources(root, "lib", "cmd")
             for line, mark, name in includes(path)
-            if name.endswith("-i.h") and name.split("/")[0] != module_of(root, path)]
+            if name.endswith("-i.h") and "/" in name and name.split("/")[0] != module_of(root, path)]
 
 
 def check_foreign(root):

@@ -59,14 +59,30 @@ LONG = "int core_long(void)\n{\n" + "\tcore_step();\n" * 90 + "\treturn 0;\n}\n"
 DEFAULT = "void core_b(enum e e)\n{\n\tswitch (e) {\n\tcase E_ONE:\n\tdefault:\n\t\tbreak;\n\t}\n}\n"
 
 
+def archive_of(folder, name, text):
+    source, archive = folder / f"{name}.c", folder / f"{name}.a"
+    source.write_text(text)
+    subprocess.run(["cc", "-c", source, "-o", source.with_suffix(".o")], check=True)
+    subprocess.run(["ar", "rc", archive, source.with_suffix(".o")], check=True, capture_output=True)
+    return archive
+
+
 def bad_symbol():
     with tempfile.TemporaryDirectory() as name:
-        source, archive = Path(name) / "a.c", Path(name) / "a.a"
-        source.write_text("int op_good;\nint stray;\n")
-        subprocess.run(["cc", "-c", source, "-o", source.with_suffix(".o")], check=True)
-        subprocess.run(["ar", "rc", archive, source.with_suffix(".o")], check=True, capture_output=True)
-        found = symbols.check_archive("core", archive)
+        root = Path(name)
+        plant(root, {"lib/core/core-i.h": "int shared;\n", "lib/core/op.h": "int stray;\n",
+                     "lib/wire/wire.c": '#include "core/op.h"\n'})
+        archive = archive_of(root, "a", "int op_good, shared, stray;\n")
+        found = symbols.check_archive(root, "core", archive)
         return [] if len(found) == 1 and "stray" in found[0] else [f"found {found}"]
+
+
+def twice_exported():
+    with tempfile.TemporaryDirectory() as name:
+        one, other = (archive_of(Path(name), n, "int twice;\n") for n in ("a", "b"))
+        if symbols.check_unique([("core", one)]):
+            return ["found with one archive"]
+        return [] if symbols.check_unique([("core", one), ("wire", other)]) else ["not found"]
 
 
 def counted(result, stdout, want, protocol="tap", status=0):
@@ -119,7 +135,7 @@ CHECKS = [
     ("a module without a layer is found",
      planted(layers.check_layers, SOUND, file_of("lib/utils/b.c", "\n"))),
     ("an include without its module is found",
-     planted(layers.check_full_paths, SOUND, file_of("lib/core/b.c", '#include "a-i.h"\n'))),
+     planted(layers.check_full_paths, SOUND, file_of("lib/core/b.c", '#include "buf.h"\n'))),
     ("a private header outside its module is found",
      planted(layers.check_private, SOUND, file_of("lib/wire/b.c", '#include "core/a-i.h"\n'))),
     ("a second user of a foreign library is found",
@@ -127,6 +143,7 @@ CHECKS = [
     ("libcrypto outside channel is found",
      planted(layers.check_foreign, SOUND, file_of("lib/xfer/b.c", "#include <openssl/hmac.h>\n"))),
     ("a public symbol without a prefix is found", bad_symbol),
+    ("a name that two modules export is found", twice_exported),
     ("a long function is found", planted(sizes.check_functions, SOUND, file_of("lib/core/b.c", LONG))),
     ("a long parameter list is found",
      planted(sizes.check_params, SOUND, file_of("lib/core/b.h", "int core_p(int a, int b, int c, int d, int e, int f, int g);\n"))),

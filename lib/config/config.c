@@ -1,0 +1,183 @@
+#include "config/config-i.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+const char *service_kind_str(enum service_kind k)
+{
+	return cfg_service_kinds[k];
+}
+
+/* A header's or a URL's text may hold credentials. */
+static void wipe_str(const char *s)
+{
+	if (s == NULL)
+		return;
+	explicit_bzero((char *)s, strlen(s));
+	free((char *)s);
+}
+
+static void service_done(struct service *s)
+{
+	free((char *)s->name);
+	wipe_str(s->url);
+	for (size_t i = 0; i < s->n_headers; i++)
+		wipe_str(s->headers[i]);
+	free(s->headers);
+	if (s->secret.p != NULL)
+		explicit_bzero((char *)s->secret.p, s->secret.n);
+	free((char *)s->secret.p);
+	free(s->allow);
+}
+
+void config_free(struct config *c)
+{
+	if (c == NULL)
+		return;
+	for (size_t i = 0; i < c->n_services; i++)
+		service_done(&c->services[i]);
+	free(c->services);
+	free((char *)c->listen_host);
+	free(c);
+}
+
+int config_find_service(const struct config *c, struct slice name)
+{
+	for (size_t i = 0; i < c->n_services; i++) {
+		if (slice_eq(slice_str(c->services[i].name), name))
+			return (int)i;
+	}
+	return -1;
+}
+
+static struct service *service_add(struct config *c, struct slice name)
+{
+	struct service *s = &c->services[c->n_services++];
+	char *copy = xcalloc(1, name.n + 1);
+
+	memcpy(copy, name.p, name.n);
+	s->name = copy;
+	cfg_settings_preset("services.*", s);
+	return s;
+}
+
+static void read_service(struct config *c, const struct node *n, struct report *rep)
+{
+	struct service *s;
+	const struct node *kind;
+
+	if (!cfg_check_service_name(n->key)) {
+		cfg_report_key(rep, n, "not a service's name: use 1 to 64 of a-z, 0-9, _ and -");
+		return;
+	}
+	s = service_add(c, n->key);
+	cfg_settings_read(n, "services.*", s, rep);
+	if (n->kind != NODE_MAP && !cfg_node_is_null(n))
+		return;
+	kind = cfg_node_find(n, "kind");
+	if (kind == NULL)
+		cfg_report_missing(rep, n, "kind", "required: give http or webhook");
+	if (kind == NULL || cfg_choice_index(cfg_service_kinds, kind) < 0)
+		return;
+	cfg_settings_check_kind(n, s->kind, rep);
+	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
+		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
+}
+
+static void read_services(struct config *c, const struct node *map, struct report *rep)
+{
+	if (map->kind != NODE_MAP && !cfg_node_is_null(map)) {
+		cfg_report_node(rep, map, "not a map: give services as NAME: {kind: webhook}");
+		return;
+	}
+	if (map->first == NULL)
+		return;
+	c->services = xcalloc(map->last->index + 1, sizeof *c->services);
+	for (const struct node *n = map->first; n != NULL; n = n->next)
+		read_service(c, n, rep);
+}
+
+static const struct node *find_in(const struct node *root, const char *section, const char *key)
+{
+	const struct node *map = cfg_node_find(root, section);
+
+	return map == NULL ? NULL : cfg_node_find(map, key);
+}
+
+/* What depends on more than one setting. */
+static void check_together(const struct config *c, const struct node *root, struct report *rep)
+{
+	const struct node *listen = cfg_node_find(root, "listen");
+	const struct node *deadline = find_in(root, "limits", "deadline_ms");
+
+	if (listen != NULL && !c->open && !cfg_check_is_loopback(c->listen_host))
+		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
+		                "listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	if (c->limits.deadline_ms <= c->limits.max_deadline_ms)
+		return;
+	if (deadline == NULL)
+		deadline = find_in(root, "limits", "max_deadline_ms");
+	/* Neither is found where `limits` stands twice, which was said already. */
+	if (deadline != NULL)
+		cfg_report_node(rep, deadline, "limits.deadline_ms (%lld) is longer than limits.max_deadline_ms (%lld): "
+		                "lower the first or raise the second", (long long)c->limits.deadline_ms,
+		                (long long)c->limits.max_deadline_ms);
+}
+
+static void read_tree(struct config *c, struct node *root, struct report *rep)
+{
+	const struct node *services;
+
+	cfg_expand_tree(root, rep);
+	cfg_settings_read(root, "", c, rep);
+	services = cfg_node_find(root, "services");
+	if (services != NULL)
+		read_services(c, services, rep);
+	check_together(c, root, rep);
+}
+
+static void read_file(struct config *c, struct report *rep)
+{
+	struct buf text = {0};
+	struct node *root;
+	int err = cfg_file_read(rep->file, CONFIG_FILE_MAX, &text);
+
+	if (err != 0) {
+		rep->n++;
+		buf_printf(rep->out, "%s: %s: %s\n", rep->file,
+		           err == -EFBIG ? "larger than 1 MiB" : strerror(-err),
+		           err == -EFBIG ? "give a smaller file" : "give a file that can be read");
+		cfg_buf_wipe(&text);
+		return;
+	}
+	root = cfg_tree_parse(buf_slice(&text), rep);
+	cfg_buf_wipe(&text);
+	if (root != NULL)
+		read_tree(c, root, rep);
+	cfg_node_free(root);
+	cfg_report_end(rep);
+}
+
+struct config *config_load(const char *path, struct buf *reterr)
+{
+	struct config *c = xcalloc(1, sizeof *c);
+	struct report rep = {.out = reterr, .file = path};
+
+	cfg_settings_preset("", c);
+	if (path != NULL)
+		read_file(c, &rep);
+	if (rep.n > 0) {
+		config_free(c);
+		return NULL;
+	}
+	if (c->n_services == 0) {
+		free(c->services);
+		c->services = xcalloc(1, sizeof *c->services);
+		service_add(c, SLICE("webhook"))->kind = SERVICE_WEBHOOK;
+	}
+	for (size_t i = 0; i < c->n_services; i++) {
+		if (c->services[i].max_payload == 0)
+			c->services[i].max_payload = c->limits.payload_bytes;
+	}
+	return c;
+}

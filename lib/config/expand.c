@@ -1,0 +1,149 @@
+/*
+ * ${NAME} is an environment variable, ${file:PATH} a file's content without its
+ * last newline (PATH as open(2) takes it), $${ a literal ${. Values are expanded
+ * after the YAML was parsed, so what comes in stays one value whatever it holds.
+ * Nothing that came in is ever shown.
+ */
+#include "config/config-i.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void cfg_buf_wipe(struct buf *b)
+{
+	if (b->p != NULL)
+		explicit_bzero(b->p, b->cap);
+	buf_free(b);
+}
+
+int cfg_file_read(const char *path, size_t max, struct buf *ret)
+{
+	int fd, err = 0;
+	ssize_t got = 1;
+
+	if (!buf_reserve(ret, max + 1))
+		return -ENOMEM;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0)
+		return -errno;
+	while (got > 0 && ret->n <= max) {
+		got = read(fd, ret->p + ret->n, max + 1 - ret->n);
+		if (got > 0)
+			ret->n += (size_t)got;
+		else if (got < 0 && errno == EINTR)
+			got = 1;
+		else if (got < 0)
+			err = -errno;
+	}
+	close(fd);
+	return err == 0 && ret->n > max ? -EFBIG : err;
+}
+
+static bool is_name(const char *s)
+{
+	if (*s == '\0' || (*s >= '0' && *s <= '9'))
+		return false;
+	return s[strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")] == '\0';
+}
+
+static bool add_file(struct node *n, const char *path, struct buf *out, struct report *rep)
+{
+	struct buf content = {0};
+	int err = cfg_file_read(path, CONFIG_VALUE_MAX, &content);
+
+	if (err == -EFBIG)
+		cfg_report_node(rep, n, "${file:%s} holds more than 64 KiB: give a smaller file", path);
+	else if (err != 0)
+		cfg_report_node(rep, n, "${file:%s} cannot be read: %s", path, strerror(-err));
+	if (content.n > 0 && content.p[content.n - 1] == '\n')
+		content.n -= content.n > 1 && content.p[content.n - 2] == '\r' ? 2 : 1;
+	if (err == 0)
+		buf_add(out, content.p, MIN(content.n, CONFIG_VALUE_MAX + 1 - out->n));
+	cfg_buf_wipe(&content);
+	return err == 0;
+}
+
+/* What stands between ${ and }. */
+static bool add_reference(struct node *n, const char *what, struct buf *out, struct report *rep)
+{
+	const char *value;
+
+	if (strncmp(what, "file:", 5) == 0 && what[5] != '\0')
+		return add_file(n, what + 5, out, rep);
+	if (!is_name(what)) {
+		cfg_report_node(rep, n, "${...} needs a variable's name or file:PATH: write $${ for a plain ${");
+		return false;
+	}
+	value = getenv(what);
+	if (value == NULL) {
+		cfg_report_node(rep, n, "the environment variable %s is not set: set it, or write $${ for a plain ${", what);
+		return false;
+	}
+	buf_add(out, value, MIN(strlen(value), CONFIG_VALUE_MAX + 1 - out->n));
+	return true;
+}
+
+static bool add_expanded(struct node *n, struct buf *out, struct report *rep)
+{
+	const char *p = n->raw.p, *end = p + n->raw.n;
+
+	while (p < end && out->n <= CONFIG_VALUE_MAX) {
+		const char *close;
+		char *what;
+		bool ok;
+
+		if (strncmp(p, "$${", 3) == 0) {
+			buf_add_str(out, "${");
+			p += 3;
+			continue;
+		}
+		if (strncmp(p, "${", 2) != 0) {
+			buf_add_char(out, *p++);
+			continue;
+		}
+		close = memchr(p, '}', (size_t)(end - p));
+		if (close == NULL) {
+			cfg_report_node(rep, n, "${ without }: close it, or write $${ for a plain ${");
+			return false;
+		}
+		what = strndup(p + 2, (size_t)(close - p - 2));
+		REQUIRE(what != NULL);
+		ok = add_reference(n, what, out, rep);
+		free(what);
+		if (!ok)
+			return false;
+		p = close + 1;
+	}
+	if (out->n > CONFIG_VALUE_MAX)
+		cfg_report_node(rep, n, "longer than 64 KiB: give a shorter value");
+	return out->n <= CONFIG_VALUE_MAX;
+}
+
+static void expand_text(struct node *n, struct report *rep)
+{
+	struct buf out = {0};
+	char *text;
+
+	if (n->broken || memmem(n->raw.p, n->raw.n, "${", 2) == NULL)
+		return;
+	n->expanded = true;
+	/* Room for all of it: a buffer that moves would leave secrets behind. */
+	REQUIRE(buf_reserve(&out, CONFIG_VALUE_MAX + 8));
+	n->broken = !add_expanded(n, &out, rep);
+	if (!n->broken) {
+		text = xcalloc(1, out.n + 1);
+		memcpy(text, out.p, out.n);
+		n->text = (struct slice){text, out.n};
+	}
+	cfg_buf_wipe(&out);
+}
+
+void cfg_expand_tree(struct node *n, struct report *rep)
+{
+	if (n->kind == NODE_TEXT)
+		expand_text(n, rep);
+	for (struct node *child = n->first; child != NULL; child = child->next)
+		cfg_expand_tree(child, rep);
+}

@@ -1,0 +1,334 @@
+/*
+ * How each type of setting is read. `at` is the field, of the size that the
+ * table says; it keeps its default where the value is wrong.
+ */
+#include "config/config-i.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <unistd.h>
+
+bool cfg_node_want_text(const struct node *n, const char *what, struct report *rep)
+{
+	if (n->broken)
+		return false;
+	if (n->kind != NODE_TEXT)
+		cfg_report_node(rep, n, "a %s: give %s", n->kind == NODE_MAP ? "map" : "list", what);
+	else if (cfg_node_is_null(n))
+		cfg_report_node(rep, n, "no value: give %s", what);
+	else if (memchr(n->text.p, '\0', n->text.n) != NULL)
+		cfg_report_node(rep, n, "holds a NUL byte: take it away");
+	else
+		return true;
+	return false;
+}
+
+/* Null is an empty list or map: everything in it may be commented out. */
+static bool want_kind(const struct node *n, enum node_kind kind, const char *what, struct report *rep)
+{
+	if (n->broken)
+		return false;
+	if (n->kind == kind)
+		return true;
+	if (!cfg_node_is_null(n))
+		cfg_report_node(rep, n, "not a %s: give %s", kind == NODE_MAP ? "map" : "list", what);
+	return false;
+}
+
+/* Plain decimal: no sign, no leading zero (octal to some), no underscore. */
+static bool parse_integer(struct slice s, int64_t *ret)
+{
+	int64_t v = 0;
+
+	if (s.n == 0 || s.n > 18 || (s.p[0] == '0' && s.n > 1))
+		return false;
+	for (size_t i = 0; i < s.n; i++) {
+		if (s.p[i] < '0' || s.p[i] > '9')
+			return false;
+		v = v * 10 + (s.p[i] - '0');
+	}
+	*ret = v;
+	return true;
+}
+
+static void read_integer(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	const char *ms = strcmp(s->unit, "ms") == 0 ? ", without a suffix" : "";
+	int64_t v;
+	uint32_t narrow;
+
+	if (!cfg_node_want_text(n, "a whole number", rep))
+		return;
+	if (!n->plain && !n->expanded) {
+		cfg_report_node(rep, n, "a text in quotes: give the number without them");
+		return;
+	}
+	if (!parse_integer(n->text, &v)) {
+		cfg_report_node(rep, n, "%s is not a whole number: give %lld to %lld %s%s", cfg_shown_slice(n->raw).s,
+		                (long long)s->min, (long long)s->max, s->unit, ms);
+		return;
+	}
+	if (v < s->min || v > s->max) {
+		cfg_report_node(rep, n, "%s is out of range: give %lld to %lld %s", cfg_shown_slice(n->raw).s,
+		                (long long)s->min, (long long)s->max, s->unit);
+		return;
+	}
+	REQUIRE(s->size == sizeof narrow || s->size == sizeof v);
+	narrow = (uint32_t)v;
+	if (s->size == sizeof narrow)
+		memcpy(at, &narrow, sizeof narrow);
+	else
+		memcpy(at, &v, sizeof v);
+}
+
+static bool parse_bool(const struct node *n, bool *ret, struct report *rep)
+{
+	bool is_true = slice_eq(n->text, SLICE("true"));
+
+	if (!cfg_node_want_text(n, "true or false", rep))
+		return false;
+	if ((!n->plain && !n->expanded) || (!is_true && !slice_eq(n->text, SLICE("false")))) {
+		cfg_report_node(rep, n, "not a yes or no: give true or false, without quotes");
+		return false;
+	}
+	*ret = is_true;
+	return true;
+}
+
+static void read_bool(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	(void)s;
+	(void)parse_bool(n, at, rep);
+}
+
+/* There is nothing to choose yet, so there is no field either. */
+static void read_true(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	bool v;
+
+	(void)at;
+	if (parse_bool(n, &v, rep) && !v)
+		cfg_report_node(rep, n, "there is nothing else in this version: give %s", s->preset);
+}
+
+int cfg_choice_index(const char *const *choices, const struct node *n)
+{
+	for (int i = 0; n->kind == NODE_TEXT && choices[i] != NULL; i++) {
+		if (slice_eq(n->text, slice_str(choices[i])))
+			return i;
+	}
+	return -1;
+}
+
+static int read_index(const struct setting *s, const struct node *n, struct report *rep)
+{
+	struct buf known = {0};
+	int i = cfg_choice_index(s->choices, n);
+
+	if (i >= 0)
+		return i;
+	for (int k = 0; s->choices[k] != NULL; k++)
+		buf_printf(&known, "%s%s", k == 0 ? "" : s->choices[k + 1] == NULL ? " or " : ", ", s->choices[k]);
+	buf_add_char(&known, '\0');
+	REQUIRE(!known.failed);
+	if (cfg_node_want_text(n, known.p, rep))
+		cfg_report_node(rep, n, "%s is not known: give %s", cfg_shown_slice(n->raw).s, known.p);
+	buf_free(&known);
+	return -1;
+}
+
+static void read_choice(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	int i = read_index(s, n, rep);
+
+	REQUIRE(s->size == sizeof i);
+	if (i >= 0)
+		memcpy(at, &i, sizeof i);
+}
+
+/* Like a choice, but the field is the word itself. */
+static void read_word(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	int i = read_index(s, n, rep);
+
+	if (i >= 0)
+		*(const char **)at = s->choices[i];
+}
+
+/* listen_host and listen_port are one setting, so `at` is the whole config. */
+static void read_listen(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct config *c = at;
+	const char *problem;
+
+	(void)s;
+	if (!cfg_node_want_text(n, "an address and a port", rep))
+		return;
+	problem = cfg_check_listen(n->text.p, (char **)&c->listen_host, &c->listen_port);
+	if (problem != NULL)
+		cfg_report_node(rep, n, "%s is %s", cfg_shown_slice(n->raw).s, problem);
+}
+
+/* The cores that this process may run on. */
+static unsigned count_cores(void)
+{
+	cpu_set_t set;
+	long n;
+
+	if (sched_getaffinity(0, sizeof set, &set) == 0)
+		n = CPU_COUNT(&set);
+	else
+		n = sysconf(_SC_NPROCESSORS_ONLN);
+	return (unsigned)MIN(MAX(n, 1), CONFIG_SHARDS_MAX);
+}
+
+static void read_shards(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	int64_t v;
+
+	if (!cfg_node_want_text(n, "auto or a whole number", rep))
+		return;
+	if (slice_eq(n->text, SLICE("auto")))
+		*(unsigned *)at = count_cores();
+	else if (!parse_integer(n->text, &v) || v < s->min || v > s->max)
+		cfg_report_node(rep, n, "%s is neither: give auto, or %lld to %lld %s", cfg_shown_slice(n->raw).s,
+		                (long long)s->min, (long long)s->max, s->unit);
+	else
+		*(unsigned *)at = (unsigned)v;
+}
+
+static void read_url(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	const char *problem;
+
+	(void)s;
+	if (!cfg_node_want_text(n, "a URL", rep))
+		return;
+	problem = cfg_check_url(n->text.p);
+	if (problem != NULL)
+		cfg_report_node(rep, n, "%s", problem);
+	else
+		*(char **)at = xstrdup(n->text.p);
+}
+
+static bool header_is_double(const struct node *h)
+{
+	for (const struct node *k = h->parent->first; k != h; k = k->next) {
+		if (k->key.n == h->key.n && strncasecmp(k->key.p, h->key.p, h->key.n) == 0 && !slice_eq(k->key, h->key))
+			return true;
+	}
+	return false;
+}
+
+static const char *read_header(const struct node *h, struct report *rep)
+{
+	const char *problem = cfg_check_header_name(h->key);
+	char *line;
+	size_t size;
+
+	if (problem == NULL && header_is_double(h))
+		problem = "given twice: upper and lower case are the same to HTTP";
+	if (problem != NULL) {
+		cfg_report_key(rep, h, "%s", problem);
+		return NULL;
+	}
+	if (!cfg_node_want_text(h, "the header's value", rep))
+		return NULL;
+	problem = cfg_check_header_value(h->text);
+	if (problem != NULL) {
+		cfg_report_node(rep, h, "%s", problem);
+		return NULL;
+	}
+	size = h->key.n + 2 + h->text.n + 1;
+	line = xcalloc(1, size);
+	memcpy(line, h->key.p, h->key.n);
+	memcpy(line + h->key.n, ": ", 2);
+	memcpy(line + h->key.n + 2, h->text.p, h->text.n);
+	return line;
+}
+
+/* headers and n_headers are one setting, so `at` is the whole service. */
+static void read_headers(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct service *svc = at;
+
+	(void)s;
+	if (!want_kind(n, NODE_MAP, "{Name: value}", rep) || n->first == NULL)
+		return;
+	svc->headers = xcalloc(n->last->index + 1, sizeof *svc->headers);
+	for (const struct node *h = n->first; h != NULL; h = h->next) {
+		const char *line = read_header(h, rep);
+
+		if (line != NULL)
+			svc->headers[svc->n_headers++] = line;
+	}
+}
+
+static void read_secret(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	const char *problem;
+
+	(void)s;
+	if (!cfg_node_want_text(n, "a signing secret", rep))
+		return;
+	problem = cfg_check_secret(n->text, at);
+	if (problem != NULL)
+		cfg_report_node(rep, n, "%s", problem);
+}
+
+/* allow and n_allow are one setting, so `at` is the whole service. */
+static void read_ranges(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct service *svc = at;
+
+	(void)s;
+	if (!want_kind(n, NODE_LIST, "[\"10.0.0.0/8\"]", rep) || n->first == NULL)
+		return;
+	svc->allow = xcalloc(n->last->index + 1, sizeof *svc->allow);
+	for (const struct node *r = n->first; r != NULL; r = r->next) {
+		if (!cfg_node_want_text(r, "a range of addresses", rep))
+			continue;
+		if (cidr_parse(r->text.p, &svc->allow[svc->n_allow]))
+			svc->n_allow++;
+		else
+			cfg_report_node(rep, r, "%s is not a range of addresses: give one as 10.0.0.0/8 or fd00::/8, "
+			                "with no bits set behind the prefix", cfg_shown_slice(r->raw).s);
+	}
+}
+
+static void read_refuses_with(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	(void)s;
+	if (!want_kind(n, NODE_LIST, "[503]", rep))
+		return;
+	for (const struct node *code = n->first; code != NULL; code = code->next) {
+		if (!cfg_node_want_text(code, "503", rep))
+			continue;
+		if (slice_eq(code->text, SLICE("503")))
+			*(bool *)at = true;
+		else
+			cfg_report_node(rep, code, "%s cannot be given: 503 is the one status that can mean a refusal",
+			                cfg_shown_slice(code->raw).s);
+	}
+}
+
+static void read_absent(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	(void)at;
+	cfg_report_key(rep, n, "not available in this version: %s", s->why);
+}
+
+const struct setting_type cfg_type_integer = {"integer", read_integer};
+const struct setting_type cfg_type_bool = {"true or false", read_bool};
+const struct setting_type cfg_type_choice = {NULL, read_choice};
+const struct setting_type cfg_type_word = {NULL, read_word};
+const struct setting_type cfg_type_listen = {"address:port", read_listen};
+const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
+const struct setting_type cfg_type_true = {"true", read_true};
+const struct setting_type cfg_type_url = {"URL", read_url};
+const struct setting_type cfg_type_headers = {"map of texts", read_headers};
+const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret};
+const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges};
+const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with};
+const struct setting_type cfg_type_absent = {NULL, read_absent};

@@ -1,0 +1,293 @@
+/*
+ * The table of all settings. Defaults, checks, suggestions for misspelt keys and
+ * the documentation are read from it, so a new setting is one new line here.
+ * Settings of one section stand together.
+ */
+#include "config/config-i.h"
+
+#define IN_CONFIG(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
+#define IN_SERVICE(field) offsetof(struct service, field), sizeof(((struct service *)0)->field)
+#define NOWHERE 0, 0
+
+enum {
+	SECOND = 1000,
+	HOUR = 3600 * SECOND,
+	MIB = 1024 * 1024,
+	MILLION = 1000 * 1000,
+};
+
+#define DAY ((int64_t)24 * HOUR)
+#define TIB ((int64_t)1024 * 1024 * MIB)
+
+const char *const cfg_service_kinds[] = {"http", "webhook", NULL};
+static const char *const formats[] = {"logfmt", "json", NULL};
+static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
+static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", NULL};
+
+/* path, type, field, default, min, max, unit, choices, kind, why */
+static const struct setting table[] = {
+	{"listen", &cfg_type_listen, 0, sizeof(struct config), "127.0.0.1:8080", 0, 0, "", NULL, ONLY_NONE,
+	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one."},
+	{"shards", &cfg_type_shards, IN_CONFIG(shards), "auto", 1, CONFIG_SHARDS_MAX, "threads", NULL, ONLY_NONE,
+	 "Event-loop threads; auto is one for each core that the process may use."},
+
+	{"log.format", &cfg_type_choice, IN_CONFIG(log_format), "logfmt", 0, 0, "", formats, ONLY_NONE,
+	 "How a line on standard error is written."},
+	{"log.level", &cfg_type_choice, IN_CONFIG(log_level), "info", 0, 0, "", levels, ONLY_NONE,
+	 "The least important lines that are still written."},
+
+	{"limits.items", &cfg_type_integer, IN_CONFIG(limits.items), "10000", 1, MILLION, "items", NULL, ONLY_NONE,
+	 "One batch, so that one request cannot take all the memory."},
+	{"limits.body_bytes", &cfg_type_integer, IN_CONFIG(limits.body_bytes), "16777216", 1, 1024 * MIB, "bytes", NULL,
+	 ONLY_NONE, "One request's body, which is held in memory."},
+	{"limits.payload_bytes", &cfg_type_integer, IN_CONFIG(limits.payload_bytes), "262144", 1, 1024 * MIB, "bytes", NULL,
+	 ONLY_NONE, "One item's payload, unless its service says otherwise."},
+	{"limits.answer_bytes", &cfg_type_integer, IN_CONFIG(limits.answer_bytes), "65536", 1, 16 * MIB, "bytes", NULL,
+	 ONLY_NONE, "What is read of a downstream's answer, so that it cannot fill the memory."},
+	{"limits.json_depth", &cfg_type_integer, IN_CONFIG(limits.json_depth), "64", 4, 1000, "levels", NULL, ONLY_NONE,
+	 "How deeply a request's JSON may nest, because its reader recurses."},
+	{"limits.connections", &cfg_type_integer, IN_CONFIG(limits.connections), "10000", 1, MILLION, "connections", NULL,
+	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor."},
+	{"limits.queued_items", &cfg_type_integer, IN_CONFIG(limits.queued_items), "1000000", 1, 100 * MILLION, "items", NULL,
+	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
+	{"limits.results_bytes", &cfg_type_integer, IN_CONFIG(limits.results_bytes), "67108864", 1, TIB, "bytes", NULL,
+	 ONLY_NONE, "Finished results kept in memory; the oldest go first."},
+	{"limits.in_flight", &cfg_type_integer, IN_CONFIG(limits.in_flight), "4096", 1, 65536, "attempts", NULL, ONLY_NONE,
+	 "Attempts at once in each shard, because each takes a file descriptor."},
+	{"limits.keep_results_ms", &cfg_type_integer, IN_CONFIG(limits.keep_results_ms), "86400000", 1, 30 * DAY, "ms", NULL,
+	 ONLY_NONE, "How long a result, and its Idempotency-Key with it, can be asked for."},
+	{"limits.header_ms", &cfg_type_integer, IN_CONFIG(limits.header_ms), "10000", 1, HOUR, "ms", NULL, ONLY_NONE,
+	 "From a request's first byte to the end of its headers, so that slow callers do not pile up."},
+	{"limits.body_ms", &cfg_type_integer, IN_CONFIG(limits.body_ms), "60000", 1, HOUR, "ms", NULL, ONLY_NONE,
+	 "From the end of the headers to the end of the body."},
+	{"limits.idle_ms", &cfg_type_integer, IN_CONFIG(limits.idle_ms), "75000", 1, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long a connection may stay open between two requests."},
+	{"limits.write_ms", &cfg_type_integer, IN_CONFIG(limits.write_ms), "30000", 1, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long a caller may take no byte of its answer."},
+	{"limits.drain_ms", &cfg_type_integer, IN_CONFIG(limits.drain_ms), "25000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long a shutdown waits for what is in flight; below the 30 s that orchestrators grant."},
+	{"limits.deadline_ms", &cfg_type_integer, IN_CONFIG(limits.deadline_ms), "30000", 1, 30 * DAY, "ms", NULL, ONLY_NONE,
+	 "The deadline of a synchronous batch that brings none."},
+	{"limits.max_deadline_ms", &cfg_type_integer, IN_CONFIG(limits.max_deadline_ms), "604800000", 1, 30 * DAY, "ms", NULL,
+	 ONLY_NONE, "The longest deadline that a batch may ask for."},
+
+	{"store.memory", &cfg_type_true, NOWHERE, "true", 0, 0, "", NULL, ONLY_NONE,
+	 "Keeps batches in memory: a restart forgets them."},
+	{"store.path", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "use {memory: true}"},
+
+	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
+	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},
+	{"auth.keys", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "use {open: true} behind a proxy that checks its callers"},
+
+	{"services.*.kind", &cfg_type_choice, IN_SERVICE(kind), NULL, 0, 0, "", cfg_service_kinds, ONLY_NONE,
+	 "http: the operator gives the URL; webhook: an item's `to` is the URL, behind the address guard. Required."},
+	{"services.*.url", &cfg_type_url, IN_SERVICE(url), NULL, 0, 0, "", NULL, ONLY_HTTP,
+	 "Where items go; {to} in path or query is the recipient, percent-encoded. Required for http."},
+	{"services.*.method", &cfg_type_word, IN_SERVICE(method), "POST", 0, 0, "", methods, ONLY_HTTP,
+	 "The method that the downstream expects."},
+	{"services.*.headers", &cfg_type_headers, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_HTTP,
+	 "Sent with every attempt, such as the credentials for the downstream."},
+	{"services.*.secret", &cfg_type_secret, IN_SERVICE(secret), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Signs every attempt as in Standard Webhooks 1.0; without it nothing is signed."},
+	{"services.*.allow", &cfg_type_ranges, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_WEBHOOK,
+	 "Special address ranges that the guard lets through."},
+	{"services.*.attempt_timeout_ms", &cfg_type_integer, IN_SERVICE(attempt_timeout_ms), "5000", 1, HOUR, "ms", NULL,
+	 ONLY_NONE, "One attempt, from taking a connection to the answer's last byte, unless the batch says otherwise."},
+	{"services.*.max_in_flight", &cfg_type_integer, IN_SERVICE(max_in_flight), "256", 1, 65535, "attempts", NULL, ONLY_NONE,
+	 "Attempts at once to one origin, so that the downstream is not overrun."},
+	{"services.*.max_payload_bytes", &cfg_type_integer, IN_SERVICE(max_payload), NULL, 1, 1024 * MIB, "bytes", NULL,
+	 ONLY_NONE, "What the downstream takes; limits.payload_bytes if not given."},
+	{"services.*.refuses_with", &cfg_type_refuses_with, IN_SERVICE(refuses_with_503), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "[503] where that answer means that nothing was delivered, so that a repeat is safe."},
+	{"services.*.rate", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "use max_in_flight"},
+	{"services.*.breaker", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "leave it out"},
+};
+
+/* What follows `section` in a setting's path; NULL if it is not in there. */
+static const char *path_in(const struct setting *s, const char *section)
+{
+	size_t n = strlen(section);
+
+	if (n == 0)
+		return s->path;
+	return strncmp(s->path, section, n) == 0 && s->path[n] == '.' ? s->path + n + 1 : NULL;
+}
+
+static struct slice first_part(const char *path)
+{
+	return (struct slice){path, strcspn(path, ".")};
+}
+
+/* The default goes the same way as a value from a file. */
+static void preset_one(const struct setting *s, void *base)
+{
+	struct buf out = {0};
+	struct report rep = {.out = &out, .file = "default"};
+	struct node n = {.kind = NODE_TEXT, .plain = true, .line = 1, .column = 1};
+
+	n.raw = n.text = slice_str(s->preset);
+	s->type->read(s, &n, (char *)base + s->offset, &rep);
+	REQUIRE(rep.n == 0);
+	buf_free(&out);
+}
+
+/* Sets every default of a section and what is below; services.* stand apart. */
+void cfg_settings_preset(const char *section, void *base)
+{
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const char *path = path_in(&table[i], section);
+
+		if (path != NULL && strchr(path, '*') == NULL && table[i].preset != NULL)
+			preset_one(&table[i], base);
+	}
+}
+
+/* Letters to insert, take away or change. */
+static size_t distance(struct slice a, struct slice b)
+{
+	enum { LONGEST = 32 };
+	size_t row[LONGEST + 1];
+
+	if (a.n > LONGEST || b.n > LONGEST)
+		return LONGEST;
+	for (size_t j = 0; j <= b.n; j++)
+		row[j] = j;
+	for (size_t i = 1; i <= a.n; i++) {
+		size_t corner = row[0];
+
+		row[0] = i;
+		for (size_t j = 1; j <= b.n; j++) {
+			size_t change = corner + (a.p[i - 1] != b.p[j - 1]);
+
+			corner = row[j];
+			row[j] = MIN(change, MIN(row[j - 1], row[j]) + 1);
+		}
+	}
+	return row[b.n];
+}
+
+/* A known key that is close, or all of them. */
+static void report_unknown(const struct node *n, const char *section, struct report *rep)
+{
+	struct slice best = {0}, last = {0};
+	size_t best_distance = MIN(n->key.n / 3 + 2, 4);
+	struct buf known = {0};
+
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const char *path = path_in(&table[i], section);
+		struct slice part = path == NULL ? last : first_part(path);
+
+		if (slice_eq(part, last) || table[i].type == &cfg_type_absent)
+			continue;
+		last = part;
+		buf_printf(&known, "%s%.*s", known.n == 0 ? "" : ", ", (int)part.n, part.p);
+		if (distance(n->key, part) < best_distance) {
+			best_distance = distance(n->key, part);
+			best = part;
+		}
+	}
+	if (best.n > 0)
+		cfg_report_key(rep, n, "unknown key: did you mean %.*s?", (int)best.n, best.p);
+	else
+		cfg_report_key(rep, n, "unknown key: known here are %.*s", (int)known.n, known.p);
+	buf_free(&known);
+}
+
+static void read_one(const struct node *n, const char *section, void *base, struct report *rep)
+{
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const char *path = path_in(&table[i], section);
+		struct slice part = path == NULL ? (struct slice){0} : first_part(path);
+
+		if (path == NULL || !slice_eq(part, n->key))
+			continue;
+		if (path[part.n] == '\0') {
+			table[i].type->read(&table[i], n, (char *)base + table[i].offset, rep);
+		} else {
+			char below[32];
+
+			REQUIRE(section[0] == '\0' && part.n < sizeof below);
+			memcpy(below, part.p, part.n);
+			below[part.n] = '\0';
+			cfg_settings_read(n, below, base, rep);
+		}
+		return;
+	}
+	report_unknown(n, section, rep);
+}
+
+/* `section` is "" for the whole file. The services' map is left to config.c. */
+void cfg_settings_read(const struct node *map, const char *section, void *base, struct report *rep)
+{
+	if (map->kind != NODE_MAP && !cfg_node_is_null(map)) {
+		cfg_report_node(rep, map, "not a map: give settings as NAME: VALUE");
+		return;
+	}
+	for (const struct node *n = map->first; n != NULL; n = n->next) {
+		if (section[0] != '\0' || !slice_eq(n->key, SLICE("services")))
+			read_one(n, section, base, rep);
+	}
+}
+
+/* Settings that the other kind of service has no use for. */
+void cfg_settings_check_kind(const struct node *map, enum service_kind kind, struct report *rep)
+{
+	enum setting_only wrong = kind == SERVICE_HTTP ? ONLY_WEBHOOK : ONLY_HTTP;
+
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const char *path = path_in(&table[i], "services.*");
+		const struct node *n = path == NULL || table[i].only != wrong ? NULL : cfg_node_find(map, path);
+
+		if (n != NULL)
+			cfg_report_key(rep, n, "only for kind %s: leave it out",
+			               kind == SERVICE_HTTP ? "webhook" : "http");
+	}
+}
+
+static void describe_type(const struct setting *s, struct buf *out)
+{
+	for (int i = 0; s->choices != NULL && s->choices[i] != NULL; i++)
+		buf_printf(out, "%s%s", i == 0 ? "" : ", ", s->choices[i]);
+	if (s->choices == NULL)
+		buf_add_str(out, s->type->name);
+	if (s->max > 0)
+		buf_printf(out, ", %lld to %lld %s", (long long)s->min, (long long)s->max, s->unit);
+}
+
+void config_describe(struct buf *out)
+{
+	buf_add_str(out, "| Setting | Value | Default | Why |\n|---|---|---|---|\n");
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const struct setting *s = &table[i];
+
+		if (s->type == &cfg_type_absent)
+			continue;
+		buf_printf(out, "| `%s` | ", s->path);
+		describe_type(s, out);
+		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
+		buf_printf(out, "%s |\n", s->why);
+	}
+}
+
+void config_defaults(struct buf *out)
+{
+	struct slice section = {0};
+
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const struct setting *s = &table[i];
+		struct slice part = first_part(s->path);
+		bool nested = s->path[part.n] == '.';
+		const char *indent = nested ? "  " : "";
+
+		if (s->preset == NULL || strchr(s->path, '*') != NULL)
+			continue;
+		if (nested && !slice_eq(part, section))
+			buf_printf(out, "%.*s:\n", (int)part.n, part.p);
+		section = part;
+		buf_printf(out, "%s# %s (", indent, s->why);
+		describe_type(s, out);
+		buf_printf(out, ")\n%s%s: %s\n", indent, nested ? s->path + part.n + 1 : s->path, s->preset);
+	}
+	buf_add_str(out, "services:\n  webhook: {kind: webhook}\n");
+}

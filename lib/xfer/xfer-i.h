@@ -1,0 +1,109 @@
+/*
+ * What the files of this module share: the multi handle with its sockets
+ * (xfer.c, sockets.c), one transfer's life (transfer.c), the address guard
+ * (guard.c) and the trusted certificates (tls.c).
+ */
+#pragma once
+
+#include <curl/curl.h>
+
+#include "base/buf.h"
+#include "base/heap.h"
+#include "xfer/xfer.h"
+
+enum transfer_state {
+	TRANSFER_SPARE,                  /* x->spare: kept for the next start */
+	TRANSFER_STARTING,               /* x->starting: libcurl gets it soon */
+	TRANSFER_LIVE,                   /* libcurl has it */
+	TRANSFER_DONE,                   /* x->done: answer known, on_done to come */
+};
+
+/* Sockets that libcurl is done with, oldest first; closed a few per turn. */
+struct closing {
+	int *fds;
+	unsigned first, n, cap;
+	struct loop_timer *timer;
+};
+
+struct xfer {
+	struct loop *loop;
+	CURLM *multi;
+	struct loop_timer *timer;        /* libcurl's one timer */
+	struct loop_timer *quiet;        /* closes what nothing has used */
+	bool quiet_armed;
+	int64_t quiet_since_us;
+	unsigned max_idle;
+	int64_t idle_ms;
+	char *user_agent;
+	long max_connects;               /* what the multi was told */
+	unsigned in_multi;
+	unsigned live;
+	struct list starting;            /* struct transfer */
+	struct loop_timer *start;
+	struct list done;                /* struct transfer */
+	struct loop_call deliver;
+	bool delivering;
+	struct list spare;               /* struct transfer */
+	unsigned n_spare;
+	struct closing closing;
+};
+
+struct transfer {
+	struct list node;
+	enum transfer_state state;
+	struct xfer *x;
+	CURL *easy;
+	void (*on_done)(void *arg, const struct answer *answer);
+	void *arg;
+
+	/* The request. */
+	char *copy;                      /* header nodes, ranges, header lines */
+	size_t copy_cap;
+	const struct cidr *allow;
+	size_t n_allow;
+	size_t body_n, answer_limit;
+	bool guarded, tls;
+	bool custom_method;              /* what the easy handle still carries */
+
+	/* What has happened; cleared by every start. */
+	struct evidence {
+		unsigned requests;       /* times libcurl was about to send one */
+		bool resolving;
+		bool connecting;
+		bool handshake;          /* of TLS, begun */
+		bool refused;            /* the guard said no at least once */
+		bool resend;             /* libcurl wanted to send it again */
+		bool overlong_head;
+		bool overlong_body;
+		bool switched;           /* 101: no HTTP after it */
+		size_t head_n;
+		int status;
+		int64_t retry_after_ms;
+	} seen;
+	struct buf body;
+	struct answer answer;
+};
+
+/* transfer.c */
+struct transfer *xfer_transfer_new(struct xfer *x) MUST_CHECK;
+void xfer_transfer_free(struct transfer *t);
+bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e) MUST_CHECK;
+void xfer_transfer_conclude(struct transfer *t, CURLcode rc, bool cancelled);
+void xfer_transfer_reset(struct transfer *t);
+
+/* guard.c */
+curl_socket_t xfer_guard_open(void *arg, curlsocktype purpose, struct curl_sockaddr *a);
+int xfer_guard_request(void *arg, char *peer_ip, char *local_ip, int peer_port, int local_port);
+
+/* sockets.c */
+int xfer_sockets_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *watch);
+int xfer_sockets_on_close(void *arg, curl_socket_t fd);
+void xfer_sockets_close_some(void *arg);
+void xfer_sockets_close_all(struct xfer *x);
+
+/* xfer.c */
+void xfer_act(struct xfer *x, curl_socket_t fd, int events);
+
+/* tls.c */
+CURLcode xfer_tls_configure(void *ssl_ctx);
+void xfer_tls_free(void);

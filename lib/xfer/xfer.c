@@ -1,0 +1,324 @@
+/*
+ * libcurl's multi handle in the loop, and the transfers in it.
+ *
+ * A transfer's states, each change in the function named:
+ *
+ *     SPARE ── xfer_start() ──► STARTING ── on_start() ──► LIVE
+ *       ▲                          │ xfer_cancel()          │ finish(), xfer_cancel()
+ *       └────── deliver() ─────── DONE ◄────────────────────┘
+ *
+ * Invariants
+ *  1. LIVE: the easy handle is in the multi. Otherwise it is not.
+ *  2. STARTING: in x->starting with x->start armed. libcurl would connect or
+ *     send for all that it is given at once, up to 60 us each, so it is given
+ *     a few per turn, and the loop sees to other things between them.
+ *  3. DONE: in x->done with the deliver call asked for; the answer is final, so
+ *     a cancel changes nothing any more.
+ *  4. Messages of the multi are drained after each call into it that can make
+ *     some, so xfer_cancel() never meets a finished transfer.
+ *  5. No callback of libcurl calls the multi or the owner.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "xfer/xfer-i.h"
+
+enum {
+	STARTS_PER_TURN = 16,
+	SPARE_MAX = 128,                 /* some 10 KB each */
+};
+
+int xfer_global_init(void)
+{
+	return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : -ENOMEM;
+}
+
+void xfer_global_free(void)
+{
+	xfer_tls_free();
+	curl_global_cleanup();
+}
+
+/* The multi counts used connections too, and with too small a number it would
+ * close one for each that ends: room for all in use, or for the idle ones. */
+static void allow_connections(struct xfer *x)
+{
+	long n = (long)MAX(MAX(x->in_multi, x->max_idle), 1u);
+
+	if (n == x->max_connects)
+		return;
+	curl_multi_setopt(x->multi, CURLMOPT_MAXCONNECTS, n);
+	x->max_connects = n;
+}
+
+/* Nothing is in flight: begin to count the time that connections idle. */
+static void note_quiet(struct xfer *x)
+{
+	x->quiet_since_us = loop_now_us(x->loop);
+	if (x->quiet_armed)
+		return;
+	x->quiet_armed = true;
+	loop_timer_at(x->quiet, x->quiet_since_us + x->idle_ms * 1000);
+}
+
+static void set_done(struct transfer *t)
+{
+	t->state = TRANSFER_DONE;
+	list_append(&t->x->done, &t->node);
+	loop_call_soon(t->x->loop, &t->x->deliver);
+}
+
+static void remove_from_multi(struct transfer *t)
+{
+	struct xfer *x = t->x;
+
+	curl_multi_remove_handle(x->multi, t->easy);
+	x->in_multi--;
+	allow_connections(x);
+	if (x->in_multi == 0)
+		note_quiet(x);
+}
+
+static void finish(CURL *easy, CURLcode rc)
+{
+	struct transfer *t = NULL;
+
+	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t);
+	xfer_transfer_conclude(t, rc, false);
+	remove_from_multi(t);
+	set_done(t);
+}
+
+/* Let libcurl handle an event. Its only error here is a lack of memory, which
+ * ends in the transfers' own results or, at worst, in their owners' deadlines. */
+void xfer_act(struct xfer *x, curl_socket_t fd, int events)
+{
+	CURLMsg *m;
+	int n;
+
+	curl_multi_socket_action(x->multi, fd, events, &n);
+	while ((m = curl_multi_info_read(x->multi, &n)) != NULL) {
+		if (m->msg == CURLMSG_DONE)
+			finish(m->easy_handle, m->data.result);
+	}
+}
+
+static void on_timer(void *arg)
+{
+	xfer_act(arg, CURL_SOCKET_TIMEOUT, 0);
+}
+
+static void add_to_multi(struct transfer *t)
+{
+	struct xfer *x = t->x;
+
+	x->in_multi++;
+	allow_connections(x);
+	t->state = TRANSFER_LIVE;
+	if (curl_multi_add_handle(x->multi, t->easy) == CURLM_OK)
+		return;
+	x->in_multi--;
+	xfer_transfer_conclude(t, CURLE_OUT_OF_MEMORY, false);
+	set_done(t);
+}
+
+static void on_start(void *arg)
+{
+	struct xfer *x = arg;
+	struct list *node;
+
+	for (int n = 0; n < STARTS_PER_TURN && (node = list_pop(&x->starting)) != NULL; n++)
+		add_to_multi(list_entry(node, struct transfer, node));
+	xfer_act(x, CURL_SOCKET_TIMEOUT, 0);
+	if (!list_empty(&x->starting))
+		loop_timer_at(x->start, 0);
+}
+
+/* CURLMOPT_TIMERFUNCTION. */
+static int on_set_timer(CURLM *multi, long ms, void *arg)
+{
+	struct xfer *x = arg;
+
+	(void)multi;
+	loop_timer_at(x->timer, ms < 0 ? HEAP_NONE : ms == 0 ? 0 : loop_now_us(x->loop) + (int64_t)ms * 1000);
+	return 0;
+}
+
+static void keep_spare(struct transfer *t)
+{
+	struct xfer *x = t->x;
+
+	if (x->n_spare >= SPARE_MAX) {
+		xfer_transfer_free(t);
+		return;
+	}
+	xfer_transfer_reset(t);
+	t->state = TRANSFER_SPARE;
+	list_prepend(&x->spare, &t->node);
+	x->n_spare++;
+}
+
+static struct transfer *take_spare(struct xfer *x)
+{
+	struct list *node = list_pop(&x->spare);
+
+	if (node == NULL)
+		return xfer_transfer_new(x);
+	x->n_spare--;
+	return list_entry(node, struct transfer, node);
+}
+
+static void free_spares(struct xfer *x)
+{
+	while (x->n_spare > 0)
+		xfer_transfer_free(take_spare(x));
+}
+
+/* What is done while this runs waits for the next call. */
+static void deliver(struct loop_call *c)
+{
+	struct xfer *x = container_of(c, struct xfer, deliver);
+	struct list now, *node;
+
+	list_init(&now);
+	list_splice(&now, &x->done);
+	x->delivering = true;
+	while ((node = list_pop(&now)) != NULL) {
+		struct transfer *t = list_entry(node, struct transfer, node);
+
+		x->live--;
+		t->on_done(t->arg, &t->answer);
+		keep_spare(t);
+	}
+	x->delivering = false;
+}
+
+static CURLM *new_multi(struct xfer *x)
+{
+	CURLM *m = curl_multi_init();
+
+	if (m == NULL)
+		return NULL;
+	curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, xfer_sockets_on_watch);
+	curl_multi_setopt(m, CURLMOPT_SOCKETDATA, x);
+	curl_multi_setopt(m, CURLMOPT_TIMERFUNCTION, on_set_timer);
+	curl_multi_setopt(m, CURLMOPT_TIMERDATA, x);
+	curl_multi_setopt(m, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+	return m;
+}
+
+/* Connections leave the pool only when a transfer looks for one, so after a
+ * quiet time the whole pool goes, and the spare handles with it. */
+static void on_quiet(void *arg)
+{
+	struct xfer *x = arg;
+	int64_t due = x->quiet_since_us + x->idle_ms * 1000;
+	CURLM *fresh;
+
+	x->quiet_armed = false;
+	if (x->in_multi > 0)
+		return;
+	if (due > loop_now_us(x->loop)) {
+		x->quiet_armed = true;
+		loop_timer_at(x->quiet, due);
+		return;
+	}
+	fresh = new_multi(x);
+	if (fresh == NULL)
+		return;
+	free_spares(x);
+	curl_multi_cleanup(x->multi);
+	loop_timer_at(x->timer, HEAP_NONE);
+	x->multi = fresh;
+	x->max_connects = 0;
+	allow_connections(x);
+}
+
+struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
+{
+	struct xfer *x = xcalloc(1, sizeof *x);
+
+	x->loop = l;
+	x->max_idle = cfg->max_idle;
+	x->idle_ms = MAX(cfg->idle_ms, INT64_C(1));
+	x->user_agent = cfg->user_agent == NULL ? NULL : xstrdup(cfg->user_agent);
+	list_init(&x->starting);
+	list_init(&x->done);
+	list_init(&x->spare);
+	loop_call_init(&x->deliver, deliver);
+	x->multi = new_multi(x);
+	if (x->multi == NULL) {
+		free(x->user_agent);
+		free(x);
+		return NULL;
+	}
+	allow_connections(x);
+	x->start = loop_timer_new(l, LOOP_NORMAL, on_start, x);
+	x->timer = loop_timer_new(l, LOOP_NORMAL, on_timer, x);
+	x->quiet = loop_timer_new(l, LOOP_NORMAL, on_quiet, x);
+	x->closing.timer = loop_timer_new(l, LOOP_NORMAL, xfer_sockets_close_some, x);
+	return x;
+}
+
+void xfer_free(struct xfer *x)
+{
+	if (x == NULL)
+		return;
+	REQUIRE(x->live == 0 && !x->delivering);
+	loop_call_cancel(&x->deliver);
+	free_spares(x);
+	/* Closes the idle connections, through the queue. */
+	curl_multi_cleanup(x->multi);
+	xfer_sockets_close_all(x);
+	loop_timer_free(x->start);
+	loop_timer_free(x->timer);
+	loop_timer_free(x->quiet);
+	loop_timer_free(x->closing.timer);
+	free(x->closing.fds);
+	free(x->user_agent);
+	free(x);
+}
+
+struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
+			    void (*on_done)(void *arg, const struct answer *answer), void *arg)
+{
+	struct transfer *t = take_spare(x);
+
+	if (t == NULL)
+		return NULL;
+	if (!xfer_transfer_prepare(t, e)) {
+		xfer_transfer_free(t);
+		return NULL;
+	}
+	t->on_done = on_done;
+	t->arg = arg;
+	t->state = TRANSFER_STARTING;
+	if (list_empty(&x->starting))
+		loop_timer_at(x->start, 0);
+	list_append(&x->starting, &t->node);
+	x->live++;
+	return t;
+}
+
+void xfer_cancel(struct transfer *t)
+{
+	switch (t->state) {
+	case TRANSFER_STARTING:
+		xfer_transfer_conclude(t, CURLE_OK, true);
+		list_remove(&t->node);
+		break;
+	case TRANSFER_LIVE:
+		xfer_transfer_conclude(t, CURLE_OK, true);
+		remove_from_multi(t);
+		break;
+	case TRANSFER_DONE:
+	case TRANSFER_SPARE:
+		return;
+	}
+	set_done(t);
+}
+
+struct xfer_usage xfer_usage(const struct xfer *x)
+{
+	return (struct xfer_usage){.live = x->live, .closing = x->closing.n};
+}

@@ -1,0 +1,149 @@
+"""What was found, against what was asked for: tables for people, JSON for programs."""
+
+NAMES = {"settled": "settled", "bare": "bare loop", "minimal": "bare, minimal", "node": "Node fetch"}
+
+# Share of the machine's CPU time: above it neighbours decide the figures.
+NOISY = 0.05
+
+
+def target(text, wanted, figure, reached):
+    return {"target": text, "wanted": wanted, "figure": figure, "reached": bool(reached)}
+
+
+def find_ratio(throughput, key, other, of="items_s", one=("settled", 100)):
+    for r in throughput["ratios"] + throughput["flatness"]:
+        if r["of"] == of and r["one"] == list(one) and r["other"] == [other, key]:
+            return r
+    return None
+
+
+def throughput_targets(throughput):
+    for other, wanted in (("bare", 0.75), ("node", 10)):
+        r = find_ratio(throughput, 100, other)
+        if r:
+            yield target(f"items/s at batches of 100, over {NAMES[other]}", f">= {wanted}",
+                         f"{r['median']:.2f} ({r['min']:.2f}..{r['max']:.2f})", r["median"] >= wanted)
+    for of, what in (("cpu_us_item", "CPU time per item"), ("items_s", "time per item")):
+        r = find_ratio(throughput, 100, "settled", of, ("settled", 10000))
+        if r:
+            # Items/s is the inverse of a cost.
+            cost = r["median"] if of == "cpu_us_item" else 1 / r["median"]
+            yield target(f"{what}, batches of 10,000 over 100", "<= 1.15", f"{cost:.2f}", cost <= 1.15)
+
+
+def abort_targets(rows):
+    rows = [row for row in rows if not row["loaded"]]
+    worst = max(rows, key=lambda row: row["detected_us"]["p99"])
+    yield target("abort: detection p99, worst row", "<= 1.00 ms", f"{worst['detected_us']['p99'] / 1000:.2f} ms "
+                 f"({worst['in_flight']} in flight, {worst['kind']})", worst["detected_us"]["p99"] <= 1000)
+    for n, limit_ms in ((50, 2), (500, 10)):
+        p99 = max(row["removed_us"]["p99"] for row in rows if row["in_flight"] == n)
+        yield target(f"abort: all removed p99, {n} in flight", f"<= {limit_ms} ms", f"{p99 / 1000:.2f} ms",
+                     p99 <= limit_ms * 1000)
+
+
+def memory_targets(memory):
+    idle = memory["idle"]["vmrss"]
+    yield target("idle resident memory", "<= 12 MB", f"{idle / 1e6:.1f} MB", idle <= 12e6)
+    for row in memory["queued"]:
+        yield target(f"memory per queued item beyond its payload, {row['items']} queued", "<= 400 B",
+                     f"{row['per_item_beyond_payload']:.0f} B", row["per_item_beyond_payload"] <= 400)
+
+
+def targets(found):
+    rows = list(throughput_targets(found["throughput"])) if "throughput" in found else []
+    if "abort" in found:
+        rows += abort_targets(found["abort"])
+    if "memory" in found:
+        rows += memory_targets(found["memory"])
+    return rows
+
+
+def table(head, rows):
+    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        first, *rest = (str(cell) for cell in row)
+        print("  " + "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:]))]).rstrip())
+    print()
+
+
+def print_throughput(found):
+    print(f"Throughput (median of {found['rounds']} rounds, min..max)")
+    rows = []
+    for c in found["cells"]:
+        s, cpu = c["items_s"], c["cpu_us_item"]
+        rows.append((NAMES[c["sender"]], c["batch"], f"{s['median']:,.0f}", f"{s['min']:,.0f}..{s['max']:,.0f}",
+                     f"{cpu['median']:.1f}", f"{cpu['min']:.1f}..{cpu['max']:.1f}", f"{c['busy']['median']:.0%}"))
+    table(("sender", "batch", "items/s", "spread", "CPU us/item", "spread", "of its core"), rows)
+
+
+def print_ratios(found):
+    rows = []
+    for r in found["ratios"] + found["flatness"]:
+        what = {"items_s": "items/s", "cpu_us_item": "CPU/item"}[r["of"]]
+        rows.append((f"{what}: {NAMES[r['one'][0]]} {r['one'][1]}", f"{NAMES[r['other'][0]]} {r['other'][1]}",
+                     f"{r['median']:.2f}", f"{r['min']:.2f}..{r['max']:.2f}"))
+    print("Ratios, computed in each round")
+    table(("", "over", "ratio", "spread"), rows)
+
+
+def print_abort(rows):
+    print("Abort, ms from the client's close (under load: while batches of 100 fill both cores; shown, not judged)")
+    out = []
+    for row in rows:
+        for key, name in (("detected_us", "detected"), ("removed_us", "all removed"), ("last_fin_us", "last FIN")):
+            d = row[key]
+            loaded = ", under load" if row["loaded"] else ""
+            out.append((f"{row['in_flight']} in flight, {row['kind']}{loaded}", name,
+                        *(f"{d[p] / 1000:.2f}" for p in ("p50", "p90", "p99", "max")), d["n"]))
+    table(("", "until", "p50", "p90", "p99", "max", "aborts"), out)
+
+
+def print_memory(memory):
+    idle = memory["idle"]
+    print(f"Memory: idle RSS {idle['vmrss'] / 1e6:.1f} MB, of it proportional (Pss) {idle['pss'] / 1e6:.1f} MB")
+    rows = []
+    for kind in ("queued", "in_flight"):
+        for row in memory[kind]:
+            rows.append((f"{row['items']:,} {kind.replace('_', ' ')}", f"{row['before']['vmrss'] / 1e6:.1f}",
+                         f"{row['held']['vmrss'] / 1e6:.1f}", f"{row['held']['vmhwm'] / 1e6:.1f}",
+                         f"{row['per_item']:.0f}", f"{row['per_item_beyond_payload']:.0f}",
+                         f"{row['per_item_beyond_request']:.0f}"))
+    table(("batch", "RSS before MB", "held MB", "peak MB", "B/item", "beyond payload", "beyond request"), rows)
+
+
+def print_facts(facts):
+    for key, value in facts.items():
+        print(f"  {key}: {value}")
+    print()
+
+
+def print_shapes(shapes):
+    print("One request of each sender, as the downstream gets it")
+    table(("sender", "bytes", "body", "headers"),
+          [(NAMES[k], s["bytes"], s["body_bytes"], " ".join(s["headers"])) for k, s in shapes.items()])
+
+
+def print_noise(share):
+    if share > NOISY:
+        print(f"NOISY: others used {share:.0%} of this machine's CPU time. Nothing below is fit to be quoted;\n"
+              "CPU time per item suffers least.\n")
+
+
+def show(found):
+    print_facts(found["facts"])
+    print_noise(found["noise"])
+    if "requests" in found:
+        print_shapes(found["requests"])
+    if "throughput" in found:
+        print_throughput(found["throughput"])
+        print_ratios(found["throughput"])
+    if "abort" in found:
+        print_abort(found["abort"])
+    if "memory" in found:
+        print_memory(found["memory"])
+    print_noise(found["noise"])
+    if found["targets"]:
+        print("Targets")
+        table(("", "wanted", "found", ""), [(t["target"], t["wanted"], t["figure"],
+                                             "reached" if t["reached"] else "NOT REACHED") for t in found["targets"]])

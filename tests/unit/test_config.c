@@ -1,0 +1,594 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "config/config.h"
+
+#define FILE_NAME "t.yaml"
+#define KEY24 "AAECAwQFBgcICQoLDA0ODxAREhMUFRYX"
+#define SERVICE "services:\n  a:\n    kind: http\n    url: http://h/\n"
+#define LINE(place, message) FILE_NAME ":" place ": " message "\n"
+
+static char dir[] = "/tmp/settled-config-XXXXXX";
+
+static void write_file(const char *name, const void *p, size_t n)
+{
+	FILE *f = fopen(name, "w");
+
+	assert_non_null(f);
+	assert_int_equal(fwrite(p, 1, n, f), n);
+	assert_int_equal(fclose(f), 0);
+}
+
+static struct config *load_bytes(const void *p, size_t n, struct buf *err)
+{
+	struct config *c;
+
+	write_file(FILE_NAME, p, n);
+	c = config_load(FILE_NAME, err);
+	buf_add_char(err, '\0');
+	return c;
+}
+
+static struct config *load(const char *text)
+{
+	struct buf err = {0};
+	struct config *c = load_bytes(text, strlen(text), &err);
+
+	if (c == NULL)
+		print_message("# %s", err.p);
+	assert_non_null(c);
+	assert_int_equal(err.n, 1);
+	buf_free(&err);
+	return c;
+}
+
+/* All of the output, so that nothing is said that is not expected. */
+static void refused(const char *text, const char *errors)
+{
+	struct buf err = {0};
+	struct config *c = load_bytes(text, strlen(text), &err);
+
+	assert_null(c);
+	assert_string_equal(err.p, errors);
+	buf_free(&err);
+}
+
+static void assert_defaults(const struct config *c)
+{
+	cpu_set_t set;
+	const struct service *s = &c->services[0];
+
+	assert_int_equal(sched_getaffinity(0, sizeof set, &set), 0);
+	assert_string_equal(c->listen_host, "127.0.0.1");
+	assert_int_equal(c->listen_port, 8080);
+	assert_int_equal(c->shards, MIN(CPU_COUNT(&set), 64));
+	assert_int_equal(c->limits.items, 10000);
+	assert_int_equal(c->limits.body_bytes, 16 << 20);
+	assert_int_equal(c->limits.payload_bytes, 256 << 10);
+	assert_int_equal(c->limits.answer_bytes, 64 << 10);
+	assert_int_equal(c->limits.json_depth, 64);
+	assert_int_equal(c->limits.connections, 10000);
+	assert_int_equal(c->limits.queued_items, 1000000);
+	assert_int_equal(c->limits.results_bytes, 64 << 20);
+	assert_int_equal(c->limits.in_flight, 4096);
+	assert_int_equal(c->limits.keep_results_ms, 24 * 3600000);
+	assert_int_equal(c->limits.header_ms, 10000);
+	assert_int_equal(c->limits.body_ms, 60000);
+	assert_int_equal(c->limits.idle_ms, 75000);
+	assert_int_equal(c->limits.write_ms, 30000);
+	assert_int_equal(c->limits.drain_ms, 25000);
+	assert_int_equal(c->limits.deadline_ms, 30000);
+	assert_int_equal(c->limits.max_deadline_ms, 7 * 24 * 3600000);
+	assert_int_equal(c->log_format, LOG_LOGFMT);
+	assert_int_equal(c->log_level, LOG_INFO);
+	assert_false(c->open);
+	assert_int_equal(c->n_services, 1);
+	assert_string_equal(s->name, "webhook");
+	assert_int_equal(s->kind, SERVICE_WEBHOOK);
+	assert_null(s->url);
+	assert_string_equal(s->method, "POST");
+	assert_int_equal(s->n_headers + s->secret.n + s->n_allow, 0);
+	assert_int_equal(s->attempt_timeout_ms, 5000);
+	assert_int_equal(s->max_in_flight, 256);
+	assert_int_equal(s->max_payload, 256 << 10);
+	assert_false(s->refuses_with_503);
+}
+
+static void no_file_and_files_that_say_nothing_are_the_defaults(void **state)
+{
+	static const char *const texts[] = {
+		"", "# nothing\n", "---\n", "{}", "services:\n", "services: {}\n", "limits:\nlog: ~\nstore: null\n",
+		"store: {memory: true}\nauth: {open: false}\n",
+	};
+	struct buf err = {0};
+	struct config *c = config_load(NULL, &err);
+
+	(void)state;
+	assert_non_null(c);
+	assert_int_equal(err.n, 0);
+	assert_defaults(c);
+	config_free(c);
+	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+		c = load(texts[i]);
+		assert_defaults(c);
+		config_free(c);
+	}
+	config_free(NULL);
+}
+
+static void the_printed_defaults_load_as_the_defaults(void **state)
+{
+	struct buf out = {0};
+	struct config *c;
+
+	(void)state;
+	config_defaults(&out);
+	buf_add_char(&out, '\0');
+	c = load(out.p);
+	assert_defaults(c);
+	assert_non_null(strstr(out.p, "\nlog:\n  # How a line on standard error is written. (logfmt, json)\n"
+	                              "  format: logfmt\n"));
+	config_free(c);
+	buf_free(&out);
+}
+
+static void the_description_has_a_row_for_every_setting(void **state)
+{
+	struct buf out = {0};
+
+	(void)state;
+	config_describe(&out);
+	buf_add_char(&out, '\0');
+	assert_non_null(strstr(out.p, "| `limits.items` | integer, 1 to 1000000 items | `10000` | One batch, "));
+	assert_non_null(strstr(out.p, "\n| `services.*.url` | URL | none | "));
+	assert_null(strstr(out.p, "breaker"));
+	for (const char *row = out.p; (row = strchr(row, '\n')) != NULL && row[1] != '\0'; row++)
+		assert_int_equal(row[1], '|');
+	buf_free(&out);
+}
+
+static void every_setting_is_read(void **state)
+{
+	struct config *c = load(
+		"listen: '[::1]:0'\nshards: 3\nlog: {format: json, level: debug}\nauth: {open: true}\n"
+		"limits: {items: 1000000, body_bytes: 2, payload_bytes: 3, answer_bytes: 4, json_depth: 5, connections: 6,\n"
+		"  queued_items: 7, results_bytes: 8589934592, in_flight: 9, keep_results_ms: 10, header_ms: 11,\n"
+		"  body_ms: 12, idle_ms: 13, write_ms: 14, drain_ms: 0, deadline_ms: 16, max_deadline_ms: 2592000000}\n"
+		"services:\n"
+		"  partner: {kind: webhook, secret: whsec_" KEY24 ", allow: ['127.0.0.0/8', 'fd00::/8', '::1']}\n"
+		"  push:\n"
+		"    kind: http\n"
+		"    url: https://Push.internal:8443/send/{to}?x={to}&y=%20\n"
+		"    method: PUT\n"
+		"    headers: {Authorization: Bearer x, x-n: 2}\n"
+		"    attempt_timeout_ms: 17\n"
+		"    max_in_flight: 65535\n"
+		"    max_payload_bytes: 18\n"
+		"    refuses_with: [503]\n");
+	const struct service *w = &c->services[0], *p = &c->services[1];
+
+	(void)state;
+	assert_string_equal(c->listen_host, "::1");
+	assert_int_equal(c->listen_port, 0);
+	assert_int_equal(c->shards, 3);
+	assert_true(c->open && c->log_format == LOG_JSON && c->log_level == LOG_DEBUG);
+	assert_true(c->limits.items == 1000000 && c->limits.body_bytes == 2 && c->limits.payload_bytes == 3);
+	assert_true(c->limits.answer_bytes == 4 && c->limits.json_depth == 5 && c->limits.connections == 6);
+	assert_true(c->limits.queued_items == 7 && c->limits.results_bytes == 8589934592 && c->limits.in_flight == 9);
+	assert_true(c->limits.keep_results_ms == 10 && c->limits.header_ms == 11 && c->limits.body_ms == 12);
+	assert_true(c->limits.idle_ms == 13 && c->limits.write_ms == 14 && c->limits.drain_ms == 0);
+	assert_true(c->limits.deadline_ms == 16 && c->limits.max_deadline_ms == 2592000000);
+	assert_int_equal(c->n_services, 2);
+	assert_int_equal(config_find_service(c, SLICE("push")), 1);
+	assert_int_equal(config_find_service(c, SLICE("pus")), -1);
+	assert_string_equal(service_kind_str(w->kind), "webhook");
+	assert_string_equal(service_kind_str(p->kind), "http");
+	assert_int_equal(w->max_payload, 3);
+	assert_int_equal(w->n_allow, 3);
+	assert_int_equal(w->secret.n, 24);
+	assert_string_equal(p->url, "https://Push.internal:8443/send/{to}?x={to}&y=%20");
+	assert_string_equal(p->method, "PUT");
+	assert_int_equal(p->n_headers, 2);
+	assert_string_equal(p->headers[0], "Authorization: Bearer x");
+	assert_string_equal(p->headers[1], "x-n: 2");
+	assert_true(p->attempt_timeout_ms == 17 && p->max_in_flight == 65535 && p->max_payload == 18);
+	assert_true(p->refuses_with_503);
+	config_free(c);
+}
+
+static void json_is_a_configuration_too(void **state)
+{
+	struct config *c = load("{\n\t\"listen\":\t\"127.0.0.1:9\",\n\t\"limits\":{\"items\":5},\"auth\":{\"open\":true},\n"
+	                        "\t\"services\": {\t\"a\":{\"kind\":\"http\",\"url\":\"http:\\/\\/h\\/\\u0041\",\n"
+	                        "\t\t\"headers\": null, \"refuses_with\":[\t503 ]}}\n}\n");
+
+	(void)state;
+	assert_int_equal(c->listen_port, 9);
+	assert_int_equal(c->limits.items, 5);
+	assert_true(c->open);
+	assert_string_equal(c->services[0].url, "http://h/A");
+	assert_true(c->services[0].refuses_with_503);
+	config_free(c);
+}
+
+static void ranges_are_parsed_as_such(void **state)
+{
+	struct config *c = load("services: {w: {kind: webhook, allow: [10.0.0.0/8, '::1']}}");
+	unsigned char v4[16] = {[10] = 0xff, [11] = 0xff, [12] = 10, [15] = 7}, v6[16] = {[15] = 1};
+
+	(void)state;
+	assert_true(cidr_has(&c->services[0].allow[0], v4));
+	assert_false(cidr_has(&c->services[0].allow[0], v6));
+	assert_true(cidr_has(&c->services[0].allow[1], v6));
+	config_free(c);
+	refused("services: {w: {kind: webhook, allow: [10.0.0.1/8,\n  'x', [y]]}}",
+	        LINE("1:39", "services.w.allow[0]: 10.0.0.1/8 is not a range of addresses: give one as 10.0.0.0/8 or "
+	             "fd00::/8, with no bits set behind the prefix")
+	        LINE("2:3", "services.w.allow[1]: x is not a range of addresses: give one as 10.0.0.0/8 or "
+	             "fd00::/8, with no bits set behind the prefix")
+	        LINE("2:8", "services.w.allow[2]: a list: give a range of addresses"));
+	refused("services: {w: {kind: webhook, allow: all}}",
+	        LINE("1:38", "services.w.allow: not a list: give [\"10.0.0.0/8\"]"));
+}
+
+static void the_environment_and_files_fill_in_values(void **state)
+{
+	struct config *c;
+
+	(void)state;
+	setenv("T_TOKEN", "x: {y: [z\t#", 1);
+	setenv("T_N", "7", 1);
+	setenv("T_SECRET", "whsec_" KEY24, 1);
+	write_file("token", "from file\r\n", 11);
+	c = load("limits: {items: \"${T_N}\"}\nauth: {open: \"${T_OPEN}\"}\nservices:\n  a:\n    kind: http\n"
+	         "    url: http://h/\n    max_in_flight: ${T_N}7\n    secret: ${T_SECRET}\n    headers:\n"
+	         "      a: Bearer ${T_TOKEN}\n      b: '<${file:token}>'\n      c: $${T_NONE} $ $$ {}\n      d: $$${T_N}\n");
+	assert_int_equal(c->limits.items, 7);
+	assert_true(c->open);
+	assert_int_equal(c->services[0].max_in_flight, 77);
+	assert_int_equal(c->services[0].secret.n, 24);
+	assert_string_equal(c->services[0].headers[0], "a: Bearer x: {y: [z\t#");
+	assert_string_equal(c->services[0].headers[1], "b: <from file>");
+	assert_string_equal(c->services[0].headers[2], "c: ${T_NONE} $ $$ {}");
+	assert_string_equal(c->services[0].headers[3], "d: $${T_N}");
+	config_free(c);
+}
+
+static void what_cannot_be_filled_in_is_an_error(void **state)
+{
+	static char big[65537];
+
+	(void)state;
+	memset(big, 'x', sizeof big);
+	write_file("big", big, sizeof big);
+	write_file("nul", "a\0b", 3);
+	refused(SERVICE "    headers:\n      a: ${T_NONE}\n      b: a ${T_N\n      c: ${}\n      d: ${1x}\n"
+	        "      e: ${file:none}\n      f: ${file:.}\n      g: ${file:big}\n      h: ${file:}\n",
+	        LINE("6:10", "services.a.headers.a: the environment variable T_NONE is not set: set it, or write $${ for a "
+	             "plain ${")
+	        LINE("7:10", "services.a.headers.b: ${ without }: close it, or write $${ for a plain ${")
+	        LINE("8:10", "services.a.headers.c: ${...} needs a variable's name or file:PATH: write $${ for a plain ${")
+	        LINE("9:10", "services.a.headers.d: ${...} needs a variable's name or file:PATH: write $${ for a plain ${")
+	        LINE("10:10", "services.a.headers.e: ${file:none} cannot be read: No such file or directory")
+	        LINE("11:10", "services.a.headers.f: ${file:.} cannot be read: Is a directory")
+	        LINE("12:10", "services.a.headers.g: ${file:big} holds more than 64 KiB: give a smaller file")
+	        LINE("13:10", "services.a.headers.h: ${...} needs a variable's name or file:PATH: write $${ for a plain "
+	             "${"));
+	refused(SERVICE "    secret: ${file:nul}\n",
+	        LINE("5:13", "services.a.secret: holds a NUL byte: take it away"));
+	write_file("big", big, 40000);
+	refused(SERVICE "    headers: {a: '${file:big}${file:big}'}\n",
+	        LINE("5:18", "services.a.headers.a: longer than 64 KiB: give a shorter value"));
+	refused(SERVICE "    headers: {a: '${file:big}'}\n",
+	        LINE("5:18", "services.a.headers.a: longer than 8192 bytes: give a shorter value"));
+}
+
+static void an_error_never_shows_what_came_in(void **state)
+{
+	(void)state;
+	setenv("T_HUSH", "hush-hush\n", 1);
+	refused("listen: ${T_HUSH}\nshards: ${T_HUSH}\nlog: {level: '${T_HUSH}'}\nlimits: {items: '${T_HUSH}'}\n"
+	        "auth: {open: '${T_HUSH}'}\nservices:\n  a:\n    kind: http\n    url: ${T_HUSH}\n    method: ${T_HUSH}\n"
+	        "    headers: {a: '${T_HUSH}'}\n    secret: ${T_HUSH}\n    refuses_with: ['${T_HUSH}']\n"
+	        "  b: {kind: webhook, allow: ['${T_HUSH}']}\n",
+	        LINE("1:9", "listen: ${T_HUSH} is not an address and a port: give them as 127.0.0.1:8080 or [::1]:8080")
+	        LINE("2:9", "shards: ${T_HUSH} is neither: give auto, or 1 to 64 threads")
+	        LINE("3:14", "log.level: ${T_HUSH} is not known: give debug, info, warn or error")
+	        LINE("4:17", "limits.items: ${T_HUSH} is not a whole number: give 1 to 1000000 items")
+	        LINE("5:14", "auth.open: not a yes or no: give true or false, without quotes")
+	        LINE("9:10", "services.a.url: not an http or https URL: begin it with http:// or https://")
+	        LINE("10:13", "services.a.method: ${T_HUSH} is not known: give POST, PUT, PATCH, DELETE or GET")
+	        LINE("11:18", "services.a.headers.a: has a control character, such as a line's end: give one line")
+	        LINE("12:13", "services.a.secret: not a signing secret: give whsec_ and the base64 of 24 to 64 random bytes")
+	        LINE("13:20", "services.a.refuses_with[0]: ${T_HUSH} cannot be given: 503 is the one status that can mean a "
+	             "refusal")
+	        LINE("14:30", "services.b.allow[0]: ${T_HUSH} is not a range of addresses: give one as 10.0.0.0/8 or "
+	             "fd00::/8, with no bits set behind the prefix"));
+}
+
+static void what_is_not_yaml_says_where(void **state)
+{
+	struct buf err = {0};
+	static const char bytes[] = "listen: 127.0.0.1:1\nshards: \xff\n";
+
+	(void)state;
+	refused("limits:\n  items: 1\n bad\n", LINE("3:2", "not valid YAML: did not find expected key while parsing a "
+	                                            "block mapping"));
+	refused("a: {b: 1\n", LINE("2:1", "not valid YAML: did not find expected ',' or '}' while parsing a flow mapping"));
+	refused("limits:\n\titems: 1\n", LINE("2:1", "not valid YAML: found character that cannot start any token while "
+	                                       "scanning for the next token"));
+	assert_null(load_bytes(bytes, sizeof bytes - 1, &err));
+	assert_string_equal(err.p, LINE("2:9", "not valid YAML: invalid leading UTF-8 octet: write UTF-8"));
+	buf_free(&err);
+	refused("shards: 1\n---\nshards: 2\n", LINE("2:1", "a second document: put everything into one"));
+	refused("shards: &n 1\n", LINE("1:9", "anchors are not supported: write the value where it belongs"));
+	refused("shards: *n\n", LINE("1:9", "aliases are not supported: write the value again"));
+	refused("services:\n  *n : 1\n", LINE("2:3", "aliases are not supported: write the value again"));
+	refused("shards: !!int 1\n", LINE("1:9", "tags are not supported: write the value without it"));
+	refused("? [a]\n: 1\n", LINE("1:3", "a key must be a text: write NAME: VALUE"));
+	refused("[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]\n", LINE("1:18", "nested too deeply: no setting is that deep"));
+}
+
+static void files_have_bounds(void **state)
+{
+	static char big[1024 * 1024 + 1];
+	struct buf err = {0};
+
+	(void)state;
+	memset(big, '#', sizeof big);
+	assert_null(load_bytes(big, sizeof big, &err));
+	assert_string_equal(err.p, FILE_NAME ": larger than 1 MiB: give a smaller file\n");
+	err.n = 0;
+	config_free(load_bytes(big, sizeof big - 1, &err));
+	assert_string_equal(err.p, "");
+	err.n = 0;
+	for (size_t i = 0; i < 60000; i++)
+		memcpy(big + i * 2, i == 0 ? "[ " : "1,", 2);
+	assert_null(load_bytes(big, 120000, &err));
+	assert_non_null(strstr(err.p, ": too many values: a file may hold 20000\n"));
+	err.n = 0;
+	assert_null(config_load("none.yaml", &err));
+	assert_memory_equal(err.p, "none.yaml: No such file or directory: give a file that can be read\n", err.n);
+	err.n = 0;
+	assert_null(config_load(".", &err));
+	assert_memory_equal(err.p, ".: Is a directory: give a file that can be read\n", err.n);
+	buf_free(&err);
+}
+
+static void unknown_keys_get_a_suggestion(void **state)
+{
+	(void)state;
+	refused("lisen: x\nlimits:\n  itmes: 1\n  zzz: 1\nlog: {colour: red}\nserivces: {}\n" SERVICE "    metod: POST\n"
+	        "    x: 1\n",
+	        LINE("1:1", "lisen: unknown key: did you mean listen?")
+	        LINE("3:3", "limits.itmes: unknown key: did you mean items?")
+	        LINE("4:3", "limits.zzz: unknown key: known here are items, body_bytes, payload_bytes, answer_bytes, "
+	             "json_depth, connections, queued_items, results_bytes, in_flight, keep_results_ms, header_ms, body_ms, "
+	             "idle_ms, write_ms, drain_ms, deadline_ms, max_deadline_ms")
+	        LINE("5:7", "log.colour: unknown key: known here are format, level")
+	        LINE("6:1", "serivces: unknown key: did you mean services?")
+	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
+	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, allow, "
+	             "attempt_timeout_ms, max_in_flight, max_payload_bytes, refuses_with"));
+}
+
+static void duplicate_keys_are_errors(void **state)
+{
+	(void)state;
+	refused("shards: 1\n" SERVICE "    url: http://i/\n    headers: {a: 1, a: 2, B: 1, b: 2}\n    headers: {c: 1}\n"
+	        "  a: {kind: webhook}\nshards: 2\nlimits: {}\nlimits: {max_deadline_ms: 1}\n",
+	        LINE("6:5", "services.a.url: duplicate key: it stands on line 5 already")
+	        LINE("7:21", "services.a.headers.a: duplicate key: it stands on line 7 already")
+	        LINE("8:5", "services.a.headers: duplicate key: it stands on line 7 already")
+	        LINE("9:3", "services.a: duplicate key: it stands on line 3 already")
+	        LINE("10:1", "shards: duplicate key: it stands on line 1 already")
+	        LINE("12:1", "limits: duplicate key: it stands on line 11 already")
+	        LINE("7:33", "services.a.headers.b: given twice: upper and lower case are the same to HTTP"));
+}
+
+static void numbers_say_their_range_and_unit(void **state)
+{
+	(void)state;
+	refused("shards: 65\nlimits:\n  items: 1000001\n  header_ms: 10s\n  body_ms: 0\n  idle_ms: 010\n  write_ms: '1'\n"
+	        "  drain_ms: [1]\n  in_flight:\n  json_depth: 1001\n  connections: -1\n"
+	        "  queued_items: 99999999999999999999999\n" SERVICE "    max_in_flight: 65536\n    attempt_timeout_ms: 1.5\n",
+	        LINE("1:9", "shards: 65 is neither: give auto, or 1 to 64 threads")
+	        LINE("3:10", "limits.items: 1000001 is out of range: give 1 to 1000000 items")
+	        LINE("4:14", "limits.header_ms: 10s is not a whole number: give 1 to 3600000 ms, without a suffix")
+	        LINE("5:12", "limits.body_ms: 0 is out of range: give 1 to 3600000 ms")
+	        LINE("6:12", "limits.idle_ms: 010 is not a whole number: give 1 to 3600000 ms, without a suffix")
+	        LINE("7:13", "limits.write_ms: a text in quotes: give the number without them")
+	        LINE("8:3", "limits.drain_ms: a list: give a whole number")
+	        LINE("9:13", "limits.in_flight: no value: give a whole number")
+	        LINE("10:15", "limits.json_depth: 1001 is out of range: give 4 to 1000 levels")
+	        LINE("11:16", "limits.connections: -1 is not a whole number: give 1 to 1000000 connections")
+	        LINE("12:17", "limits.queued_items: 99999999999999999999999 is not a whole number: give 1 to 100000000 items")
+	        LINE("17:20", "services.a.max_in_flight: 65536 is out of range: give 1 to 65535 attempts")
+	        LINE("18:25", "services.a.attempt_timeout_ms: 1.5 is not a whole number: give 1 to 3600000 ms, without a "
+	             "suffix"));
+}
+
+static void wrong_types_are_errors(void **state)
+{
+	(void)state;
+	refused("- 1\n", LINE("1:1", "not a map: give settings as NAME: VALUE"));
+	refused("hello\n", LINE("1:1", "not a map: give settings as NAME: VALUE"));
+	refused("limits: 3\nlog: {format: {a: b}, level: 7}\nauth:\n  open: yes\nstore: {memory: false}\nservices: [a]\n",
+	        LINE("1:9", "limits: not a map: give settings as NAME: VALUE")
+	        LINE("2:7", "log.format: a map: give logfmt or json")
+	        LINE("2:30", "log.level: 7 is not known: give debug, info, warn or error")
+	        LINE("4:9", "auth.open: not a yes or no: give true or false, without quotes")
+	        LINE("5:17", "store.memory: there is nothing else in this version: give true")
+	        LINE("6:1", "services: not a map: give services as NAME: {kind: webhook}"));
+	refused("services:\n  a: http\n  b:\n",
+	        LINE("2:6", "services.a: not a map: give settings as NAME: VALUE")
+	        LINE("3:3", "services.b.kind: required: give http or webhook"));
+}
+
+static void what_comes_later_says_so(void **state)
+{
+	(void)state;
+	refused("store: {path: /var/lib/settled}\nauth:\n  keys: [{name: a}]\n" SERVICE
+	        "    rate: {per_second: 5}\n    breaker: {open_ms: 5}\n",
+	        LINE("1:9", "store.path: not available in this version: use {memory: true}")
+	        LINE("3:3", "auth.keys: not available in this version: use {open: true} behind a proxy that checks its callers")
+	        LINE("8:5", "services.a.rate: not available in this version: use max_in_flight")
+	        LINE("9:5", "services.a.breaker: not available in this version: leave it out"));
+}
+
+static void listening_beyond_loopback_must_be_meant(void **state)
+{
+	static const char *const fine[] = {
+		"listen: 127.3.2.1:1", "listen: '[::1]:1'", "listen: '[::ffff:127.0.0.1]:1'",
+		"listen: 0.0.0.0:1\nauth: {open: true}",
+	};
+	static const char *const wrong[] = {
+		"8080", "localhost:80", "127.0.0.1", "'127.0.0.1:'", "127.0.0.1:65536", "127.0.0.1:x", "::1:80", "127.1:80",
+		"'[127.0.0.1]:80'", "'[::1]'", "'[::1:80'", "'[::1]80'", "':80'", "127.0.0.1/8:80", "127.0.0.1:000080",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(fine); i++)
+		config_free(load(fine[i]));
+	refused("listen: 0.0.0.0:1\n", LINE("1:9", "listen: 0.0.0.0 can be reached from other machines and no caller is "
+	                                    "asked for a key: listen on 127.0.0.1, or set auth: {open: true}"));
+	refused("auth: {open: false}\nlisten: \"[::]:1\"\n",
+	        LINE("2:9", "listen: :: can be reached from other machines and no caller is asked for a key: listen on "
+	             "127.0.0.1, or set auth: {open: true}"));
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+		char text[64], want[200];
+		size_t quote = wrong[i][0] == '\'';
+
+		snprintf(text, sizeof text, "listen: %s", wrong[i]);
+		snprintf(want, sizeof want, LINE("1:9", "listen: %.*s is not an address and a port: give them as "
+		                                 "127.0.0.1:8080 or [::1]:8080"),
+		         (int)(strlen(wrong[i]) - 2 * quote), wrong[i] + quote);
+		refused(text, want);
+	}
+}
+
+static void deadlines_must_agree(void **state)
+{
+	(void)state;
+	refused("limits:\n  max_deadline_ms: 1000\n",
+	        LINE("2:20", "limits.max_deadline_ms: limits.deadline_ms (30000) is longer than limits.max_deadline_ms (1000): "
+	             "lower the first or raise the second"));
+	refused("limits:\n  max_deadline_ms: 1000\n  deadline_ms: 1001\n",
+	        LINE("3:16", "limits.deadline_ms: limits.deadline_ms (1001) is longer than limits.max_deadline_ms (1000): "
+	             "lower the first or raise the second"));
+}
+
+static void a_service_has_what_its_kind_needs(void **state)
+{
+	(void)state;
+	refused("services:\n  push: {kind: http, allow: []}\n  Bad: {kind: webhook}\n  hook:\n    kind: webhook\n"
+	        "    url: http://h/\n    method: POST\n    headers: {}\n  mail: {kind: smtp}\n  none: {url: http://h/}\n",
+	        LINE("2:22", "services.push.allow: only for kind webhook: leave it out")
+	        LINE("2:3", "services.push.url: required for kind http: give the URL, with {to} where the recipient goes")
+	        LINE("3:3", "services.Bad: not a service's name: use 1 to 64 of a-z, 0-9, _ and -")
+	        LINE("6:5", "services.hook.url: only for kind http: leave it out")
+	        LINE("7:5", "services.hook.method: only for kind http: leave it out")
+	        LINE("8:5", "services.hook.headers: only for kind http: leave it out")
+	        LINE("9:16", "services.mail.kind: smtp is not known: give http or webhook")
+	        LINE("10:3", "services.none.kind: required: give http or webhook"));
+}
+
+static void headers_cannot_change_the_framing(void **state)
+{
+	static const char *const taken[] = {"Content-Length", "transfer-encoding", "HOST", "Connection", "Webhook-Id"};
+	char text[200], want[200];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(taken); i++) {
+		snprintf(text, sizeof text, SERVICE "    headers: {%s: x}\n", taken[i]);
+		snprintf(want, sizeof want, LINE("5:15", "services.a.headers.%s: set by the dispatcher itself: leave it out"),
+		         taken[i]);
+		refused(text, want);
+	}
+	refused(SERVICE "    headers:\n      \"a b\": x\n      \"\": x\n      c: \"x\\r\\ny: z\"\n      d: \"\\0\"\n"
+	        "      e: \"\"\n      f:\n      g: [x]\n      h: \" x\"\n",
+	        LINE("6:7", "services.a.headers.a b: not a header's name: use letters, digits and hyphens")
+	        LINE("7:7", "services.a.headers.: not a header's name: give 1 to 256 characters")
+	        LINE("8:10", "services.a.headers.c: has a control character, such as a line's end: give one line")
+	        LINE("9:10", "services.a.headers.d: holds a NUL byte: take it away")
+	        LINE("10:10", "services.a.headers.e: empty: give a value, or leave the header out")
+	        LINE("11:9", "services.a.headers.f: no value: give the header's value")
+	        LINE("12:7", "services.a.headers.g: a list: give the header's value")
+	        LINE("13:10", "services.a.headers.h: begins or ends with a space: take it away"));
+	refused("services: {a: {kind: http, url: \"http://h/é\", secret: x}}\n",
+	        LINE("1:33", "services.a.url: has a character that no URL may hold: percent-encode it")
+	        LINE("1:55", "services.a.secret: not a signing secret: give whsec_ and the base64 of 24 to 64 random bytes"));
+	refused(SERVICE "    headers: x\n", LINE("5:14", "services.a.headers: not a map: give {Name: value}"));
+}
+
+static void errors_are_counted_beyond_a_hundred(void **state)
+{
+	struct buf text = {0}, err = {0};
+	unsigned lines = 0;
+
+	(void)state;
+	for (int i = 0; i < 150; i++)
+		buf_printf(&text, "zzzzzzzz%d: 1\n", i);
+	assert_null(load_bytes(text.p, text.n, &err));
+	for (const char *p = err.p; (p = strchr(p, '\n')) != NULL; p++)
+		lines++;
+	assert_int_equal(lines, 101);
+	assert_non_null(strstr(err.p, "\n" FILE_NAME ": and 50 more\n"));
+	buf_free(&text);
+	buf_free(&err);
+}
+
+static int enter_dir(void **state)
+{
+	(void)state;
+	setenv("T_OPEN", "true", 1);
+	return mkdtemp(dir) == NULL || chdir(dir) != 0;
+}
+
+static int leave_dir(void **state)
+{
+	static const char *const names[] = {FILE_NAME, "token", "big", "nul"};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		unlink(names[i]);
+	return chdir("/") != 0 || rmdir(dir) != 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_file_and_files_that_say_nothing_are_the_defaults),
+		cmocka_unit_test(the_printed_defaults_load_as_the_defaults),
+		cmocka_unit_test(the_description_has_a_row_for_every_setting),
+		cmocka_unit_test(every_setting_is_read),
+		cmocka_unit_test(json_is_a_configuration_too),
+		cmocka_unit_test(ranges_are_parsed_as_such),
+		cmocka_unit_test(the_environment_and_files_fill_in_values),
+		cmocka_unit_test(what_cannot_be_filled_in_is_an_error),
+		cmocka_unit_test(an_error_never_shows_what_came_in),
+		cmocka_unit_test(what_is_not_yaml_says_where),
+		cmocka_unit_test(files_have_bounds),
+		cmocka_unit_test(unknown_keys_get_a_suggestion),
+		cmocka_unit_test(duplicate_keys_are_errors),
+		cmocka_unit_test(numbers_say_their_range_and_unit),
+		cmocka_unit_test(wrong_types_are_errors),
+		cmocka_unit_test(what_comes_later_says_so),
+		cmocka_unit_test(listening_beyond_loopback_must_be_meant),
+		cmocka_unit_test(deadlines_must_agree),
+		cmocka_unit_test(a_service_has_what_its_kind_needs),
+		cmocka_unit_test(headers_cannot_change_the_framing),
+		cmocka_unit_test(errors_are_counted_beyond_a_hundred),
+	};
+
+	return cmocka_run_group_tests_name("config", tests, enter_dir, leave_dir);
+}
