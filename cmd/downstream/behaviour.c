@@ -127,7 +127,7 @@ static bool act(struct behaviour *b, enum act act, struct slice moment)
 
 	if (!word(moment, moments, &early))
 		return false;
-	b->act = act;
+	b->act = (uint8_t)act;
 	b->early = early;
 	return true;
 }
