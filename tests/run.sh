@@ -16,7 +16,7 @@ usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--build 
   --build DIR      build directory (default: build)
   --setup ARG      an argument for `meson setup`, such as -Db_sanitize=address
   --wrap COMMAND   run each test under this command, such as valgrind
-  --slow N         multiply the tests' time limits by N
+  --slow N         multiply every time limit of the tests by N
 The last line is "N passed, N failed"; with CI=true, a skipped case has failed.
 END
 }
@@ -41,7 +41,10 @@ while [ $# -gt 0 ]; do
 	--build) build=$2 ;;
 	--setup) setup+=("$2") ;;
 	--wrap) select+=(--wrapper "$2") ;;
-	--slow) select+=(--timeout-multiplier "$2") ;;
+	--slow)
+		select+=(--timeout-multiplier "$2")
+		export SETTLED_TEST_PATIENCE=$2
+		;;
 	*)
 		usage >&2
 		die "$1: not an option"

@@ -5,7 +5,9 @@
  *     request is with its handler it is not: its time is the handler's.
  *  2. Deadlines are absolute: bytes that drip in do not move them. Only a
  *     writer's moves, and only if the peer has taken something since.
- *  3. `due_armed` is never later than the heap's smallest key. The timer is not
+ *  3. Once soon after a wait for bytes began, the socket is looked at: when a FIN
+ *     comes together with bytes, libmicrohttpd reads those and misses the FIN.
+ *  4. `due_armed` is never later than the heap's smallest key. The timer is not
  *     moved back when a deadline goes; a ring too early costs one look.
  */
 #include <linux/sockios.h>
@@ -16,9 +18,9 @@
 
 #include "httpd/httpd-i.h"
 
-/* A kept-alive connection gets this long to bring a request that is on its way
- * when we stop. */
-enum { STOPPING_IDLE_MS = 100 };
+/* LOOK: invariant 3. STOPPING_IDLE: a kept-alive connection gets this long to
+ * bring a request that is on its way when we stop. */
+enum { LOOK_MS = 100, STOPPING_IDLE_MS = 100 };
 
 static void arm(struct httpd *h)
 {
@@ -32,8 +34,11 @@ static void arm(struct httpd *h)
 
 static void set_after(struct conn *c, enum conn_wait wait, int64_t ms)
 {
+	int64_t now = loop_now_us(c->h->loop);
+
 	c->wait = wait;
-	heap_set(&c->h->due, &c->due, loop_now_us(c->h->loop) + ms * 1000);
+	c->until = now + ms * 1000;
+	heap_set(&c->h->due, &c->due, wait == WAIT_WRITE ? c->until : MIN(c->until, now + LOOK_MS * 1000));
 	arm(c->h);
 }
 
@@ -57,12 +62,10 @@ void deadline_set(struct conn *c, enum conn_wait wait)
 	}
 }
 
+/* Once its request line is there, it has header_ms again. */
 void deadline_soon(struct conn *c)
 {
-	int64_t at = loop_now_us(c->h->loop) + STOPPING_IDLE_MS * 1000;
-
-	if (heap_has(&c->due) && c->due.key <= at)
-		return;
+	c->first = false;
 	set_after(c, WAIT_IDLE, STOPPING_IDLE_MS);
 }
 
@@ -87,6 +90,26 @@ static bool peer_takes(struct conn *c)
 	return true;
 }
 
+/* A FIN, and nothing left to read before it. */
+static bool peer_is_silent(const struct conn *c)
+{
+	int unread;
+
+	return watch_hung_up(c->fd) && ioctl(c->fd, SIOCINQ, &unread) == 0 && unread == 0;
+}
+
+static void ring(struct conn *c, int64_t now)
+{
+	if (c->wait == WAIT_WRITE && peer_takes(c)) {
+		deadline_set(c, WAIT_WRITE);
+	} else if (c->wait != WAIT_WRITE && now < c->until && !peer_is_silent(c)) {
+		heap_set(&c->h->due, &c->due, c->until);
+	} else {
+		/* libmicrohttpd sees the end of file, closes, and tells us. */
+		shutdown(c->fd, SHUT_RDWR);
+	}
+}
+
 void deadline_due(void *arg)
 {
 	struct httpd *h = arg;
@@ -94,14 +117,7 @@ void deadline_due(void *arg)
 	struct heap_node *node;
 
 	h->due_armed = HEAP_NONE;
-	while ((node = heap_pop(&h->due, now)) != NULL) {
-		struct conn *c = container_of(node, struct conn, due);
-
-		/* libmicrohttpd sees the end of file, closes, and tells us. */
-		if (c->wait == WAIT_WRITE && peer_takes(c))
-			deadline_set(c, WAIT_WRITE);
-		else
-			shutdown(c->fd, SHUT_RDWR);
-	}
+	while ((node = heap_pop(&h->due, now)) != NULL)
+		ring(container_of(node, struct conn, due), now);
 	arm(h);
 }

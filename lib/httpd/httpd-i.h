@@ -61,7 +61,8 @@ struct conn {
 	struct httpd *h;
 	struct MHD_Connection *mc;
 	int fd;
-	struct heap_node due;
+	struct heap_node due;            /* the next look; never later than `until` */
+	int64_t until;
 	enum conn_wait wait;
 	uint64_t acked;                  /* bytes the peer had taken when last looked */
 	bool first;                      /* its first request; header_ms runs from accept */
@@ -136,3 +137,4 @@ enum MHD_Result respond_queue(struct http_request *r);
 /* watch.c */
 void watch_start(struct http_request *r);
 void watch_stop(struct http_request *r);
+bool watch_hung_up(int fd);                      /* FIN, RST or an error */

@@ -14,8 +14,9 @@
  *       └──► client leaves while parked or streaming: on_end(gone = true)
  *
  * Invariants
- *  1. on_end runs exactly once for each on_request, never inside a call of the
- *     handler's into httpd; the request is invalid after it.
+ *  1. on_end runs exactly once for each request that on_head or on_request has
+ *     seen, never inside a call of the handler's into httpd; the request is
+ *     invalid after it.
  *  2. A parked request's client is watched for FIN and RST, also behind
  *     pipelined bytes, which are drained and cost the connection its keep-alive.
  *  3. Requests that could be smuggled are refused before a handler sees them
@@ -64,7 +65,7 @@ struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_c
 /* Stop accepting; from now on every answer closes its connection. */
 void httpd_quiesce(struct httpd *h);
 unsigned httpd_connections(const struct httpd *h);
-void httpd_free(struct httpd *h);                /* closes what is still open */
+void httpd_free(struct httpd *h);                /* ends what is open: on_end, gone */
 
 struct httpd_usage {
 	unsigned connections, parked, streams;
@@ -92,7 +93,8 @@ void *http_data(const struct http_request *r);
 void http_respond(struct http_request *r, int status, const struct http_header *headers,
 		  size_t n_headers, struct blob *take_body);
 
-/* Answer with a stream of unknown length. `fill` is asked for bytes whenever the
+/* Answer with a stream of unknown length, whose end closes the connection. Not
+ * from on_head. `fill` is asked for bytes whenever the
  * client takes some: it returns how many it wrote, 0 for "none now: call
  * http_stream_wake()", or -1 for the end. It is never asked while the client is
  * not reading, so nothing need be queued for it. */

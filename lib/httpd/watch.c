@@ -16,17 +16,18 @@
 #include "httpd/httpd-i.h"
 
 /* Nobody pipelines this much behind a request that is being worked on. */
-enum { DRAIN_MAX = 1024 * 1024, DRAIN_STEP = 64 * 1024 };
+enum { DRAIN_MAX = 1024 * 1024, DRAIN_STEP = 16 * 1024 };
 
-/* False: the peer has gone, or sent more than it may. MSG_TRUNC throws the
- * bytes away without copying them. */
+/* False: the peer has gone, or sent more than it may. MSG_TRUNC throws a TCP
+ * socket's bytes away without copying them; other sockets fill the sink. */
 static bool drain(struct http_request *r)
 {
 	int fd = request_conn(r)->fd;
+	char sink[DRAIN_STEP];
 	ssize_t n;
 
 	for (;;) {
-		n = recv(fd, NULL, DRAIN_STEP, MSG_DONTWAIT | MSG_TRUNC);
+		n = recv(fd, sink, sizeof sink, MSG_DONTWAIT | MSG_TRUNC);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -41,7 +42,7 @@ static bool drain(struct http_request *r)
 }
 
 /* libevent reports an error or a hang-up as READ. */
-static bool hung_up(int fd)
+bool watch_hung_up(int fd)
 {
 	struct pollfd p = {.fd = fd, .events = POLLRDHUP};
 
@@ -52,7 +53,7 @@ static void on_ready(void *arg, unsigned events)
 {
 	struct http_request *r = arg;
 
-	if ((events & LOOP_CLOSED) != 0 || hung_up(request_conn(r)->fd) || !drain(r))
+	if ((events & LOOP_CLOSED) != 0 || watch_hung_up(request_conn(r)->fd) || !drain(r))
 		request_gone(r);
 }
 

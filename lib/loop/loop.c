@@ -1,10 +1,12 @@
 /*
  * Invariants
  *  1. libevent is touched by the loop's own thread alone; other threads only
- *     lock the mailbox and write the eventfd.
- *  2. `inbox` is empty or a wake-up is on its way.
- *  3. A call or message runs from run_calls(), which handles what stood in the
- *     list when it began: what those ask for comes in the next round.
+ *     lock a mailbox and write its eventfd.
+ *  2. A mailbox's `inbox` is empty or a wake-up is on its way.
+ *  3. A call or message runs from run_soon(), with the priority of whoever asked
+ *     for it; run_soon() handles what stood in its lists when it began.
+ *  4. NORMAL work makes nothing URGENT active: libevent would then leave its
+ *     queue of ready sockets, and poll all of them again, after each callback.
  */
 #include "loop/loop.h"
 
@@ -17,22 +19,31 @@
 #include <time.h>
 #include <unistd.h>
 
-struct loop {
-	struct event_base *base;
-	struct event *calls_event;
+enum { N_PRIORITIES = LOOP_NORMAL + 1 };
+
+/* What is to run soon with one priority. */
+struct soon {
+	struct loop *loop;
+	struct event *event;
 	struct list calls;               /* struct loop_call */
 	struct list local;               /* messages from this thread */
-	struct loop_usage usage;
 	/* Shared with other threads. */
 	pthread_mutex_t lock;
 	struct list inbox;
-	atomic_bool stop;
 	int wake_fd;
 	struct event *wake_event;
 };
 
-/* The loop that this thread runs. */
+struct loop {
+	struct event_base *base;
+	struct soon soon[N_PRIORITIES];
+	struct loop_usage usage;
+	atomic_bool stop;
+};
+
+/* The loop that this thread runs, and the priority of the present callback. */
 static _Thread_local struct loop *current;
+static _Thread_local enum loop_priority running = LOOP_NORMAL;
 
 struct loop_fd {
 	struct loop *loop;
@@ -46,6 +57,7 @@ struct loop_fd {
 struct loop_timer {
 	struct loop *loop;
 	struct event *event;
+	enum loop_priority prio;
 	void (*on_due)(void *arg);
 	void *arg;
 };
@@ -79,19 +91,20 @@ static void run_messages(struct list *msgs)
 	}
 }
 
-static void run_calls(evutil_socket_t fd, short what, void *arg)
+static void run_soon(evutil_socket_t fd, short what, void *arg)
 {
-	struct loop *l = arg;
-	struct list now, msgs, *node;
+	struct soon *soon = arg;
+	struct list calls, msgs, *node;
 
 	(void)fd;
 	(void)what;
+	running = (enum loop_priority)(soon - soon->loop->soon);
 	list_init(&msgs);
-	list_splice(&msgs, &l->local);
+	list_splice(&msgs, &soon->local);
 	run_messages(&msgs);
-	list_init(&now);
-	list_splice(&now, &l->calls);
-	while ((node = list_pop(&now)) != NULL) {
+	list_init(&calls);
+	list_splice(&calls, &soon->calls);
+	while ((node = list_pop(&calls)) != NULL) {
 		struct loop_call *c = list_entry(node, struct loop_call, node);
 
 		c->run(c);
@@ -100,27 +113,28 @@ static void run_calls(evutil_socket_t fd, short what, void *arg)
 
 static void on_wake(evutil_socket_t fd, short what, void *arg)
 {
-	struct loop *l = arg;
+	struct soon *soon = arg;
 	struct list msgs;
 	uint64_t count;
 
 	(void)what;
-	if (read(fd, &count, sizeof count) < 0 && errno != EAGAIN)
-		REQUIRE(errno == EINTR);
+	if (read(fd, &count, sizeof count) < 0)
+		REQUIRE(errno == EINTR || errno == EAGAIN);
+	running = (enum loop_priority)(soon - soon->loop->soon);
 	list_init(&msgs);
-	pthread_mutex_lock(&l->lock);
-	list_splice(&msgs, &l->inbox);
-	pthread_mutex_unlock(&l->lock);
+	pthread_mutex_lock(&soon->lock);
+	list_splice(&msgs, &soon->inbox);
+	pthread_mutex_unlock(&soon->lock);
 	run_messages(&msgs);
-	if (atomic_load(&l->stop))
-		event_base_loopbreak(l->base);
+	if (atomic_load(&soon->loop->stop))
+		event_base_loopbreak(soon->loop->base);
 }
 
-static void wake(struct loop *l)
+static void wake(struct soon *soon)
 {
 	uint64_t one = 1;
 
-	while (write(l->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
+	while (write(soon->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
 		;
 }
 
@@ -140,39 +154,60 @@ static struct event_base *new_base(void)
 		base = event_base_new_with_config(cfg);
 	event_config_free(cfg);
 	if (base != NULL)
-		event_base_priority_init(base, 2);
+		event_base_priority_init(base, N_PRIORITIES);
 	return base;
+}
+
+static void soon_free(struct soon *soon)
+{
+	if (soon->event != NULL)
+		event_free(soon->event);
+	if (soon->wake_event != NULL)
+		event_free(soon->wake_event);
+	if (soon->wake_fd >= 0)
+		close(soon->wake_fd);
+	pthread_mutex_destroy(&soon->lock);
+}
+
+/* False: errno says why. To be freed either way. */
+static bool soon_init(struct soon *soon, struct loop *l, enum loop_priority prio)
+{
+	*soon = (struct soon){.loop = l};
+	list_init(&soon->calls);
+	list_init(&soon->local);
+	list_init(&soon->inbox);
+	pthread_mutex_init(&soon->lock, NULL);
+	soon->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (soon->wake_fd < 0)
+		return false;
+	soon->event = event_new(l->base, -1, 0, run_soon, soon);
+	soon->wake_event = event_new(l->base, soon->wake_fd, EV_READ | EV_PERSIST, on_wake, soon);
+	REQUIRE(soon->event != NULL && soon->wake_event != NULL);
+	event_priority_set(soon->event, (int)prio);
+	event_priority_set(soon->wake_event, (int)prio);
+	event_add(soon->wake_event, NULL);
+	return true;
 }
 
 struct loop *loop_new(void)
 {
 	struct loop *l = xcalloc(1, sizeof *l);
+	bool ok = true;
+	int err;
 
-	list_init(&l->calls);
-	list_init(&l->local);
-	list_init(&l->inbox);
-	pthread_mutex_init(&l->lock, NULL);
-	l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (l->wake_fd < 0)
-		goto fail;
 	l->base = new_base();
 	if (l->base == NULL) {
+		free(l);
 		errno = ENOMEM;
-		goto fail_fd;
+		return NULL;
 	}
-	l->calls_event = event_new(l->base, -1, 0, run_calls, l);
-	l->wake_event = event_new(l->base, l->wake_fd, EV_READ | EV_PERSIST, on_wake, l);
-	REQUIRE(l->calls_event != NULL && l->wake_event != NULL);
-	event_priority_set(l->calls_event, LOOP_URGENT);
-	event_priority_set(l->wake_event, LOOP_URGENT);
-	event_add(l->wake_event, NULL);
-	return l;
-
-fail_fd:
-	close(l->wake_fd);
-fail:
-	pthread_mutex_destroy(&l->lock);
-	free(l);
+	for (int i = 0; i < N_PRIORITIES; i++)
+		ok = soon_init(&l->soon[i], l, (enum loop_priority)i) && ok;
+	if (ok)
+		return l;
+	err = errno;
+	loop_free(l);
+	errno = err;
 	return NULL;
 }
 
@@ -181,11 +216,9 @@ void loop_free(struct loop *l)
 	if (l == NULL)
 		return;
 	REQUIRE(l->usage.fds == 0 && l->usage.timers == 0);
-	event_free(l->calls_event);
-	event_free(l->wake_event);
+	for (int i = 0; i < N_PRIORITIES; i++)
+		soon_free(&l->soon[i]);
 	event_base_free(l->base);
-	close(l->wake_fd);
-	pthread_mutex_destroy(&l->lock);
 	free(l);
 }
 
@@ -200,7 +233,7 @@ void loop_run(struct loop *l)
 void loop_stop(struct loop *l)
 {
 	atomic_store(&l->stop, true);
-	wake(l);
+	wake(&l->soon[LOOP_URGENT]);
 }
 
 bool loop_is_current(const struct loop *l)
@@ -222,6 +255,7 @@ static void on_fd(evutil_socket_t fd, short what, void *arg)
 			  (what & EV_CLOSED ? LOOP_CLOSED : 0u);
 
 	(void)fd;
+	running = f->prio;
 	f->on_ready(f->arg, events);
 }
 
@@ -262,6 +296,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
+	running = t->prio;
 	t->on_due(t->arg);
 }
 
@@ -270,7 +305,7 @@ struct loop_timer *loop_timer_new(struct loop *l, enum loop_priority prio, void 
 {
 	struct loop_timer *t = xcalloc(1, sizeof *t);
 
-	*t = (struct loop_timer){.loop = l, .on_due = on_due, .arg = arg};
+	*t = (struct loop_timer){.loop = l, .prio = prio, .on_due = on_due, .arg = arg};
 	t->event = event_new(l->base, -1, 0, on_timer, t);
 	REQUIRE(t->event != NULL);
 	event_priority_set(t->event, (int)prio);
@@ -307,10 +342,14 @@ void loop_call_init(struct loop_call *c, void (*run)(struct loop_call *))
 
 void loop_call_soon(struct loop *l, struct loop_call *c)
 {
-	if (!list_empty(&c->node))
+	struct soon *soon = &l->soon[running];
+
+	/* Asked for again: only an urgent wish moves it forward. */
+	if (!list_empty(&c->node) && running != LOOP_URGENT)
 		return;
-	list_append(&l->calls, &c->node);
-	event_active(l->calls_event, EV_TIMEOUT, 0);
+	list_remove(&c->node);
+	list_append(&soon->calls, &c->node);
+	event_active(soon->event, EV_TIMEOUT, 0);
 }
 
 void loop_call_cancel(struct loop_call *c)
@@ -320,19 +359,20 @@ void loop_call_cancel(struct loop_call *c)
 
 void loop_post(struct loop *to, struct loop_msg *msg)
 {
+	struct soon *soon = &to->soon[running];
 	bool first;
 
 	if (current == to) {
-		list_append(&to->local, &msg->node);
-		event_active(to->calls_event, EV_TIMEOUT, 0);
+		list_append(&soon->local, &msg->node);
+		event_active(soon->event, EV_TIMEOUT, 0);
 		return;
 	}
-	pthread_mutex_lock(&to->lock);
-	first = list_empty(&to->inbox);
-	list_append(&to->inbox, &msg->node);
-	pthread_mutex_unlock(&to->lock);
+	pthread_mutex_lock(&soon->lock);
+	first = list_empty(&soon->inbox);
+	list_append(&soon->inbox, &msg->node);
+	pthread_mutex_unlock(&soon->lock);
 	if (first)
-		wake(to);
+		wake(soon);
 }
 
 struct loop_usage loop_usage(const struct loop *l)

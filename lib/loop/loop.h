@@ -5,10 +5,11 @@
  * Thread: everything but loop_post() and loop_stop() belongs to the thread that
  * runs loop_run(). Before loop_run() starts, the creating thread may use it.
  *
- * Two priorities: URGENT (a client's disconnect, messages, deadlines) runs
- * before NORMAL (accept, requests, transfers), and NORMAL is looked away from
- * at least every 500 us, so a flood of transfers cannot delay
- * the detection of a disconnect by more than about a millisecond.
+ * Two priorities: URGENT (a client's disconnect, deadlines) runs before NORMAL
+ * (accept, requests, transfers), and NORMAL is looked away from at least every
+ * 500 us, so a flood of transfers cannot delay the detection of a disconnect by
+ * more than about a millisecond. Deferred calls and messages run with the
+ * priority of the callback that asks for them.
  */
 #pragma once
 
@@ -63,9 +64,10 @@ void loop_call_init(struct loop_call *c, void (*run)(struct loop_call *));
 void loop_call_soon(struct loop *l, struct loop_call *c);
 void loop_call_cancel(struct loop_call *c);                  /* no-op if not asked for */
 
-/* A message: handed to the loop `to`, which calls `run` in its own thread and
- * in the order of arrival. From the loop's own thread too it is never inside
- * this call. One lock and at most one wake-up per burst. */
+/* A message: handed to the loop `to`, which calls `run` in its own thread. Those
+ * of one sender and priority keep their order; an urgent one may overtake. From
+ * the loop's own thread too it is never inside this call. One lock and at most
+ * one wake-up per burst. */
 struct loop_msg {
 	struct list node;
 	void (*run)(struct loop_msg *);

@@ -14,16 +14,14 @@ enum { POINTER_MAX = 1024, DETAIL_MAX = 512, QUOTED_MAX = 48 };
 static const char *const fault_names[] = {FAULT_TABLE(X)};
 #undef X
 
-struct quoted quote(struct slice s)
+int quoted_len(struct slice s)
 {
-	struct quoted q;
 	size_t n = MIN(s.n, (size_t)QUOTED_MAX);
 
 	/* Cut before a character, not inside one. */
 	while (n < s.n && n > 0 && ((unsigned char)s.p[n] & 0xc0) == 0x80)
 		n--;
-	snprintf(q.text, sizeof q.text, "\"%.*s\"%s", (int)n, s.n == 0 ? "" : s.p, n < s.n ? "..." : "");
-	return q;
+	return (int)n;
 }
 
 /* RFC 6901 section 3 (~0, ~1), then section 6: percent-encoded where RFC 3986
@@ -98,16 +96,29 @@ static void keep_for_item(struct reader *r, struct draft *d, const char *pointer
 	d->detail = keep(r, &r->arena, (struct slice){text, MIN((size_t)n, sizeof text - 1)});
 }
 
-static struct draft *draft_at(struct reader *r, int64_t item)
+static struct draft *draft_at(const struct reader *r, int64_t item)
 {
 	return item != NO_ITEM && (size_t)item < r->n_drafts ? &r->drafts[item] : NULL;
+}
+
+static struct fault_list *list_of(struct reader *r, int64_t item)
+{
+	return item == NO_ITEM ? &r->batch_faults : &r->item_faults;
+}
+
+bool fault_wanted(const struct reader *r)
+{
+	const struct draft *d = draft_at(r, r->item);
+	uint64_t before = r->item == NO_ITEM ? r->batch_faults.count : r->item_faults.count;
+
+	return before < FAULTS_LISTED || (d != NULL && d->faults == 0);
 }
 
 /* Count a fault; true: its texts are wanted. */
 static bool count(struct reader *r, int64_t item)
 {
-	struct fault_list *list = item == NO_ITEM ? &r->batch_faults : &r->item_faults;
 	struct draft *d = draft_at(r, item);
+	struct fault_list *list = list_of(r, item);
 
 	list->count++;
 	if (d != NULL)
@@ -117,7 +128,7 @@ static bool count(struct reader *r, int64_t item)
 
 static void add(struct reader *r, int64_t item, enum fault f, const struct buf *pointer, const char *detail)
 {
-	struct fault_list *list = item == NO_ITEM ? &r->batch_faults : &r->item_faults;
+	struct fault_list *list = list_of(r, item);
 	struct draft *d = draft_at(r, item);
 	const char *at = pointer->failed ? NULL : keep(r, &r->scratch, buf_slice(pointer));
 

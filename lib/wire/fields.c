@@ -38,29 +38,43 @@ static size_t distance(struct slice a, struct slice b)
 	return row[b.n];
 }
 
-static void unknown_field(struct reader *r, const struct field *fields, size_t n, struct slice key)
+/* The name that was meant, if one is near. */
+static const char *nearest(const struct field *fields, size_t n, struct slice key)
 {
-	char known[256] = "";
 	const char *best = NULL;
-	size_t best_d = NEAR + 1, at = 0;
+	size_t best_d = MIN(key.n, (size_t)NEAR + 1);
 
-	for (size_t i = 0; i < n; i++) {
-		size_t d = key.n > NAME_MAX_LEN ? NEAR + 1 : distance(key, slice_str(fields[i].name));
+	for (size_t i = 0; i < n && key.n <= NAME_MAX_LEN; i++) {
+		size_t d = distance(key, slice_str(fields[i].name));
 
-		if (d < best_d && d < key.n) {
+		if (d < best_d) {
 			best_d = d;
 			best = fields[i].name;
 		}
-		if (at < sizeof known)
-			at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i > 0 ? ", " : "",
-					       fields[i].name);
 	}
-	if (best != NULL)
-		fault_here(r, FAULT_UNKNOWN_FIELD, "there is no field %s; did you mean \"%s\"?", quote(key).text,
-			   best);
-	else
-		fault_here(r, FAULT_UNKNOWN_FIELD, "there is no field %s; the fields here are %s",
-			   quote(key).text, known);
+	return best;
+}
+
+static void unknown_field(struct reader *r, const struct field *fields, size_t n, struct slice key)
+{
+	char known[256] = "";
+	const char *meant;
+	size_t at = 0;
+
+	/* Only counted: words are work, and a body has room for a million of these. */
+	if (!fault_wanted(r)) {
+		fault_here(r, FAULT_UNKNOWN_FIELD, "unknown");
+		return;
+	}
+	meant = nearest(fields, n, key);
+	if (meant != NULL) {
+		fault_here(r, FAULT_UNKNOWN_FIELD, "there is no field " QUOTE "; did you mean \"%s\"?", QUOTED(key),
+			   meant);
+		return;
+	}
+	for (size_t i = 0; i < n && at < sizeof known; i++)
+		at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i > 0 ? ", " : "", fields[i].name);
+	fault_here(r, FAULT_UNKNOWN_FIELD, "there is no field " QUOTE "; the fields here are %s", QUOTED(key), known);
 }
 
 bool read_members(struct reader *r, const struct field *fields, size_t n)
@@ -213,7 +227,7 @@ bool read_enum(struct reader *r, const char *const *names, size_t n, size_t *ret
 		if (at < sizeof all)
 			at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", i > 0 ? ", " : "", names[i]);
 	}
-	fault_here(r, FAULT_ENUM, "%s is not one of: %s", quote(text).text, all);
+	fault_here(r, FAULT_ENUM, QUOTE " is not one of: %s", QUOTED(text), all);
 	return true;
 }
 
@@ -248,7 +262,7 @@ bool read_service(struct reader *r, int32_t *ret)
 	if (r->last_found >= 0)
 		*ret = r->last_found;
 	else
-		fault_here(r, FAULT_UNKNOWN_SERVICE, "no service has the name %s; GET /v1/services lists them",
-			   quote(name).text);
+		fault_here(r, FAULT_UNKNOWN_SERVICE, "no service has the name " QUOTE "; GET /v1/services lists them",
+			   QUOTED(name));
 	return true;
 }

@@ -229,8 +229,8 @@ int check_items(struct reader *r)
 		ids[n] = (struct key){slice_hash(d->id, r->scan.seed), d->id};
 		rc = key_index_add(&ix, ids, n);
 		if (rc == 0)
-			fault_at(r, (int64_t)i, "id", FAULT_DUPLICATE_ID, "an earlier item has the id %s, too",
-				 quote(d->id).text);
+			fault_at(r, (int64_t)i, "id", FAULT_DUPLICATE_ID, "an earlier item has the id " QUOTE ", too",
+				 QUOTED(d->id));
 		n += rc == 1;
 	}
 	key_index_free(&ix);

@@ -16,18 +16,24 @@ static bool key_eq(const struct key *a, const struct key *b)
 	return a->hash == b->hash && slice_eq(a->text, b->text);
 }
 
-static size_t slot_of(const struct key_index *ix, const struct key *v, const struct key *k)
+static uint32_t tag_of(const struct key *k)
+{
+	return (uint32_t)(k->hash >> 32);
+}
+
+static struct key_slot *find(const struct key_index *ix, const struct key *v, const struct key *k)
 {
 	size_t at = k->hash & (ix->n_slots - 1);
 
-	while (ix->slots[at] != 0 && !key_eq(&v[ix->slots[at] - 1], k))
+	while (ix->slots[at].place != 0 &&
+	       !(ix->slots[at].tag == tag_of(k) && key_eq(&v[ix->slots[at].place - 1], k)))
 		at = (at + 1) & (ix->n_slots - 1);
-	return at;
+	return &ix->slots[at];
 }
 
 static int grow(struct key_index *ix, const struct key *v, size_t n)
 {
-	struct key_index wide = {.n_slots = ix->n_slots == 0 ? FIRST_SLOTS : ix->n_slots * 2};
+	struct key_index wide = {.n_slots = ix->n_slots == 0 ? FIRST_SLOTS : ix->n_slots * 4};
 
 	if (n >= UINT32_MAX)
 		return -ENOMEM;
@@ -35,7 +41,7 @@ static int grow(struct key_index *ix, const struct key *v, size_t n)
 	if (wide.slots == NULL)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
-		wide.slots[slot_of(&wide, v, &v[i])] = (uint32_t)(i + 1);
+		*find(&wide, v, &v[i]) = (struct key_slot){(uint32_t)(i + 1), tag_of(&v[i])};
 	free(ix->slots);
 	*ix = wide;
 	return 0;
@@ -43,7 +49,7 @@ static int grow(struct key_index *ix, const struct key *v, size_t n)
 
 int key_index_add(struct key_index *ix, const struct key *v, size_t n)
 {
-	size_t at;
+	struct key_slot *slot;
 
 	if (ix->slots == NULL && n < LINEAR) {
 		for (size_t i = 0; i < n; i++) {
@@ -54,10 +60,10 @@ int key_index_add(struct key_index *ix, const struct key *v, size_t n)
 	}
 	if (2 * (n + 1) > ix->n_slots && grow(ix, v, n) < 0)
 		return -ENOMEM;
-	at = slot_of(ix, v, &v[n]);
-	if (ix->slots[at] != 0)
+	slot = find(ix, v, &v[n]);
+	if (slot->place != 0)
 		return 0;
-	ix->slots[at] = (uint32_t)(n + 1);
+	*slot = (struct key_slot){(uint32_t)(n + 1), tag_of(&v[n])};
 	return 1;
 }
 

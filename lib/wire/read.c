@@ -244,8 +244,8 @@ static void on_duplicate(struct scan *s)
 {
 	struct reader *r = container_of(s, struct reader, scan);
 
-	fault_here(r, FAULT_DUPLICATE_KEY, "the key %s stands twice in this object",
-		   quote(scan_top(s)->key).text);
+	fault_here(r, FAULT_DUPLICATE_KEY, "the key " QUOTE " stands twice in this object",
+		   QUOTED(scan_top(s)->key));
 }
 
 static bool read_body(struct reader *r)

@@ -62,8 +62,8 @@ static void put_date(char *at, int64_t days)
 
 void wire_time(struct buf *out, int64_t unix_ms)
 {
-	/* The format has four digits for the year, 0000 to 9999. */
-	const int64_t first = -62167219200000, last = 253402300799999;
+	/* The format has four digits for the year: 0001 to 9999. */
+	const int64_t first = -62135596800000, last = 253402300799999;
 	const int64_t day_ms = 86400000;
 	int64_t ms = MIN(MAX(unix_ms, first), last) - first;
 	int64_t of_day = ms % day_ms;

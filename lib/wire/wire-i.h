@@ -14,8 +14,13 @@ struct key {
 	struct slice text;
 };
 
+struct key_slot {
+	uint32_t place;                  /* and 1 more; 0: free */
+	uint32_t tag;                    /* of the hash: saves a look at the key */
+};
+
 struct key_index {
-	uint32_t *slots;                 /* place + 1; 0: free */
+	struct key_slot *slots;
 	size_t n_slots;                  /* a power of two */
 };
 
@@ -152,6 +157,9 @@ struct reader {
 /* A fault where the scanner stands. */
 void fault_here(struct reader *r, enum fault f, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
+/* Will the words of a fault here be kept, or is it only counted? */
+bool fault_wanted(const struct reader *r);
+
 /* A fault of a named member of an item, or of the batch with NO_ITEM. */
 void fault_at(struct reader *r, int64_t item, const char *member, enum fault f, const char *fmt, ...)
 	PRINTF_LIKE(5, 6);
@@ -161,11 +169,10 @@ void problem_malformed(struct buf *out, const struct scan *s);
 void problem_invalid(struct buf *out, struct reader *r);
 
 /* A caller's text inside a message: in quotes, and cut when it is long. */
-struct quoted {
-	char text[80];
-};
+#define QUOTE "\"%.*s%s\""
+#define QUOTED(s) quoted_len(s), (s).p, (size_t)quoted_len(s) < (s).n ? "..." : ""
 
-struct quoted quote(struct slice s);
+int quoted_len(struct slice s);
 
 /* --- fields.c: one value each. False: as in scan ---------------------------- */
 

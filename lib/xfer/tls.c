@@ -80,12 +80,10 @@ static X509_STORE *load(void)
 	return s;
 }
 
-CURLcode xfer_tls_configure(CURL *easy, void *ssl_ctx, void *arg)
+CURLcode xfer_tls_configure(void *ssl_ctx)
 {
 	X509_STORE *s;
 
-	(void)easy;
-	(void)arg;
 	pthread_mutex_lock(&lock);
 	if (store == NULL)
 		store = load();

@@ -12,6 +12,7 @@
  *     to send counts, not libcurl's number of bytes.
  *  4. A status line that has arrived is evidence that nothing later takes back.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <strings.h>
 
@@ -55,15 +56,6 @@ static int64_t parse_date(struct slice v, int64_t now_unix_ms)
 	return MAX((int64_t)at * 1000 - now_unix_ms, INT64_C(0));
 }
 
-static struct slice trim(struct slice v)
-{
-	while (v.n > 0 && (v.p[0] == ' ' || v.p[0] == '\t'))
-		v = (struct slice){v.p + 1, v.n - 1};
-	while (v.n > 0 && strchr(" \t\r\n", v.p[v.n - 1]) != NULL)
-		v.n--;
-	return v;
-}
-
 static void note_retry_after(struct transfer *t, struct slice value)
 {
 	int64_t ms = parse_seconds(value);
@@ -100,7 +92,7 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
 	if (t->seen.status == 0 && n > 5 && memcmp(p, "HTTP/", 5) == 0)
 		note_status(t);
 	else if (t->seen.status != 0 && n > retry_after.n && strncasecmp(p, retry_after.p, retry_after.n) == 0)
-		note_retry_after(t, trim((struct slice){p + retry_after.n, n - retry_after.n}));
+		note_retry_after(t, slice_trim((struct slice){p + retry_after.n, n - retry_after.n}));
 	return n;
 }
 
@@ -144,9 +136,20 @@ static void set_callbacks(struct transfer *t)
 	curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, t);
 	curl_easy_setopt(c, CURLOPT_PREREQFUNCTION, xfer_guard_request);
 	curl_easy_setopt(c, CURLOPT_PREREQDATA, t);
+	curl_easy_setopt(c, CURLOPT_SSL_CTX_DATA, t);
 	/* The socket outlives the transfer, so this one gets the owner of both. */
 	curl_easy_setopt(c, CURLOPT_CLOSESOCKETFUNCTION, xfer_sockets_on_close);
 	curl_easy_setopt(c, CURLOPT_CLOSESOCKETDATA, t->x);
+}
+
+/* CURLOPT_SSL_CTX_FUNCTION: connected, and about to begin the handshake. */
+static CURLcode on_handshake(CURL *easy, void *ssl_ctx, void *arg)
+{
+	struct transfer *t = arg;
+
+	(void)easy;
+	t->seen.handshake = true;
+	return xfer_tls_configure(ssl_ctx);
 }
 
 /* False: no memory, or a libcurl without something that safety needs. */
@@ -173,7 +176,7 @@ static bool set_constants(struct transfer *t)
 	       curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAINFO, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAPATH, NULL) == CURLE_OK &&
-	       curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, xfer_tls_configure) == CURLE_OK &&
+	       curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, on_handshake) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_USERAGENT, x->user_agent) == CURLE_OK;
 }
 
@@ -310,6 +313,7 @@ bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 {
 	struct curl_slist *headers;
 
+	t->fd = -1;
 	t->seen = (struct evidence){.retry_after_ms = RETRY_AFTER_NONE};
 	t->guarded = e->guarded;
 	t->tls = strncasecmp(e->url, "https:", 6) == 0;
@@ -346,17 +350,12 @@ static bool has_sent_all(const struct transfer *t)
 
 static enum phase phase_of(const struct transfer *t)
 {
-	curl_off_t connected_us = 0;
-
 	if (t->seen.head_n > 0)
 		return PHASE_RECEIVE;
 	if (t->seen.requests > 0)
 		return has_sent_all(t) ? PHASE_WAIT : PHASE_SEND;
-	if (t->seen.connecting && t->tls) {
-		curl_easy_getinfo(t->easy, CURLINFO_CONNECT_TIME_T, &connected_us);
-		if (connected_us > 0)
-			return PHASE_TLS;
-	}
+	if (t->seen.handshake)
+		return PHASE_TLS;
 	if (t->seen.connecting || t->seen.refused)
 		return PHASE_CONNECT;
 	return t->seen.resolving ? PHASE_RESOLVE : PHASE_QUEUE;
@@ -372,7 +371,7 @@ static struct verdict by_code(CURLcode rc)
 {
 	static const struct verdict table[] = {
 		{CURLE_COULDNT_RESOLVE_HOST, ANSWER_NO_CONNECTION, "the host name does not resolve"},
-		{CURLE_COULDNT_CONNECT, ANSWER_NO_CONNECTION, "no connection to the host"},
+		{CURLE_COULDNT_CONNECT, ANSWER_NO_CONNECTION, NULL},
 		{CURLE_OPERATION_TIMEDOUT, ANSWER_NO_CONNECTION, "no connection to the host in time"},
 		{CURLE_SSL_CONNECT_ERROR, ANSWER_NO_CONNECTION, "the TLS handshake failed"},
 		{CURLE_SSL_CIPHER, ANSWER_NO_CONNECTION, "the TLS handshake failed"},
@@ -398,11 +397,45 @@ static struct verdict by_code(CURLcode rc)
 	return (struct verdict){(int)rc, ANSWER_INTERNAL, NULL};
 }
 
+/* libcurl has one code for a chain that leads nowhere and for a wrong name. But
+ * it asks for the chain's fault only if there is one; else its first value of
+ * 1, an unspecified fault, stays. */
+static bool chain_is_good(const struct transfer *t)
+{
+	long fault = -1;
+
+	curl_easy_getinfo(t->easy, CURLINFO_SSL_VERIFYRESULT, &fault);
+	return fault == 0 || fault == 1;
+}
+
+/* Why the last address did not connect, where the system says more than libcurl. */
+static const char *connect_detail(CURL *easy)
+{
+	long err = 0;
+
+	curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &err);
+	switch (err) {
+	case ECONNREFUSED:
+		return "the host refused the connection";
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+		return "no route to the host";
+	case ETIMEDOUT:
+		return "the host did not answer the connection";
+	case EMFILE:
+	case ENFILE:
+		return "no file descriptor left for the connection: raise the limit";
+	}
+	return "no connection to the host";
+}
+
 /* The end of a transfer that no final status line has reached. */
 static struct verdict judge(const struct transfer *t, CURLcode rc)
 {
 	struct verdict v = by_code(rc);
 
+	if (rc == CURLE_COULDNT_CONNECT)
+		v.detail = connect_detail(t->easy);
 	if (t->seen.resend)
 		v = (struct verdict){.end = ANSWER_LOST, .detail = "the connection ended without an answer"};
 	else if (t->seen.overlong_head)
@@ -413,6 +446,8 @@ static struct verdict judge(const struct transfer *t, CURLcode rc)
 		v = (struct verdict){.end = ANSWER_FORBIDDEN, .detail = "the address is not allowed"};
 	else if (t->seen.requests == 0 && (rc == CURLE_UNSUPPORTED_PROTOCOL || rc == CURLE_URL_MALFORMAT))
 		v = (struct verdict){.end = ANSWER_FORBIDDEN, .detail = "not a URL that may be called"};
+	else if (rc == CURLE_PEER_FAILED_VERIFICATION && chain_is_good(t))
+		v.detail = "the certificate is for another host";
 	else if (t->seen.requests == 0 && v.end == ANSWER_MALFORMED)
 		v = (struct verdict){.end = ANSWER_INTERNAL};
 	if (v.end == ANSWER_LOST && !t->answer.wrote)

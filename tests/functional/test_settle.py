@@ -147,7 +147,7 @@ class Delivery(harness.Case):
 
     def test_every_attempt_of_an_item_has_the_same_id_and_body(self):
         payload = b'{"a": 1.10, "z":12345678901234567890, "b":"\\u00e9\\/",  "a2":1E400}'
-        body = (b'{"items":[{"id":"x","to":"%s","payload":%s}],"retry":{"base_ms":1,"cap_ms":2}}'
+        body = (b'{"service":"webhook","items":[{"id":"x","to":"%s","payload":%s}],"retry":{"base_ms":1,"cap_ms":2}}'
                 % (self.url("/flaky?times=2").encode(), payload))
         answer = self.settled.post(body)
         self.assertEqual(answer.json["outcome"], "succeeded")
