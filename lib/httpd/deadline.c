@@ -62,8 +62,10 @@ void deadline_set(struct conn *c, enum conn_wait wait)
 	}
 }
 
+/* Once its request line is there, it has header_ms again. */
 void deadline_soon(struct conn *c)
 {
+	c->first = false;
 	set_after(c, WAIT_IDLE, STOPPING_IDLE_MS);
 }
 

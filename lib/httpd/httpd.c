@@ -39,6 +39,8 @@ static void on_connection(void *cls, struct MHD_Connection *mc, void **socket_co
 		list_append(&h->conns, &c->node);
 		h->usage.connections++;
 		deadline_set(c, WAIT_HEAD);
+		if (h->quiescing)
+			deadline_soon(c);
 		*socket_context = c;
 		return;
 	}

@@ -258,6 +258,9 @@ static uint64_t secret_seed(void)
 
 void scan_init(struct scan *s, struct slice text, unsigned max_depth)
 {
+	/* An empty text may come without an address, and there is no counting from that. */
+	if (text.n == 0)
+		text = SLICE("");
 	*s = (struct scan){
 		.start = text.p,
 		.p = text.p,

@@ -4,7 +4,7 @@
  *
  * Reading: the body is scanned once by a validating splitter (RFC 8259) that
  * finds where members and items begin and end; payloads stay where they are,
- * byte for byte. Small values go through jansson.
+ * byte for byte. Texts with escapes are decoded by jansson.
  */
 #pragma once
 
@@ -51,11 +51,13 @@ struct wire_rules {
  * that are invalid under best_effort are FINAL already. Otherwise returns
  * -EINVAL with a whole problem document in `reterr` and its kind in `retkind`,
  * or -ENOMEM; `body` is then still the caller's. The batch's id, times and
- * trace are the caller's to set. */
+ * trace are the caller's to set. Under validate_only invalid items refuse the
+ * batch whatever its contract. */
 int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, struct batch **ret,
 		    enum problem *retkind, struct buf *reterr);
 
-/* One item's result object. */
+/* One item's result object. With `include: ["attempts"]` the records of its
+ * attempts are its member `attempt_log`, oldest first: `attempts` is their number. */
 void wire_item(struct buf *out, const struct item *it);
 
 /* The batch's document; `results`: with its results. Bytes of an unfinished

@@ -34,13 +34,23 @@ static unsigned to_loop(int what)
 	return (what & CURL_POLL_IN ? LOOP_READ : 0u) | (what & CURL_POLL_OUT ? LOOP_WRITE : 0u);
 }
 
+/* A connection that libcurl closes by itself has no transfer of ours. */
+static void tell_transfer(CURL *easy, curl_socket_t fd, int what)
+{
+	struct transfer *t = NULL;
+
+	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t);
+	if (t != NULL)
+		t->fd = what == CURL_POLL_REMOVE ? -1 : fd;
+}
+
 /* CURLMOPT_SOCKETFUNCTION. */
 int xfer_sockets_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *watch)
 {
 	struct xfer *x = arg;
 	struct watch *w = watch;
 
-	(void)easy;
+	tell_transfer(easy, fd, what);
 	if (what == CURL_POLL_REMOVE) {
 		if (w != NULL)
 			loop_fd_free(w->fd_watch);

@@ -321,6 +321,7 @@ bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 {
 	struct curl_slist *headers;
 
+	t->fd = -1;
 	t->seen = (struct evidence){.retry_after_ms = RETRY_AFTER_NONE};
 	t->guarded = e->guarded;
 	t->tls = strncasecmp(e->url, "https:", 6) == 0;

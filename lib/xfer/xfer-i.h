@@ -13,6 +13,7 @@
 
 enum transfer_state {
 	TRANSFER_SPARE,                  /* x->spare: kept for the next start */
+	TRANSFER_STARTING,               /* x->starting: libcurl gets it soon */
 	TRANSFER_LIVE,                   /* libcurl has it */
 	TRANSFER_DONE,                   /* x->done: answer known, on_done to come */
 };
@@ -27,7 +28,8 @@ struct closing {
 struct xfer {
 	struct loop *loop;
 	CURLM *multi;
-	struct loop_timer *timer;        /* libcurl's one timer */
+	struct loop_timer *timer;        /* libcurl's one timer ... */
+	int64_t due_us, armed_us;        /* when it wants it, and when it rings; HEAP_NONE: not */
 	struct loop_timer *quiet;        /* closes what nothing has used */
 	bool quiet_armed;
 	int64_t quiet_since_us;
@@ -37,6 +39,10 @@ struct xfer {
 	long max_connects;               /* what the multi was told */
 	unsigned in_multi;
 	unsigned live;
+	struct list starting;            /* struct transfer */
+	struct loop_call start;
+	struct loop_timer *start_rest;
+	bool starting_now;               /* libcurl is being given transfers */
 	struct list done;                /* struct transfer */
 	struct loop_call deliver;
 	bool delivering;
@@ -50,6 +56,7 @@ struct transfer {
 	enum transfer_state state;
 	struct xfer *x;
 	CURL *easy;
+	curl_socket_t fd;                /* that libcurl has watched for it, or -1 */
 	void (*on_done)(void *arg, const struct answer *answer);
 	void *arg;
 

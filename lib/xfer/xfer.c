@@ -3,27 +3,40 @@
  *
  * A transfer's states, each change in the function named:
  *
- *     SPARE ── xfer_start() ──► LIVE ── finish() ──► DONE ── deliver() ──► SPARE
- *                                 └──── xfer_cancel() ─────┘
+ *     SPARE ── xfer_start() ──► STARTING ─ start_some() ─► LIVE
+ *       ▲                          │ xfer_cancel()          │ finish(), xfer_cancel()
+ *       └────── deliver() ─────── DONE ◄────────────────────┘
  *
  * Invariants
  *  1. LIVE: the easy handle is in the multi. Otherwise it is not.
- *  2. DONE: in x->done with the deliver call asked for; the answer is final, so
+ *  2. STARTING: in x->starting, with the start call asked for or start_rest
+ *     armed. libcurl would connect or send for all that it is given at once, up
+ *     to 60 us each, so it is given some and the loop sees to other things. The
+ *     first ones start in this turn: a connection that is used again at once
+ *     costs no epoll_ctl().
+ *  3. DONE: in x->done with the deliver call asked for; the answer is final, so
  *     a cancel changes nothing any more.
- *  3. Messages of the multi are drained after each call into it that can make
+ *  4. Messages of the multi are drained after each call into it that can make
  *     some, so xfer_cancel() never meets a finished transfer.
- *  4. No callback of libcurl calls the multi or the owner.
+ *  5. No callback of libcurl calls the multi or the owner.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "xfer/xfer-i.h"
 
-/* Spare handles: as many as start in a burst; some 10 KB each. */
-enum { SPARE_MAX = 128 };
+enum {
+	STARTS_PER_STEP = 8,
+	START_LIMIT_US = 500,
+	SPARE_MAX = 128,                 /* some 10 KB each */
+};
 
 int xfer_global_init(void)
 {
+	/* CURLOPT_NOSIGNAL leaves to us what a TLS write to a closed peer raises. */
+	signal(SIGPIPE, SIG_IGN);
 	return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : -ENOMEM;
 }
 
@@ -55,6 +68,13 @@ static void note_quiet(struct xfer *x)
 	loop_timer_at(x->quiet, x->quiet_since_us + x->idle_ms * 1000);
 }
 
+static void set_done(struct transfer *t)
+{
+	t->state = TRANSFER_DONE;
+	list_append(&t->x->done, &t->node);
+	loop_call_soon(t->x->loop, &t->x->deliver);
+}
+
 static void remove_from_multi(struct transfer *t)
 {
 	struct xfer *x = t->x;
@@ -64,9 +84,6 @@ static void remove_from_multi(struct transfer *t)
 	allow_connections(x);
 	if (x->in_multi == 0)
 		note_quiet(x);
-	t->state = TRANSFER_DONE;
-	list_append(&x->done, &t->node);
-	loop_call_soon(x->loop, &x->deliver);
 }
 
 static void finish(CURL *easy, CURLcode rc)
@@ -76,6 +93,7 @@ static void finish(CURL *easy, CURLcode rc)
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t);
 	xfer_transfer_conclude(t, rc, false);
 	remove_from_multi(t);
+	set_done(t);
 }
 
 /* Let libcurl handle an event. Its only error here is a lack of memory, which
@@ -92,18 +110,81 @@ void xfer_act(struct xfer *x, curl_socket_t fd, int events)
 	}
 }
 
-static void on_timer(void *arg)
+static void arm_timer(struct xfer *x)
 {
-	xfer_act(arg, CURL_SOCKET_TIMEOUT, 0);
+	if (x->due_us >= x->armed_us)
+		return;
+	x->armed_us = x->due_us;
+	loop_timer_at(x->timer, x->due_us);
 }
 
-/* CURLMOPT_TIMERFUNCTION. */
+/* libcurl says anew when it wants the timer, if it still does. */
+static void run_timeouts(struct xfer *x)
+{
+	x->due_us = HEAP_NONE;
+	xfer_act(x, CURL_SOCKET_TIMEOUT, 0);
+}
+
+static void on_timer(void *arg)
+{
+	struct xfer *x = arg;
+
+	x->armed_us = HEAP_NONE;
+	if (x->due_us <= loop_now_us(x->loop))
+		run_timeouts(x);
+	arm_timer(x);
+}
+
+static void add_to_multi(struct transfer *t)
+{
+	struct xfer *x = t->x;
+
+	x->in_multi++;
+	allow_connections(x);
+	t->state = TRANSFER_LIVE;
+	if (curl_multi_add_handle(x->multi, t->easy) == CURLM_OK)
+		return;
+	x->in_multi--;
+	xfer_transfer_conclude(t, CURLE_OUT_OF_MEMORY, false);
+	set_done(t);
+}
+
+static void start_some(struct xfer *x)
+{
+	int64_t until_us = loop_now_us(x->loop) + START_LIMIT_US;
+
+	do {
+		x->starting_now = true;
+		for (int n = 0; n < STARTS_PER_STEP && !list_empty(&x->starting); n++)
+			add_to_multi(list_entry(list_pop(&x->starting), struct transfer, node));
+		x->starting_now = false;
+		run_timeouts(x);
+	} while (!list_empty(&x->starting) && loop_now_us(x->loop) < until_us);
+	arm_timer(x);
+	if (!list_empty(&x->starting))
+		loop_timer_at(x->start_rest, 0);
+}
+
+static void on_start(struct loop_call *c)
+{
+	start_some(container_of(c, struct xfer, start));
+}
+
+static void on_start_rest(void *arg)
+{
+	start_some(arg);
+}
+
+/* CURLMOPT_TIMERFUNCTION. The loop's timer is only ever moved forward: a ring
+ * too early is cheaper than moving it with every transfer. */
 static int on_set_timer(CURLM *multi, long ms, void *arg)
 {
 	struct xfer *x = arg;
 
 	(void)multi;
-	loop_timer_at(x->timer, ms < 0 ? HEAP_NONE : ms == 0 ? 0 : loop_now_us(x->loop) + (int64_t)ms * 1000);
+	x->due_us = ms < 0 ? HEAP_NONE : ms == 0 ? 0 : loop_now_us(x->loop) + (int64_t)ms * 1000;
+	if (!x->starting_now)
+		arm_timer(x);
 	return 0;
 }
 
@@ -191,7 +272,7 @@ static void on_quiet(void *arg)
 		return;
 	free_spares(x);
 	curl_multi_cleanup(x->multi);
-	loop_timer_at(x->timer, HEAP_NONE);
+	x->due_us = HEAP_NONE;
 	x->multi = fresh;
 	x->max_connects = 0;
 	allow_connections(x);
@@ -202,9 +283,11 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 	struct xfer *x = xcalloc(1, sizeof *x);
 
 	x->loop = l;
+	x->due_us = x->armed_us = HEAP_NONE;
 	x->max_idle = cfg->max_idle;
 	x->idle_ms = MAX(cfg->idle_ms, INT64_C(1));
 	x->user_agent = cfg->user_agent == NULL ? NULL : xstrdup(cfg->user_agent);
+	list_init(&x->starting);
 	list_init(&x->done);
 	list_init(&x->spare);
 	loop_call_init(&x->deliver, deliver);
@@ -215,6 +298,8 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 		return NULL;
 	}
 	allow_connections(x);
+	loop_call_init(&x->start, on_start);
+	x->start_rest = loop_timer_new(l, LOOP_NORMAL, on_start_rest, x);
 	x->timer = loop_timer_new(l, LOOP_NORMAL, on_timer, x);
 	x->quiet = loop_timer_new(l, LOOP_NORMAL, on_quiet, x);
 	x->closing.timer = loop_timer_new(l, LOOP_NORMAL, xfer_sockets_close_some, x);
@@ -231,6 +316,8 @@ void xfer_free(struct xfer *x)
 	/* Closes the idle connections, through the queue. */
 	curl_multi_cleanup(x->multi);
 	xfer_sockets_close_all(x);
+	loop_call_cancel(&x->start);
+	loop_timer_free(x->start_rest);
 	loop_timer_free(x->timer);
 	loop_timer_free(x->quiet);
 	loop_timer_free(x->closing.timer);
@@ -246,27 +333,46 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 
 	if (t == NULL)
 		return NULL;
-	x->in_multi++;
-	allow_connections(x);
-	if (!xfer_transfer_prepare(t, e) || curl_multi_add_handle(x->multi, t->easy) != CURLM_OK) {
-		x->in_multi--;
-		allow_connections(x);
+	if (!xfer_transfer_prepare(t, e)) {
 		xfer_transfer_free(t);
 		return NULL;
 	}
 	t->on_done = on_done;
 	t->arg = arg;
-	t->state = TRANSFER_LIVE;
+	t->state = TRANSFER_STARTING;
+	loop_call_soon(x->loop, &x->start);
+	list_append(&x->starting, &t->node);
 	x->live++;
 	return t;
 }
 
+/* Under load an answer can have arrived that the loop has not come to. */
+static void read_what_waits(struct transfer *t)
+{
+	char c;
+
+	if (t->state == TRANSFER_LIVE && t->seen.requests > 0 && t->seen.status == 0 && t->fd >= 0 &&
+	    recv(t->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+		xfer_act(t->x, t->fd, CURL_CSELECT_IN);
+}
+
 void xfer_cancel(struct transfer *t)
 {
-	if (t->state != TRANSFER_LIVE)
+	read_what_waits(t);
+	switch (t->state) {
+	case TRANSFER_STARTING:
+		xfer_transfer_conclude(t, CURLE_OK, true);
+		list_remove(&t->node);
+		break;
+	case TRANSFER_LIVE:
+		xfer_transfer_conclude(t, CURLE_OK, true);
+		remove_from_multi(t);
+		break;
+	case TRANSFER_DONE:
+	case TRANSFER_SPARE:
 		return;
-	xfer_transfer_conclude(t, CURLE_OK, true);
-	remove_from_multi(t);
+	}
+	set_done(t);
 }
 
 struct xfer_usage xfer_usage(const struct xfer *x)

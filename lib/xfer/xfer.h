@@ -43,7 +43,8 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 			    void *arg) MUST_CHECK;
 
 /* End it now. Idempotent. on_done follows with ANSWER_CANCELLED and the
- * evidence so far, unless a status line has arrived: then that is in it. */
+ * evidence so far. An answer that has arrived wins, even if nobody has read it
+ * yet: it is complete, or its status line is in the evidence. */
 void xfer_cancel(struct transfer *t);
 
 struct xfer_usage {

@@ -2,6 +2,9 @@
 
 NAMES = {"settled": "settled", "bare": "bare loop", "minimal": "bare, minimal", "node": "Node fetch"}
 
+# Share of the machine's CPU time: above it neighbours decide the figures.
+NOISY = 0.05
+
 
 def target(text, wanted, figure, reached):
     return {"target": text, "wanted": wanted, "figure": figure, "reached": bool(reached)}
@@ -65,7 +68,7 @@ def table(head, rows):
 
 
 def print_throughput(found):
-    print("Throughput (median of the rounds, min..max)")
+    print(f"Throughput (median of {found['rounds']} rounds, min..max)")
     rows = []
     for c in found["cells"]:
         s, cpu = c["items_s"], c["cpu_us_item"]
@@ -121,8 +124,15 @@ def print_shapes(shapes):
           [(NAMES[k], s["bytes"], s["body_bytes"], " ".join(s["headers"])) for k, s in shapes.items()])
 
 
+def print_noise(share):
+    if share > NOISY:
+        print(f"NOISY: others used {share:.0%} of this machine's CPU time. Nothing below is fit to be quoted;\n"
+              "CPU time per item suffers least.\n")
+
+
 def show(found):
     print_facts(found["facts"])
+    print_noise(found["noise"])
     if "requests" in found:
         print_shapes(found["requests"])
     if "throughput" in found:
@@ -132,6 +142,7 @@ def show(found):
         print_abort(found["abort"])
     if "memory" in found:
         print_memory(found["memory"])
+    print_noise(found["noise"])
     if found["targets"]:
         print("Targets")
         table(("", "wanted", "found", ""), [(t["target"], t["wanted"], t["figure"],

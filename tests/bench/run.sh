@@ -18,7 +18,8 @@ in turn, in one run; then how fast an abort takes hold, and memory.
   --senders A,B     of settled, bare, minimal, node (all)
   --parts A,B       of throughput, abort, memory (all)
   --aborts N        aborts per row, two fifths of it at 500 in flight (100)
-  --max-seconds N   give up after this time (360)
+  --max-seconds N   give up after this time (360); the comparison takes half of it
+                    at most, and fewer rounds where a slow machine needs that
   --build DIR       meson build directory; set up if it is not there (build)
 
 What is compared
@@ -42,12 +43,14 @@ connection end. Targets on latency are judged by their 99th percentile.
 Memory: resident size from /proc, once it stands still; per item: what a batch
 adds to a fresh daemon while it waits at a downstream that hangs.
 
-Run it on a machine that is otherwise idle. Needs nginx-light, nodejs 18 or later,
+Run it on a machine that is otherwise idle; the report says how much CPU time
+others took meanwhile, and warns above 5 %. Needs nginx-light, nodejs 18 or later,
 python3, util-linux, and what the build needs. Uses loopback only.
 TEXT
 }
 
-build=build
+here=$(dirname -- "$(realpath -- "$0")")
+build=$here/../../build
 args=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -65,7 +68,6 @@ for tool in meson nginx node taskset setpriv; do
 done
 
 build=$(realpath -m -- "$build")
-here=$(dirname -- "$(realpath -- "$0")")
 cd -- "$here/../.."
 [ -f "$build/build.ninja" ] || meson setup "$build" >&2
 meson compile -C "$build" >&2

@@ -22,7 +22,8 @@ import traceback
 import unittest
 
 LIMIT_S = 30 * float(os.environ.get("SETTLED_TEST_PATIENCE", "1"))
-SETTLED = os.environ.get("SETTLED_BIN", "build/cmd/settled/settled")
+# Perhaps under another program, such as valgrind.
+SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.environ.get("SETTLED_BIN", "build/cmd/settled/settled")]
 DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-downstream")
 
 
@@ -145,7 +146,7 @@ class Daemon(Process):
         self.config_path = os.path.join(self.dir, "settled.json")
         with open(self.config_path, "w", encoding="utf-8") as f:
             json.dump(full, f)
-        super().__init__([SETTLED, "--config", self.config_path, *args], env)
+        super().__init__([*SETTLED, "--config", self.config_path, *args], env)
         try:
             self.port = int(self.wait_line(r"event=listening .*\bport=(\d+)")[1])
         except AssertionError:

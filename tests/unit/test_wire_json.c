@@ -8,6 +8,8 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "wire/wire-i.h"
+
 static bool is_json(struct slice text)
 {
 	struct kit_read k = kit_read(&kit_rules, text);
@@ -269,6 +271,26 @@ static void ten_thousand_ids_are_no_attack(void **state)
 	buf_free(&text);
 }
 
+/* Nobody can aim at a seeded hash; if two keys meet all the same, they stay two. */
+static void keys_with_one_hash_stay_apart(void **state)
+{
+	static char texts[500][8];
+	static struct key keys[501];
+	struct key_index ix = {0};
+
+	(void)state;
+	for (size_t i = 0; i < 500; i++) {
+		snprintf(texts[i], sizeof texts[i], "%zu", i);
+		keys[i] = (struct key){42, slice_str(texts[i])};
+		assert_int_equal(key_index_add(&ix, keys, i), 1);
+	}
+	for (size_t i = 0; i < 500; i++) {
+		keys[500] = keys[i];
+		assert_int_equal(key_index_add(&ix, keys, 500), 0);
+	}
+	key_index_free(&ix);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -277,6 +299,7 @@ int main(void)
 		cmocka_unit_test(depth_has_a_limit),
 		cmocka_unit_test(malformed_json_is_told_with_its_place),
 		cmocka_unit_test(jansson_agrees),
+		cmocka_unit_test(keys_with_one_hash_stay_apart),
 		cmocka_unit_test(large_objects_are_no_attack),
 		cmocka_unit_test(ten_thousand_ids_are_no_attack),
 	};

@@ -92,6 +92,22 @@ static void attempts_are_told_oldest_first(void **state)
 	batch_unref(b);
 }
 
+static void a_downstream_may_wish_for_no_wait(void **state)
+{
+	struct batch *b = some_batch(false);
+	struct buf out = {0};
+
+	(void)state;
+	attempt(&b->items[0], (struct outcome){.code = CODE_CONNECT_FAILED, .detail = "no \"route\""}, 1000);
+	item_settle(&b->items[0], CODE_OK, STOP_DEADLINE, 1000);
+	wire_item(&out, &b->items[0]);
+	assert_written(&out, "{\"index\":0,\"id\":\"u1\",\"status\":\"failed\",\"ok\":false,\"delivered\":\"no\","
+		       "\"retryable\":true,\"duplicate_risk\":false,\"attempts\":1,\"stop\":\"deadline\","
+		       "\"latency_ms\":0,\"error\":{\"code\":\"connect_failed\",\"message\":\"no \\\"route\\\"\","
+		       "\"retry_after_ms\":0}}");
+	batch_unref(b);
+}
+
 static void what_is_not_final_says_what_is_known(void **state)
 {
 	struct batch *b = some_batch(true);
@@ -301,6 +317,7 @@ int main(void)
 		cmocka_unit_test(a_success_reads_as_in_the_contract),
 		cmocka_unit_test(a_failure_reads_as_in_the_contract),
 		cmocka_unit_test(attempts_are_told_oldest_first),
+		cmocka_unit_test(a_downstream_may_wish_for_no_wait),
 		cmocka_unit_test(what_is_not_final_says_what_is_known),
 		cmocka_unit_test(what_never_started_says_why),
 		cmocka_unit_test(a_batch_has_nulls_until_it_is_done),

@@ -1,5 +1,6 @@
 #include "xfer-rig.h"
 
+#include <sys/resource.h>
 #include <time.h>
 
 static void an_answer_comes_back_whole_and_its_connection_is_used_again(void **state)
@@ -174,6 +175,32 @@ static void a_body_over_the_limit_is_cut_and_the_status_stands(void **state)
 	assert_int_equal(a.body.n, 1024);
 }
 
+static void answer_early(struct peer *p)
+{
+	char c;
+
+	recv(p->fd, &c, 1, 0);
+	say(p, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+	wait_for_end(p);
+}
+
+static void an_answer_before_the_request_has_ended_counts(void **state)
+{
+	struct downstream *d = downstream_new(answer_early, NULL);
+	size_t n = 8 * 1024 * 1024;
+	char *bytes = xcalloc(1, n);
+	struct job j;
+
+	(void)state;
+	job_post(&j, d->port);
+	j.e.body = (struct slice){bytes, n};
+	job_run(&j);
+	assert_int_equal(j.a.end, ANSWER_COMPLETE);
+	assert_int_equal(j.a.status, 413);
+	free(bytes);
+	finish_with(d);
+}
+
 static void redirects_and_errors_are_answers(void **state)
 {
 	struct answer a;
@@ -251,6 +278,24 @@ static void a_refused_connection_wrote_nothing(void **state)
 	assert_false(j.a.wrote);
 	assert_int_equal(j.a.phase, PHASE_CONNECT);
 	assert_non_null(j.a.detail);
+}
+
+static void without_a_descriptor_there_is_no_connection(void **state)
+{
+	struct downstream *d = downstream_new(serve_text, OK);
+	struct rlimit now, none = {0};
+	struct job j;
+
+	(void)state;
+	getrlimit(RLIMIT_NOFILE, &now);
+	none.rlim_max = now.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &none);
+	job_post(&j, d->port);
+	job_run(&j);
+	setrlimit(RLIMIT_NOFILE, &now);
+	assert_int_equal(j.a.end, ANSWER_NO_CONNECTION);
+	assert_false(j.a.wrote);
+	finish_with(d);
 }
 
 static void a_url_that_cannot_be_called_wrote_nothing(void **state)
@@ -488,10 +533,12 @@ int main(void)
 		XFER_TEST(credentials_of_one_url_do_not_reach_the_next),
 		XFER_TEST(a_proxy_in_the_environment_is_not_used),
 		XFER_TEST(a_body_over_the_limit_is_cut_and_the_status_stands),
+		XFER_TEST(an_answer_before_the_request_has_ended_counts),
 		XFER_TEST(redirects_and_errors_are_answers),
 		XFER_TEST(lines_before_the_final_status_are_passed_over),
 		XFER_TEST(retry_after_is_read_in_both_its_forms),
 		XFER_TEST(a_refused_connection_wrote_nothing),
+		XFER_TEST(without_a_descriptor_there_is_no_connection),
 		XFER_TEST(a_url_that_cannot_be_called_wrote_nothing),
 		XFER_TEST(a_connection_that_breaks_before_the_status_is_lost),
 		XFER_TEST(an_answer_that_breaks_off_keeps_its_status),

@@ -1,6 +1,9 @@
 /* What a cancel does, and what it says of how far the request came. */
 #include "xfer-rig.h"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 static void a_cancel_before_anything_happened_says_so(void **state)
 {
 	const struct xfer_config cfg = {.max_idle = 1, .idle_ms = 1000};
@@ -145,6 +148,52 @@ static void a_cancel_after_the_status_line_keeps_it(void **state)
 	downstream_free(d);
 }
 
+/* Send the answer when told to, and tell when it is in the client's kernel. */
+static void answer_when_told(struct peer *p)
+{
+	int unacknowledged = 1;
+
+	read_request(p);
+	WAIT_FOR(p->of->text != NULL);
+	say(p, p->of->text);
+	while (unacknowledged != 0 && ioctl(p->fd, SIOCOUTQ, &unacknowledged) == 0)
+		;
+	CHANGE(p->of->body_n = 0);
+	wait_for_end(p);
+}
+
+struct late {
+	struct job job;
+	struct downstream *d;
+};
+
+/* The loop is busy while the answer arrives, and next comes the cancel. */
+static void cancel_late(void *arg)
+{
+	struct late *late = arg;
+
+	CHANGE(late->d->text = OK);
+	WAIT_FOR(late->d->body_n == 0);
+	cancel_job(&late->job);
+}
+
+static void an_answer_that_nobody_has_read_yet_wins_over_a_cancel(void **state)
+{
+	static struct late late;
+
+	(void)state;
+	late.d = downstream_new(answer_when_told, NULL);
+	job_post(&late.job, late.d->port);
+	on_loop(start_job, &late.job);
+	WAIT_FOR(late.d->requests == 1);
+	on_loop(cancel_late, &late);
+	job_wait(&late.job);
+	assert_int_equal(late.job.a.end, ANSWER_COMPLETE);
+	assert_int_equal(late.job.a.status, 200);
+	ASSERT_BODY(late.job.a, "hello");
+	finish_with(late.d);
+}
+
 enum { MANY = 100 };
 static struct job many[MANY];
 
@@ -232,6 +281,7 @@ int main(void)
 		XFER_TEST(a_cancel_while_sending_wrote_something),
 		XFER_TEST(a_cancel_while_waiting_may_have_been_delivered),
 		XFER_TEST(a_cancel_after_the_status_line_keeps_it),
+		XFER_TEST(an_answer_that_nobody_has_read_yet_wins_over_a_cancel),
 		XFER_TEST(a_hundred_cancelled_at_once_leave_no_connection),
 		XFER_TEST(a_cancel_from_on_done_ends_the_other_once),
 	};
