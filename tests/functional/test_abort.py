@@ -309,6 +309,23 @@ class Abort(kit.Case):
         for path in ("good", "bad", "none"):
             held.wait_gone(path)
 
+    @each_way
+    def test_an_answer_that_arrived_unread_before_the_abort_wins(self, leave):
+        held = kit.Held()
+        self.addCleanup(held.close)
+        sock = self.start({"items": [item(n, held.url(p)) for n, p in enumerate(("whole", "begun"))]})
+        held.wait("whole", "begun")
+        self.settled.child.send_signal(signal.SIGSTOP)
+        try:
+            held.send("begun", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnot yet")
+            held.answer("whole")
+            leave(sock)
+        finally:
+            self.settled.child.send_signal(signal.SIGCONT)
+        doc = self.aborted()
+        self.assertEqual([(r["status"], r["delivered"]) for r in doc["results"]], [("succeeded", "yes")] * 2)
+        held.wait_gone("begun")
+
 
 class AbortAcrossShards(Abort):
     config = {**Abort.config, "shards": 3}
