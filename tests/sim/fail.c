@@ -44,6 +44,7 @@ void trace(const char *what, int64_t a, int64_t b, int64_t c)
 	struct traced *t = &ring[n_traced++ % KEPT];
 
 	*t = (struct traced){clock_now(), {a, b, c}, what};
+	sim.last_us = t->at_us;
 	sim.trace_hash = slice_hash((struct slice){(const char *)&t->at_us, 4 * sizeof(int64_t)}, sim.trace_hash);
 	if (sim.verbose)
 		print(t);

@@ -30,6 +30,7 @@ struct fake_settings {
 	int64_t late_us;                 /* of a timer, at most */
 	int64_t grain_us;                /* random times are multiples of this */
 	bool drop_messages;              /* a planted defect: one in some is lost */
+	bool lose_calls;                 /* a planted defect: so is a deferred call */
 	bool leak_timers;                /* a planted defect: none is ever given back */
 };
 

@@ -338,7 +338,7 @@ void loop_call_init(struct loop_call *c, void (*run)(struct loop_call *))
 void loop_call_soon(struct loop *l, struct loop_call *c)
 {
 	REQUIRE(world_clock.current == NULL || world_clock.current == l);
-	if (!list_empty(&c->node))
+	if (!list_empty(&c->node) || (world_clock.set.lose_calls && dice_below(200) == 0))
 		return;
 	if (list_empty(&l->calls))
 		event_at(&l->turn, world_clock.now_us + dice_between(0, world_clock.set.turn_us));
