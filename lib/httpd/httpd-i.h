@@ -43,6 +43,7 @@ struct http_request {
 	bool chunked;
 	enum http_method method;
 	const char *method_str, *path;
+	size_t target_n;                 /* as received */
 	size_t welcome;                  /* body bytes the handler takes */
 	size_t discarded;
 	struct buf body;
@@ -127,7 +128,13 @@ struct framing {
 	bool chunked, has_length;
 	uint64_t length;
 };
-struct framing framing_check(struct MHD_Connection *mc, const char *method, const char *version);
+
+/* As libmicrohttpd has it; the target's length is that before it was decoded. */
+struct request_line {
+	const char *method, *version;
+	size_t target_n;
+};
+struct framing framing_check(struct MHD_Connection *mc, const struct request_line *line);
 
 /* respond.c */
 void respond_problem(struct http_request *r, enum problem p, const char *detail);

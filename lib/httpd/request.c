@@ -98,11 +98,11 @@ void *request_on_line(void *cls, const char *uri, struct MHD_Connection *mc)
 	struct conn *c = conn_of(mc);
 
 	(void)cls;
-	(void)uri;
 	request_set_state(&c->req, REQ_HEAD);
 	if (!c->first)
 		deadline_set(c, WAIT_HEAD);
 	c->first = false;
+	c->req.target_n = strlen(uri);
 	return &c->req;
 }
 
@@ -184,7 +184,8 @@ static enum MHD_Result on_head_complete(struct http_request *r, const char *url,
 					const char *version)
 {
 	struct conn *c = request_conn(r);
-	struct framing f = framing_check(c->mc, method, version);
+	const struct request_line line = {method, version, r->target_n};
+	struct framing f = framing_check(c->mc, &line);
 
 	deadline_clear(c);
 	r->method = parse_method(method);

@@ -224,6 +224,11 @@ static const struct {
 	{400, "GET /a%zz HTTP/1.1\r\n" HOST "\r\n"},
 	{400, "GET /hi?name=%0 HTTP/1.1\r\n" HOST "\r\n"},
 	{411, "POST /echo HTTP/1.1\r\n" HOST "\r\n"},
+	{400, "GET /hi HTTP/1.1\r\n" HOST "X: y\r\n z\r\n\r\n"},
+	{400, "GET /hi HTTP/1.1\r\n" HOST "X: y\nZ: y\r\n\r\n"},
+	{400, "GET /hi HTTP/1.1\n" HOST "\r\n"},
+	{400, "GET /hi HTTP/1.1\r\n" HOST "X: y\rZ: y\r\n\r\n"},
+	{400, "GET /hi HTTP/1.1\r\n" HOST ": y\r\nGET /hi HTTP/1.1\r\n" HOST "\r\n"},
 };
 
 static void what_could_be_smuggled_is_refused_and_closed(void **state)
