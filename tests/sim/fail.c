@@ -62,7 +62,10 @@ void sim_fail(enum rule rule, const char *fmt, ...)
 	va_start(ap, fmt);
 	vprintf(fmt, ap);
 	va_end(ap);
-	printf("\n# repeat with: sim_test --verbose --seed %llu\n", (unsigned long long)sim.seed);
+	if (sim.seed == 0)
+		printf("\n# repeat with: sim_test --verbose --seeds 0 (a scenario)\n");
+	else
+		printf("\n# repeat with: sim_test --verbose --seed %llu\n", (unsigned long long)sim.seed);
 	printf("Bail out! seed %llu breaks %s\n", (unsigned long long)sim.seed, rule_names[rule]);
 	fflush(stdout);
 	_Exit(1);
