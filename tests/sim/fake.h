@@ -40,7 +40,6 @@ void clock_stop(void);
 bool clock_step(void);
 int64_t clock_now(void);
 int64_t clock_unix_ms(void);
-unsigned clock_armed_timers(void);
 
 /* Act in the thread of `l` from outside; NULL: leave. */
 void fake_loop_enter(struct loop *l);

@@ -145,15 +145,6 @@ bool clock_step(void)
 	return true;
 }
 
-unsigned clock_armed_timers(void)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < world_clock.n_loops; i++)
-		n += world_clock.loops[i]->timers.n;
-	return n;
-}
-
 void fake_loop_enter(struct loop *l)
 {
 	world_clock.current = l;

@@ -100,7 +100,7 @@ struct sim_batch {
 	struct batch *b;                 /* our reference */
 	struct batch_id id;
 	bool submitted, done, detached, deadline_noted;
-	int refused;                     /* the error of dispatch_submit() */
+	int refused;                     /* what dispatch_submit() answered */
 	int64_t accepted_us, done_us;
 	struct sim_end end;
 	unsigned running;                /* attempts on the wire */
