@@ -7,6 +7,9 @@
 
 enum { STREAM_BLOCK = 16 * 1024 };
 
+/* Never reached: write_ms is the limit. */
+#define END_TIMEOUT_S 86400u
+
 static void free_blob(void *blob)
 {
 	blob_unref(blob);
@@ -147,6 +150,15 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 	answered(r, resp, status, REQ_ANSWERED);
 }
 
+/* Where libmicrohttpd closes a connection right after this call, it comes back
+ * for its descriptor only if the socket has more news, which it has not once it
+ * was suspended, or if the connection has a timeout of its own. */
+static ssize_t end_stream(struct http_request *r, ssize_t how)
+{
+	MHD_set_connection_option(request_conn(r)->mc, MHD_CONNECTION_OPTION_TIMEOUT, END_TIMEOUT_S);
+	return how;
+}
+
 /* libmicrohttpd asks for more whenever it has written what it had. A zero that
  * left the connection running would spin. */
 static ssize_t on_fill(void *cls, uint64_t pos, char *out, size_t max)
@@ -156,13 +168,13 @@ static ssize_t on_fill(void *cls, uint64_t pos, char *out, size_t max)
 
 	(void)pos;
 	if (r->state != REQ_STREAM || request_conn(r)->h->closing)
-		return MHD_CONTENT_READER_END_WITH_ERROR;
+		return end_stream(r, MHD_CONTENT_READER_END_WITH_ERROR);
 	r->woken = false;
 	n = r->fill(r->data, out, max);
 	if (n > 0)
 		return n;
 	if (n < 0)
-		return MHD_CONTENT_READER_END_OF_STREAM;
+		return end_stream(r, MHD_CONTENT_READER_END_OF_STREAM);
 	request_suspend(r);
 	if (r->woken)
 		request_resume(r);

@@ -91,10 +91,14 @@ class Case(harness.Case):
         cls.rest.close()
         super().tearDownClass()
 
+    def url(self, path):
+        """The downstream closes its connections, so that none stays in the pool."""
+        return super().url(path + ("&" if "?" in path else "?") + "keep=no")
+
     def spread(self, n, path):
-        """A URL of the downstream, its host written in one of several ways: each is
-        a lane of its own, and several shards divide the lanes among them."""
-        return f"http://{LOOPBACK[n % len(LOOPBACK)]}:{self.down.port}{path}"
+        """The same, the host written in one of several ways: each is a lane of its
+        own, and several shards divide the lanes among them."""
+        return self.url(path).replace("127.0.0.1", LOOPBACK[n % len(LOOPBACK)])
 
     def batches_done(self):
         return [line for line in self.settled.lines[self.log_start:] if line and "event=batch_done" in line]
@@ -130,6 +134,15 @@ class Case(harness.Case):
         """The set of what the items' results say under these names; code is the error's."""
         return {tuple(r.get("error", {}).get("code") if n == "code" else r.get(n) for n in names)
                 for r in doc["results"]}
+
+
+class HeldCase(Case):
+    """With a downstream that holds on to requests, for each test its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.held = Held()
+        self.addCleanup(self.held.close)
 
 
 class Held:

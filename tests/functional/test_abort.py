@@ -41,7 +41,7 @@ class Abort(kit.Case):
         return self.settled.metrics().get('settled_aborts_total{reason="disconnected"}', 0)
 
     def hanging(self, n, first=1):
-        return [item(i, self.spread(i, "/hang?keep=no")) for i in range(first, first + n)]
+        return [item(i, self.spread(i, "/hang")) for i in range(first, first + n)]
 
     def start(self, batch, **how):
         return self.settled.start_post({"deadline_ms": DAY_MS, "attempt_timeout_ms": 600000, **batch}, **how)
@@ -51,7 +51,7 @@ class Abort(kit.Case):
         self.assertEqual(self.count_aborts(), self.aborts + aborts)
         self.rest.wait()
         seen = len(self.down.ledger())
-        self.settle({"items": [item(1, self.url("/ok?keep=no"))]}, 200)
+        self.settle({"items": [item(1, self.url("/ok"))]}, 200)
         self.assertEqual(len(self.down.ledger()), seen + 1, "only the next batch's attempt came after the end")
         self.rest.wait()
 
@@ -93,7 +93,7 @@ class Abort(kit.Case):
     @each_way
     def test_items_queued_behind_the_service_are_not_attempted(self, leave):
         sock = self.start({"service": "narrow", "concurrency": 20, "items": [
-            item(n, self.url("/hang?keep=no")) for n in range(20)]})
+            item(n, self.url("/hang")) for n in range(20)]})
         self.down.wait(requests=2)
         self.check_queued(self.leave_and_get(leave, sock), 2)
 
@@ -109,7 +109,7 @@ class Abort(kit.Case):
     @each_way
     def test_no_attempt_starts_while_items_are_settling(self, leave):
         sock = self.start({"concurrency": 8, "include": ["attempts"], "items": [
-            item(n, self.spread(n, "/ok?wait_ms=2&keep=no")) for n in range(2000)]})
+            item(n, self.spread(n, "/ok?wait_ms=2")) for n in range(2000)]})
         self.down.wait(answered=50)
         doc = self.leave_and_get(leave, sock)
         self.down.wait(in_flight=0)
@@ -134,7 +134,7 @@ class Abort(kit.Case):
 
     @each_way
     def test_a_wait_between_attempts_ends(self, leave):
-        sock = self.start({"items": [item(n, self.spread(n, "/x?status=503&retry_after=3600&keep=no"))
+        sock = self.start({"items": [item(n, self.spread(n, "/x?status=503&retry_after=3600"))
                                      for n in range(10)]})
         for n in range(10):
             self.settled.wait_line(rf"event=attempt_done .*item=i{n} ", self.log_start)
@@ -209,9 +209,9 @@ class Abort(kit.Case):
 
     @each_way
     def test_a_later_batch_on_a_kept_connection_is_aborted_like_the_first(self, leave):
-        sock = self.start({"items": [item(1, self.url("/ok?keep=no"))]})
+        sock = self.start({"items": [item(1, self.url("/ok"))]})
         self.assertEqual(read_status(sock), 200)
-        send_on(sock, {"items": [item(2, self.url("/gone?keep=no"))]})
+        send_on(sock, {"items": [item(2, self.url("/gone"))]})
         self.assertEqual(read_status(sock), 207)
         self.settled.wait_line(r"event=batch_done .*outcome=failed", self.log_start)
         self.log_start = len(self.settled.lines)
@@ -260,7 +260,7 @@ class Abort(kit.Case):
             with self.subTest(leave=name):
                 self.setUp()
                 sock = self.start({"on_disconnect": "continue", "concurrency": 1, "items": [
-                    item(1, self.url("/ok?keep=no")), item(2, held.url("a")), item(3, self.url("/gone?keep=no"))]})
+                    item(1, self.url("/ok")), item(2, held.url("a")), item(3, self.url("/gone"))]})
                 held.wait("a")
                 batch = self.settled.wait_line(r"event=attempt_done batch=(\S+)", self.log_start)[1]
                 leave(sock)
