@@ -28,7 +28,7 @@ static void add_body(struct buf *out, const struct answer_plan *p)
 	const struct behaviour *b = p->behaviour;
 
 	if (b->has_body) {
-		buf_add_slice(out, p->body);
+		buf_add(out, p->text.p + b->header_bytes, p->text.n - b->header_bytes);
 	} else if (b->body_bytes > 0) {
 		add_filler(out, (size_t)b->body_bytes);
 	} else if (b->status / 100 == 2) {
@@ -50,6 +50,7 @@ static void add_fields(struct buf *out, const struct answer_plan *p)
 	/* A client that follows redirects shows itself in the ledger. */
 	if (b->status / 100 == 3)
 		buf_add_str(out, "Location: /redirected\r\n");
+	buf_add(out, p->text.p, b->header_bytes);
 	if (p->close)
 		buf_add_str(out, "Connection: close\r\n");
 	if (b->broken == BROKEN_HEADERS)

@@ -7,7 +7,7 @@
 
 struct answer_plan {
 	const struct behaviour *behaviour;
-	struct slice body;               /* used if behaviour->has_body */
+	struct slice text;               /* header_bytes of it, then the body if it has one */
 	uint64_t n;                      /* the request's number: part of the default body */
 	bool head_only;                  /* the request was a HEAD */
 	bool close;                      /* say so */

@@ -12,6 +12,8 @@ struct word {
 	uint8_t value;
 };
 
+static const char bad_value[] = "bad value of a parameter; see settled-downstream --help\n";
+
 static const struct word moments[] = {{"", 0}, {"after", 0}, {"before", 1}, {NULL, 0}};
 static const struct word endlesses[] = {{"headers", ENDLESS_HEADERS}, {"body", ENDLESS_BODY}, {NULL, 0}};
 static const struct word brokens[] = {{"status", BROKEN_STATUS}, {"headers", BROKEN_HEADERS},
@@ -125,7 +127,7 @@ static bool act(struct behaviour *b, enum act act, struct slice moment)
 
 	if (!word(moment, moments, &early))
 		return false;
-	b->act = act;
+	b->act = (uint8_t)act;
 	b->early = early;
 	return true;
 }
@@ -137,8 +139,16 @@ static bool keep_text(struct buf *to, struct slice s)
 	return true;
 }
 
-/* Parameters that stand for themselves. */
-static bool set_plain(struct spec *s, struct slice name, struct slice v, bool *ret_ok)
+static bool add_header(struct spec *s, struct slice line)
+{
+	buf_add_slice(&s->headers, line);
+	buf_add_str(&s->headers, "\r\n");
+	s->b.header_bytes = s->headers.n;
+	return line.n > 0;
+}
+
+/* False: no parameter of that name is a number. */
+static bool set_number(struct spec *s, struct slice name, struct slice v, bool *ret_ok)
 {
 	const struct {
 		const char *name;
@@ -150,7 +160,6 @@ static bool set_plain(struct spec *s, struct slice name, struct slice v, bool *r
 		{"body_bytes", &s->b.body_bytes, BODY_MAX},
 		{"drip_ms", &s->b.drip_ms, MS_MAX},
 		{"drip_bytes", &s->b.drip_bytes, BODY_MAX},
-		{"then", &s->then, 999},
 		{"seed", &s->seed, INT64_MAX},
 	};
 
@@ -167,10 +176,14 @@ static const char *set(struct spec *s, struct slice name, struct slice v)
 {
 	bool ok;
 
+	if (set_number(s, name, v, &ok))
+		return ok ? NULL : bad_value;
 	if (slice_eq(name, SLICE("status")))
 		ok = status(v, &s->b.status);
-	else if (set_plain(s, name, v, &ok))
-		;
+	else if (slice_eq(name, SLICE("then")))
+		ok = status(v, &s->then);
+	else if (slice_eq(name, SLICE("header")))
+		ok = add_header(s, v);
 	else if (slice_eq(name, SLICE("hang")))
 		ok = act(&s->b, ACT_HANG, v);
 	else if (slice_eq(name, SLICE("reset")))
@@ -195,7 +208,7 @@ static const char *set(struct spec *s, struct slice name, struct slice v)
 		ok = true;
 	else
 		return "unknown parameter; see settled-downstream --help\n";
-	return ok ? NULL : "bad value of a parameter; see settled-downstream --help\n";
+	return ok ? NULL : bad_value;
 }
 
 static const char *read_parameters(struct spec *s, struct slice text)
@@ -246,11 +259,12 @@ void spec_reset(struct spec *s)
 	s->times = 0;
 	s->then = 200;
 	s->seed = 0;
-	s->body.n = s->key.n = s->mix.n = 0;
+	s->headers.n = s->body.n = s->key.n = s->mix.n = 0;
 }
 
 void spec_free(struct spec *s)
 {
+	buf_free(&s->headers);
 	buf_free(&s->body);
 	buf_free(&s->key);
 	buf_free(&s->mix);
@@ -300,10 +314,10 @@ static const char *pick(struct spec *s, uint64_t key, uint32_t n)
 const char *spec_settle(struct spec *s, uint64_t key, uint32_t n)
 {
 	if (s->times > 0 && n > s->times) {
-		int64_t then = s->then;
+		int then = s->then;
 
 		spec_reset(s);
-		s->b.status = (int)MAX(then, (int64_t)100);
+		s->b.status = then;
 		return NULL;
 	}
 	return s->mix.n > 0 ? pick(s, key, n) : NULL;

@@ -17,6 +17,7 @@ struct behaviour {
 	bool early;                      /* hang, reset, close: before the body is read */
 	bool invalid;                    /* the request asked for something unknown */
 	bool has_body;
+	size_t header_bytes;             /* of `header=`: lines with their ends */
 	int status;
 	int interim;                     /* a 1xx answer first; 0: none */
 	int64_t wait_ms;
@@ -29,9 +30,9 @@ struct behaviour {
 struct spec {
 	struct behaviour b;
 	int64_t times;                   /* 0: always */
-	int64_t then;                    /* the status after that */
+	int then;                        /* the status after that */
 	int64_t seed;
-	struct buf body, key, mix, text, value;
+	struct buf headers, body, key, mix, text, value;
 };
 
 void spec_free(struct spec *s);

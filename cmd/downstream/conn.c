@@ -49,7 +49,7 @@ static void set_timer(struct conn *c, int64_t at_us)
 	if (c->timer == NULL && at_us == HEAP_NONE)
 		return;
 	if (c->timer == NULL)
-		c->timer = loop_timer_new(c->server->loop, LOOP_NORMAL, on_timer, c);
+		c->timer = loop_timer_new(c->server->loop, SERVER_PRIORITY, on_timer, c);
 	loop_timer_at(c->timer, at_us);
 }
 
@@ -103,7 +103,7 @@ static void reset(struct conn *c)
 static void answer(struct conn *c)
 {
 	c->close_after |= answer_ends_connection(&c->plan);
-	answer_add(&c->out, &(struct answer_plan){.behaviour = &c->plan, .body = buf_slice(&c->answer_body),
+	answer_add(&c->out, &(struct answer_plan){.behaviour = &c->plan, .text = buf_slice(&c->answer_text),
 						  .n = c->seq - c->server->ledger.cleared, .head_only = c->head_only,
 						  .close = c->close_after && c->plan.keep != KEEP_LIE});
 	c->state = CONN_WRITING;
@@ -144,6 +144,7 @@ static void refuse(struct conn *c)
 {
 	c->server->malformed++;
 	finish(c, 0);
+	c->refill = NULL;
 	c->close_after = true;
 	conn_reply(c, 400, "text/plain", SLICE("not HTTP/1.1 as this program reads it\n"));
 }
@@ -159,7 +160,7 @@ static void begin_judged(struct conn *c, const struct request *r)
 {
 	struct server *s = c->server;
 
-	server_choose(s, r, &c->plan, &c->answer_body);
+	server_choose(s, r, &c->plan, &c->answer_text);
 	if (!c->used)
 		s->connections++;
 	c->used = true;
@@ -352,20 +353,20 @@ static void settle(struct conn *c)
 {
 	unsigned events;
 
-	if (c->in.failed || c->out.failed || c->body.failed || c->answer_body.failed)
+	if (c->in.failed || c->out.failed || c->body.failed || c->answer_text.failed)
 		lost(c);
 	if (c->dead) {
 		conn_free(c);
 		return;
 	}
 	if (c->state == CONN_HEAD) {
-		c->body.n = c->answer_body.n = 0;
+		c->body.n = c->answer_text.n = 0;
 		if (c->in_at == c->in.n)
 			c->in_at = c->in.n = 0;
 		shrink(&c->in);
 		shrink(&c->out);
 		shrink(&c->body);
-		shrink(&c->answer_body);
+		shrink(&c->answer_text);
 	}
 	events = LOOP_READ | (holding(c) ? (unsigned)LOOP_CLOSED | LOOP_EDGE : 0u) | (c->blocked ? LOOP_WRITE : 0u);
 	if (events != c->watched) {
@@ -414,7 +415,7 @@ void conn_new(struct server *s, int take_fd)
 	s->sockets++;
 	list_append(&s->conns, &c->node);
 	c->watched = LOOP_READ;
-	c->watch = loop_fd_new(s->loop, take_fd, c->watched, LOOP_NORMAL, on_ready, c);
+	c->watch = loop_fd_new(s->loop, take_fd, c->watched, SERVER_PRIORITY, on_ready, c);
 }
 
 void conn_free(struct conn *c)
@@ -429,7 +430,7 @@ void conn_free(struct conn *c)
 	buf_free(&c->in);
 	buf_free(&c->out);
 	buf_free(&c->body);
-	buf_free(&c->answer_body);
+	buf_free(&c->answer_text);
 	s->sockets--;
 	s->connections -= c->used;
 	server_listen(s);

@@ -27,7 +27,7 @@ struct conn {
 	struct loop_fd *watch;
 	unsigned watched;
 	struct loop_timer *timer;        /* NULL: none was needed yet */
-	struct buf in, out, body, answer_body;
+	struct buf in, out, body, answer_text;
 	size_t in_at, out_at;            /* used up */
 	/* The request. */
 	struct request_body reader;

@@ -23,7 +23,8 @@ static const char help[] =
 	"  --ledger-body BYTES  of each body remembered, 4096 unless given\n"
 	"\n"
 	"A request asks in its query, or in a path segment (percent-encoded), by parameters:\n"
-	"  status=N  wait_ms=N  retry_after=SECONDS  body=TEXT  body_bytes=N  interim=1xx\n"
+	"  status=N  wait_ms=N  retry_after=SECONDS  header=LINE  body=TEXT  body_bytes=N\n"
+	"  interim=1xx                            that status first, then the answer\n"
 	"  hang | reset | close [=after|before]   no answer; before: the body is not read\n"
 	"  drip_ms=N drip_bytes=N                 the answer in pieces\n"
 	"  endless=headers|body   broken=status|headers|length|chunk   keep=yes|no|lie\n"
@@ -165,14 +166,15 @@ static void on_signal(void *arg, unsigned events)
 static int run(const struct options *o)
 {
 	struct server server = {0};
-	struct loop *loop = loop_new();
+	struct loop *loop;
 	struct loop_fd *signals;
-	int fd, signal_fd;
+	int fd = listen_on(o), signal_fd;
 	sigset_t set;
 
-	fd = listen_on(o);
-	if (loop == NULL || fd < 0)
+	if (fd < 0)
 		return 1;
+	loop = loop_new();
+	REQUIRE(loop != NULL);
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);

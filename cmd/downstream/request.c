@@ -29,15 +29,6 @@ static bool next_line(struct slice in, size_t *at, struct slice *ret)
 	return true;
 }
 
-static struct slice trim(struct slice s)
-{
-	while (s.n > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
-		s = (struct slice){s.p + 1, s.n - 1};
-	while (s.n > 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
-		s.n--;
-	return s;
-}
-
 static bool split_header(struct slice line, struct slice *ret_name, struct slice *ret_value)
 {
 	const char *colon = memchr(line.p, ':', line.n);
@@ -45,7 +36,7 @@ static bool split_header(struct slice line, struct slice *ret_name, struct slice
 	if (colon == NULL || colon == line.p)
 		return false;
 	*ret_name = (struct slice){line.p, (size_t)(colon - line.p)};
-	*ret_value = trim((struct slice){colon + 1, line.n - ret_name->n - 1});
+	*ret_value = slice_trim((struct slice){colon + 1, line.n - ret_name->n - 1});
 	return true;
 }
 

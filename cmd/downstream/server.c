@@ -41,7 +41,7 @@ static void on_check(struct loop_call *call)
 void server_listen(struct server *s)
 {
 	if (s->listener == NULL)
-		s->listener = loop_fd_new(s->loop, s->listen_fd, LOOP_READ, LOOP_NORMAL, on_connection, s);
+		s->listener = loop_fd_new(s->loop, s->listen_fd, LOOP_READ, SERVER_PRIORITY, on_connection, s);
 }
 
 void server_init(struct server *s, struct loop *l, int take_listen_fd)
@@ -85,19 +85,19 @@ static const char *choose(struct server *s, const struct request *r)
 	return spec_settle(spec, key, counter_next(&s->scripts, key));
 }
 
-void server_choose(struct server *s, const struct request *r, struct behaviour *ret, struct buf *body)
+void server_choose(struct server *s, const struct request *r, struct behaviour *ret, struct buf *text)
 {
 	const char *wrong = choose(s, r);
 
-	body->n = 0;
+	text->n = 0;
 	if (wrong != NULL) {
 		*ret = (struct behaviour){.status = 400, .retry_after = -1, .invalid = true, .has_body = true};
-		buf_add_str(body, wrong);
+		buf_add_str(text, wrong);
 		return;
 	}
 	*ret = s->spec.b;
-	if (ret->has_body)
-		buf_add_slice(body, buf_slice(&s->spec.body));
+	buf_add_slice(text, buf_slice(&s->spec.headers));
+	buf_add_slice(text, buf_slice(&s->spec.body));
 }
 
 void server_changed(struct server *s)

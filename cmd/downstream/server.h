@@ -9,6 +9,11 @@
 #include "loop/loop.h"
 #include "script.h"
 
+/* Nothing here goes before anything else. The loop asks the kernel again after
+ * every 8 callbacks of normal priority; with a thousand ready sockets that
+ * costs half of the speed. */
+#define SERVER_PRIORITY LOOP_URGENT
+
 struct server {
 	struct loop *loop;
 	int listen_fd;
@@ -29,8 +34,8 @@ void server_init(struct server *s, struct loop *l, int take_listen_fd);
 void server_done(struct server *s);
 void server_listen(struct server *s);            /* again, after a descriptor became free */
 
-/* What to do with a request; the text of `body=`, if any, goes into `body`. */
-void server_choose(struct server *s, const struct request *r, struct behaviour *ret, struct buf *body);
+/* What to do with a request. `text`: the bytes of `header=` and of `body=`. */
+void server_choose(struct server *s, const struct request *r, struct behaviour *ret, struct buf *text);
 
 /* Something that a long poll may be waiting for has changed. */
 void server_changed(struct server *s);

@@ -124,14 +124,3 @@ void blob_unref(struct blob *b)
 	free(b->p);
 	free(b);
 }
-
-uint64_t slice_hash(struct slice s, uint64_t seed)
-{
-	uint64_t h = 0xcbf29ce484222325u ^ seed;
-
-	for (size_t i = 0; i < s.n; i++)
-		h = (h ^ (unsigned char)s.p[i]) * 0x100000001b3u;
-	h ^= h >> 32;
-	h *= 0xd6e8feb86659fd93u;
-	return h ^ (h >> 32);
-}

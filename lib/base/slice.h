@@ -25,5 +25,8 @@ static inline bool slice_eq(struct slice a, struct slice b)
 	return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+/* Without white space (space, tab, CR, LF) at its ends. */
+struct slice slice_trim(struct slice s);
+
 /* FNV-1a with a final mix; seeded by the caller where the bytes are untrusted. */
 uint64_t slice_hash(struct slice s, uint64_t seed);

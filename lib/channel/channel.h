@@ -42,6 +42,6 @@ bool channel_encode(const struct service *s, const struct channel_message *m,
 
 /* Contract section 6. `why`: why the attempt was cancelled, WHY_NONE if it was
  * not. Evidence decides `delivered`; a status line beats a cancel. The message
- * id, if any, is put into `id` and borrowed from there. */
+ * id, if any and of 255 bytes at most, is put into `id` and borrowed from there. */
 void channel_classify(const struct service *s, const struct answer *a, enum why why, struct buf *id,
 		      struct outcome *ret);

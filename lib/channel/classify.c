@@ -3,6 +3,9 @@
 
 #include "wire/wire.h"
 
+/* A longer one is no id, and there may be one for each of many items. */
+enum { MESSAGE_ID_MAX = 255 };
+
 struct verdict {
 	enum code code;
 	enum delivered delivered;
@@ -85,6 +88,6 @@ void channel_classify(const struct service *s, const struct answer *a, enum why 
 	if (v.code == CODE_REJECTED && a->status < 400)
 		ret->detail = "redirects are not followed";
 	id->n = 0;
-	if (v.code == CODE_OK && a->body.n > 0 && wire_message_id(a->body, id))
+	if (v.code == CODE_OK && a->body.n > 0 && wire_message_id(a->body, id) && id->n <= MESSAGE_ID_MAX)
 		ret->message_id = buf_slice(id);
 }

@@ -77,10 +77,8 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items)
 		.counts = {.total = n_items, .pending = n_items},
 		.gate = gate_new(),
 	};
-	list_init(&b->ready);
 	for (uint32_t i = 0; i < n_items; i++) {
 		items[i].batch = b;
-		list_init(&items[i].ready);
 		items[i].ttl_ms = HEAP_NONE;
 		items[i].retry_after_ms = RETRY_AFTER_NONE;
 	}
@@ -158,7 +156,8 @@ void item_record(struct item *it, const struct outcome *o, int64_t started_us, i
 	it->attempts++;
 	if (it->attempts == 1)
 		it->started_us = started_us;
-	if (it->delivered != DELIVERED_NO)
+	/* No status and surely not delivered: not a byte of it was sent. */
+	if (it->delivered != DELIVERED_NO && (o->delivered != DELIVERED_NO || o->http_status != 0))
 		it->duplicate_risk = true;
 	it->delivered = MAX(it->delivered, (uint8_t)o->delivered);
 	it->code = (uint8_t)o->code;
@@ -228,6 +227,27 @@ void batch_finish(struct batch *b, int64_t now_us, int64_t now_unix_ms)
 	b->finished_us = now_us;
 	b->finished_unix_ms = now_unix_ms;
 	batch_set_state(b, BATCH_DONE);
+}
+
+void batch_push_ready(struct batch *b, struct item *it)
+{
+	it->next_ready = NULL;
+	if (b->ready_first == NULL)
+		b->ready_first = it;
+	else
+		b->ready_last->next_ready = it;
+	b->ready_last = it;
+}
+
+struct item *batch_pop_ready(struct batch *b)
+{
+	struct item *it = b->ready_first;
+
+	if (it != NULL) {
+		b->ready_first = it->next_ready;
+		it->next_ready = NULL;
+	}
+	return it;
 }
 
 enum stop stop_from_why(enum why w)

@@ -90,8 +90,10 @@ struct item {
 	const char *detail;              /* text for error.message, or NULL */
 	const char *message_id;          /* in the arena, or NULL */
 	struct attempt_record *records;  /* newest first */
-	struct item *next_settled;       /* in the order in which items settled */
-	struct list ready;               /* in batch.ready: its wait ended */
+	union {
+		struct item *next_ready;     /* its wait ended: the next one to be tried again */
+		struct item *next_settled;   /* FINAL: the next one that settled */
+	};
 	struct heap_node wake;           /* end of the wait between attempts */
 	struct op op;                    /* live from QUEUED to FINAL */
 	int64_t ttl_ms;                  /* HEAP_NONE: none */
@@ -134,7 +136,7 @@ struct batch {
 	struct gate *gate;
 	struct op op;
 	struct live *live;               /* dispatch's side of it, while it lives */
-	struct list ready;               /* items to be tried again now */
+	struct item *ready_first, *ready_last;       /* to be tried again now */
 	uint32_t next_pending;           /* no item before this one is PENDING */
 	uint32_t attempts_out;           /* with lanes, not back yet */
 	struct item *settled_first, *settled_last;
@@ -167,6 +169,10 @@ void batch_finish(struct batch *b, int64_t now_us, int64_t now_unix_ms);
 
 /* Outcome by arithmetic on the counts alone (contract section 5). */
 enum batch_outcome batch_reduce(const struct counts *c);
+
+/* The queue of WAITING items whose wait has ended. Pop: NULL when it is empty. */
+void batch_push_ready(struct batch *b, struct item *it);
+struct item *batch_pop_ready(struct batch *b);
 
 /* How an end from outside shows in an item and in the batch. */
 enum stop stop_from_why(enum why w);

@@ -6,7 +6,8 @@
  *     holds a pointer to its struct live for longer than a call.
  *  2. attempts_out counts its items in QUEUED, and is at most the policy's
  *     concurrency, which is 1 if it is sequential.
- *  3. A WAITING item is in `waits` or, once its wait has ended, in batch.ready.
+ *  3. A WAITING item is in `waits` or, once its wait has ended, in the batch's
+ *     ready queue.
  *  4. Once the gate is closed no attempt is made; items that are not with a lane
  *     settle in the next pump, the others when they come back.
  *  5. The batch ends in the pump that finds no item pending.
@@ -77,6 +78,9 @@ static void on_batch_cancel(struct op *op, enum why why)
 {
 	struct batch *b = container_of(op, struct batch, op);
 
+	/* With every item final it has ended by itself, but for the pump's last look. */
+	if (b->counts.pending == 0 && why != WHY_FIRST_FAILURE)
+		return;
 	atomic_store_explicit(&b->gate->why, (int)why, memory_order_release);
 	batch_set_state(b, BATCH_CANCELLING);
 	b->live->ended_us = loop_now_us(b->live->d->env.loop);
@@ -101,6 +105,7 @@ void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why)
 
 void dispatch_cancel_all(struct dispatch *d, enum why why)
 {
+	REQUIRE(d->draining);
 	op_cancel(&d->ops, &d->root, why);
 }
 
@@ -260,10 +265,10 @@ static void start_item(struct live *lv, struct item *it)
 static struct item *next_item(struct live *lv)
 {
 	struct batch *b = lv->batch;
-	struct list *node = list_pop(&b->ready);
+	struct item *ready = batch_pop_ready(b);
 
-	if (node != NULL)
-		return list_entry(node, struct item, ready);
+	if (ready != NULL)
+		return ready;
 	if (b->policy.sequential && !list_empty(&b->op.children))
 		return NULL;
 	while (b->next_pending < b->counts.total) {
@@ -292,13 +297,14 @@ static void settle_rest(struct live *lv, enum why why)
 	struct batch *b = lv->batch;
 	enum stop stop = stop_from_why(why);
 
+	while (batch_pop_ready(b) != NULL)
+		;
 	list_foreach(node, &b->op.children) {
 		struct item *it = container_of(node, struct item, op.sibling);
 
 		if (it->state != ITEM_WAITING)
 			continue;
 		heap_remove(&lv->d->waits, &it->wake);
-		list_remove(&it->ready);
 		item_final(lv, it, CODE_NOT_ATTEMPTED, stop);
 	}
 	for (; b->next_pending < b->counts.total; b->next_pending++) {
@@ -319,7 +325,8 @@ static struct retry_answer decide(struct live *lv, const struct attempt *a)
 
 	if (!a->started)
 		return (struct retry_answer){.stop = stop_from_why(a->why)};
-	if (a->why != WHY_NONE && a->why != WHY_ATTEMPT_TIMEOUT && a->outcome.http_status == 0)
+	if (a->why != WHY_NONE && a->why != WHY_ATTEMPT_TIMEOUT && a->outcome.http_status == 0 &&
+	    code_retryable(a->outcome.code))
 		return (struct retry_answer){.stop = stop_from_why(a->why)};
 	r = retry_decide(&(struct retry_question){
 				 .policy = &b->policy.retry,
@@ -389,7 +396,7 @@ void batches_wake(struct dispatch *d, int64_t now_us)
 	while ((node = heap_pop(&d->waits, now_us)) != NULL) {
 		struct item *it = container_of(node, struct item, wake);
 
-		list_append(&it->batch->ready, &it->ready);
+		batch_push_ready(it->batch, it);
 		dirty(it->batch->live);
 	}
 }

@@ -299,8 +299,14 @@ static void lane_pump(struct dispatch *d, struct lane *lane)
 		struct attempt *a = list_entry(turn->queued.next, struct attempt, node);
 
 		if (d->in_flight >= d->env.config->limits.in_flight) {
+			list_remove(&lane->dirty);
 			list_append(&d->starved, &lane->dirty);
 			return;
+		}
+		/* The timer may be late, or the message was: time decides, not the timer. */
+		if (a->op.deadline_us <= loop_now_us(d->env.loop)) {
+			op_cancel(&d->ops, &a->op, (enum why)a->op.at_deadline);
+			continue;
 		}
 		list_remove(&turn->rr);
 		list_append(&lane->turns, &turn->rr);

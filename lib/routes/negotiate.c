@@ -3,15 +3,6 @@
 #include <stdlib.h>
 #include <strings.h>
 
-static struct slice trim(struct slice s)
-{
-	while (s.n > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
-		s = (struct slice){s.p + 1, s.n - 1};
-	while (s.n > 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
-		s.n--;
-	return s;
-}
-
 /* The part before `stop`, trimmed; `rest` moves behind it. */
 static struct slice next_part(struct slice *rest, char stop)
 {
@@ -21,7 +12,7 @@ static struct slice next_part(struct slice *rest, char stop)
 	size_t skip = at == NULL ? n : n + 1;
 
 	*rest = (struct slice){rest->p + skip, rest->n - skip};
-	return trim(part);
+	return slice_trim(part);
 }
 
 static bool same(struct slice s, const char *name)
@@ -52,7 +43,7 @@ enum media negotiate_accept(const char *accept)
 	struct slice rest = slice_str(accept), name;
 	double exact = -1, group = -1, all = -1, ndjson = 0, json;
 
-	if (trim(rest).n == 0)
+	if (slice_trim(rest).n == 0)
 		return MEDIA_JSON;
 	while (rest.n > 0) {
 		double q = range_weight(next_part(&rest, ','), &name);

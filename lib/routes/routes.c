@@ -83,31 +83,33 @@ static void answer_unrouted(struct routes *r, struct http_request *req, struct b
 	http_respond(req, problem_status(p), h, n, blob_from_buf(&text));
 }
 
-static size_t on_head(void *arg, struct http_request *req)
+/* The route; NULL: there is none, and the request was answered. */
+static const struct route *find_or_answer(struct routes *r, struct http_request *req, struct slice *retid)
 {
-	struct routes *r = arg;
-	struct buf allow = {0};
-	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	CLEANUP(buf_free) struct buf allow = {0};
+	const struct route *route = find(req, retid, &allow);
 
 	if (route == NULL)
 		answer_unrouted(r, req, &allow);
-	buf_free(&allow);
-	return route == &route_post_batch ? r->env.config->limits.body_bytes : 0;
+	return route;
+}
+
+static size_t on_head(void *arg, struct http_request *req)
+{
+	struct routes *r = arg;
+	struct slice id;
+
+	return find_or_answer(r, req, &id) == &route_post_batch ? r->env.config->limits.body_bytes : 0;
 }
 
 static void on_request(void *arg, struct http_request *req)
 {
 	struct routes *r = arg;
-	struct buf allow = {0};
 	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	const struct route *route = find_or_answer(r, req, &id);
 
-	if (route == NULL)
-		answer_unrouted(r, req, &allow);
-	else
+	if (route != NULL)
 		route->run(r, req, id);
-	buf_free(&allow);
 }
 
 static void on_end(void *arg, struct http_request *req, void *data, bool gone)

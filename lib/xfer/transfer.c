@@ -12,6 +12,7 @@
  *     to send counts, not libcurl's number of bytes.
  *  4. A status line that has arrived is evidence that nothing later takes back.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <strings.h>
 
@@ -55,15 +56,6 @@ static int64_t parse_date(struct slice v, int64_t now_unix_ms)
 	return MAX((int64_t)at * 1000 - now_unix_ms, INT64_C(0));
 }
 
-static struct slice trim(struct slice v)
-{
-	while (v.n > 0 && (v.p[0] == ' ' || v.p[0] == '\t'))
-		v = (struct slice){v.p + 1, v.n - 1};
-	while (v.n > 0 && strchr(" \t\r\n", v.p[v.n - 1]) != NULL)
-		v.n--;
-	return v;
-}
-
 static void note_retry_after(struct transfer *t, struct slice value)
 {
 	int64_t ms = parse_seconds(value);
@@ -100,7 +92,7 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
 	if (t->seen.status == 0 && n > 5 && memcmp(p, "HTTP/", 5) == 0)
 		note_status(t);
 	else if (t->seen.status != 0 && n > retry_after.n && strncasecmp(p, retry_after.p, retry_after.n) == 0)
-		note_retry_after(t, trim((struct slice){p + retry_after.n, n - retry_after.n}));
+		note_retry_after(t, slice_trim((struct slice){p + retry_after.n, n - retry_after.n}));
 	return n;
 }
 
@@ -379,7 +371,7 @@ static struct verdict by_code(CURLcode rc)
 {
 	static const struct verdict table[] = {
 		{CURLE_COULDNT_RESOLVE_HOST, ANSWER_NO_CONNECTION, "the host name does not resolve"},
-		{CURLE_COULDNT_CONNECT, ANSWER_NO_CONNECTION, "no connection to the host"},
+		{CURLE_COULDNT_CONNECT, ANSWER_NO_CONNECTION, NULL},
 		{CURLE_OPERATION_TIMEDOUT, ANSWER_NO_CONNECTION, "no connection to the host in time"},
 		{CURLE_SSL_CONNECT_ERROR, ANSWER_NO_CONNECTION, "the TLS handshake failed"},
 		{CURLE_SSL_CIPHER, ANSWER_NO_CONNECTION, "the TLS handshake failed"},
@@ -416,11 +408,34 @@ static bool chain_is_good(const struct transfer *t)
 	return fault == 0 || fault == 1;
 }
 
+/* Why the last address did not connect, where the system says more than libcurl. */
+static const char *connect_detail(CURL *easy)
+{
+	long err = 0;
+
+	curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &err);
+	switch (err) {
+	case ECONNREFUSED:
+		return "the host refused the connection";
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+		return "no route to the host";
+	case ETIMEDOUT:
+		return "the host did not answer the connection";
+	case EMFILE:
+	case ENFILE:
+		return "no file descriptor left for the connection: raise the limit";
+	}
+	return "no connection to the host";
+}
+
 /* The end of a transfer that no final status line has reached. */
 static struct verdict judge(const struct transfer *t, CURLcode rc)
 {
 	struct verdict v = by_code(rc);
 
+	if (rc == CURLE_COULDNT_CONNECT)
+		v.detail = connect_detail(t->easy);
 	if (t->seen.resend)
 		v = (struct verdict){.end = ANSWER_LOST, .detail = "the connection ended without an answer"};
 	else if (t->seen.overlong_head)

@@ -329,6 +329,22 @@ static void an_accepted_answer_brings_its_id(void **state)
 	assert_int_equal(o.message_id.n, 0);
 }
 
+static void an_endless_id_is_no_id(void **state)
+{
+	struct buf id CLEANUP(buf_free) = {0}, body CLEANUP(buf_free) = {0};
+	struct outcome o;
+
+	(void)state;
+	for (size_t n = 255; n <= 256; n++) {
+		body.n = 0;
+		buf_printf(&body, "{\"id\":\"%0*d\"}", (int)n, 7);
+		channel_classify(&webhook, &(struct answer){.wrote = true, .status = 200, .body = buf_slice(&body)},
+				 WHY_NONE, &id, &o);
+		assert_int_equal(o.code, CODE_OK);
+		assert_int_equal(o.message_id.n, n == 255 ? 255 : 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -344,6 +360,7 @@ int main(void)
 		cmocka_unit_test(a_service_may_mean_no_by_503),
 		cmocka_unit_test(without_a_status_the_evidence_decides),
 		cmocka_unit_test(an_accepted_answer_brings_its_id),
+		cmocka_unit_test(an_endless_id_is_no_id),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -151,6 +151,21 @@ static void delivered_is_the_maximum_over_all_attempts(void **state)
 	assert_int_equal(b->items[0].code, CODE_CONNECT_FAILED);
 	assert_int_equal(b->items[0].status, STATUS_INDETERMINATE);
 	assert_int_equal(b->items[0].latency_ms, 3);
+	batch_unref(b);
+}
+
+static void only_an_attempt_that_was_sent_can_be_a_duplicate(void **state)
+{
+	struct batch *b = batch_new(NULL, 1);
+	struct outcome maybe = {.code = CODE_TIMEOUT, .delivered = DELIVERED_MAYBE};
+	struct outcome refused = {.code = CODE_CONNECT_FAILED, .delivered = DELIVERED_NO};
+	struct outcome answered = {.code = CODE_RATE_LIMITED, .delivered = DELIVERED_NO, .http_status = 429};
+
+	(void)state;
+	item_record(&b->items[0], &maybe, 1000, 2000, 0);
+	item_record(&b->items[0], &refused, 3000, 4000, 0);
+	assert_false(b->items[0].duplicate_risk);
+	item_record(&b->items[0], &answered, 5000, 6000, 0);
 	assert_true(b->items[0].duplicate_risk);
 	batch_unref(b);
 }
@@ -198,6 +213,7 @@ int main(void)
 		cmocka_unit_test(waits_are_full_jitter_below_the_cap),
 		cmocka_unit_test(the_policy_answers_which_how_many_and_when),
 		cmocka_unit_test(delivered_is_the_maximum_over_all_attempts),
+		cmocka_unit_test(only_an_attempt_that_was_sent_can_be_a_duplicate),
 		cmocka_unit_test(outcome_is_arithmetic_on_the_counts),
 		cmocka_unit_test(an_item_that_never_can_succeed_has_failed),
 	};

@@ -277,7 +277,7 @@ static void a_refused_connection_wrote_nothing(void **state)
 	assert_int_equal(j.a.end, ANSWER_NO_CONNECTION);
 	assert_false(j.a.wrote);
 	assert_int_equal(j.a.phase, PHASE_CONNECT);
-	assert_non_null(j.a.detail);
+	assert_string_equal(j.a.detail, "the host refused the connection");
 }
 
 static void without_a_descriptor_there_is_no_connection(void **state)

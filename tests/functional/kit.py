@@ -1,0 +1,230 @@
+"""What the tests about clients that leave, streams and real clients share:
+services that answer when they are told to, ways to leave, and a look at what
+the daemon still holds."""
+
+import http.client
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+import unittest
+
+import harness
+from harness import LIMIT_S
+
+GAUGES = re.compile(r"^settled_(?:attempts_in_flight|items_queued|requests_parked)\S* (\S+)$", re.M)
+
+
+def fin(sock):
+    sock.close()
+
+
+def half_close(sock):
+    sock.shutdown(socket.SHUT_WR)
+
+
+LOOPBACK = ("127.0.0.1", "127.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "0177.1")
+SYN_SENT = "02"
+LEAVE = {"FIN": fin, "RST": harness.reset}
+
+
+def until(condition, what):
+    """Ask again and again: for what nothing announces. `what` may be a function,
+    which then says how far it came."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"not in time: {what() if callable(what) else what}")
+        os.sched_yield()
+
+
+def need(*tools):
+    """Without a tool its tests are skipped; where everything has to run they fail."""
+    missing = [t for t in tools if shutil.which(t) is None]
+    if not missing:
+        return
+    if os.environ.get("CI") == "true":
+        raise AssertionError(f"not installed: {' '.join(missing)}")
+    raise unittest.SkipTest(f"not installed: {' '.join(missing)}")
+
+
+class Rest:
+    """What a daemon holds when nothing goes on. It asks on one connection that
+    stays open, so that asking changes nothing."""
+
+    def __init__(self, daemon):
+        self.daemon = daemon
+        self.conn = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=LIMIT_S)
+        self.gauges()
+        self.at_first = self.fds()
+
+    def close(self):
+        self.conn.close()
+
+    def fds(self):
+        return len(os.listdir(f"/proc/{self.daemon.child.pid}/fd"))
+
+    def gauges(self):
+        self.conn.request("GET", "/metrics")
+        found = GAUGES.findall(self.conn.getresponse().read().decode())
+        assert len(found) >= 3, found
+        return sum(abs(float(v)) for v in found)
+
+    def wait(self):
+        """Until every descriptor and every gauge is back where it was."""
+        until(lambda: self.gauges() == 0 and self.fds() == self.at_first,
+              lambda: f"{self.gauges()} in the gauges, {self.fds()} descriptors instead of {self.at_first}")
+
+
+class Case(harness.Case):
+    """A harness.Case that knows what its daemon held before the first batch."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.rest = Rest(cls.settled)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.rest.close()
+        super().tearDownClass()
+
+    def spread(self, n, path):
+        """A URL of the downstream, its host written in one of several ways: each is
+        a lane of its own, and several shards divide the lanes among them."""
+        return f"http://{LOOPBACK[n % len(LOOPBACK)]}:{self.down.port}{path}"
+
+    def batches_done(self):
+        return [line for line in self.settled.lines[self.log_start:] if line and "event=batch_done" in line]
+
+    def settle(self, batch, status, headers=None):
+        """Post a batch that settles; its line is in the log when this returns."""
+        answer = self.settled.post(batch, headers)
+        self.assertEqual(answer.status, status)
+        self.settled.wait_line("event=batch_done batch=" + answer.headers["Batch-Id"], self.log_start)
+        return answer
+
+    def leave_and_get(self, leave, sock):
+        """Leave, wait for the end, check that log and document agree; the document."""
+        leave(sock)
+        return self.aborted()
+
+    def aborted(self, reason="disconnected"):
+        done = self.settled.wait_done(reason, self.log_start)
+        answer = self.settled.get_batch(done["batch"])
+        self.assertEqual(answer.status, 200)
+        doc = answer.json
+        self.assertEqual((doc["state"], doc["stop_reason"]), ("done", reason))
+        self.assertEqual(len(self.batches_done()), 1)
+        self.assertEqual({k: int(done[k]) for k in ("items", "succeeded", "failed", "indeterminate", "not_attempted")},
+                         {"items": doc["counts"]["total"], **{k: doc["counts"][k] for k in (
+                             "succeeded", "failed", "indeterminate", "not_attempted")}})
+        self.assertEqual((doc["counts"]["pending"], done["outcome"]), (0, doc["outcome"]))
+        self.assertEqual(int(done["attempts"]), sum(r["attempts"] for r in doc["results"]))
+        doc["ended_at_us"] = int(done["ended_at_us"])
+        return doc
+
+    def facts(self, doc, *names):
+        """The set of what the items' results say under these names; code is the error's."""
+        return {tuple(r.get("error", {}).get("code") if n == "code" else r.get(n) for n in names)
+                for r in doc["results"]}
+
+
+class Held:
+    """A downstream that keeps every request until it is told what to send."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = self.listener.getsockname()[1]
+        self.changed = threading.Condition()
+        self.requests = {}               # path: socket
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+    def _accept(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            sock.settimeout(LIMIT_S)
+            threading.Thread(target=self._read, args=(sock,), daemon=True).start()
+
+    def _read(self, sock):
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += sock.recv(65536)
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: *(\d+)", head, re.I)[1])
+        while len(body) < length:
+            body += sock.recv(65536)
+        with self.changed:
+            self.requests[head.split()[1].decode().lstrip("/")] = sock
+            self.changed.notify_all()
+
+    def _socket(self, path):
+        with self.changed:
+            if not self.changed.wait_for(lambda: path in self.requests, LIMIT_S):
+                raise AssertionError(f"no request for {path}")
+            return self.requests[path]
+
+    def wait(self, *paths):
+        for path in paths:
+            self._socket(path)
+
+    def send(self, path, data):
+        self._socket(path).sendall(data)
+
+    def answer(self, path, status="200 OK"):
+        self.send(path, f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        self.requests.pop(path).close()
+
+    def wait_gone(self, path):
+        """Until the daemon has closed the connection of this request."""
+        try:
+            assert self._socket(path).recv(1) == b""
+        except ConnectionResetError:
+            pass
+        self.requests.pop(path).close()
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join(LIMIT_S)
+        for sock in self.requests.values():
+            sock.close()
+
+
+class Unreachable:
+    """A port that nothing answers from: its queue of connections is full."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.port = self.listener.getsockname()[1]
+        self.waiting = []
+        for _ in range(4):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", self.port))
+            self.waiting.append(sock)
+        self.at_first = self.connecting()
+
+    def connecting(self):
+        with open("/proc/net/tcp", encoding="ascii") as table:
+            fields = [line.split() for line in table]
+        return sum(f[2].endswith(f":{self.port:04X}") and f[3] == SYN_SENT for f in fields)
+
+    def wait_connecting(self, n):
+        until(lambda: self.connecting() - self.at_first == n, f"{n} connections being made")
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+    def close(self):
+        for sock in (*self.waiting, self.listener):
+            sock.close()

@@ -1,0 +1,423 @@
+/*
+ * The checks that run while things happen: as each request starts and arrives,
+ * and after every step of the world.
+ */
+#include "sim.h"
+
+#include <stdio.h>
+
+/* ---- a request starts ---- */
+
+static const char *header(const struct exchange *e, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (size_t i = 0; i < e->n_headers; i++) {
+		if (strncasecmp(e->headers[i], name, n) == 0 && e->headers[i][n] == ':')
+			return e->headers[i] + n + 1 + strspn(e->headers[i] + n + 1, " ");
+	}
+	return "";
+}
+
+/* Every address ends in "-<batch>-<item>". */
+static void identify(struct request *r, const struct exchange *e)
+{
+	const char *at = strrchr(e->url, '/');
+
+	CHECK(REQUEST, at != NULL && sscanf(at, "/u-%u-%u", &r->batch, &r->item) == 2,
+	      "a request to %s, which no item asked for", e->url);
+	CHECK(REQUEST, r->batch < sim.n_batches && r->item < sim.batches[r->batch].n_items,
+	      "a request to %s, which is no item", e->url);
+}
+
+static void check_request(const struct request *r, const struct exchange *e)
+{
+	const struct sim_batch *b = &sim.batches[r->batch];
+	const struct sim_item *it = &b->items[r->item];
+	const struct service *s = &sim.services[it->service];
+	struct slice origin = model_origin(it);
+	char key[112], stamp[24];
+
+	model_key(b, it, key);
+	snprintf(stamp, sizeof stamp, "%lld", (long long)(clock_unix_ms() / 1000));
+	CHECK(REQUEST, strncmp(e->url, origin.p, origin.n) == 0, "%s instead of %.*s", e->url,
+	      (int)origin.n, origin.p);
+	CHECK(REQUEST, slice_eq(e->body, slice_str(it->payload)), "%u/%u: the payload is %.*s, not %s",
+	      r->batch, r->item, (int)e->body.n, e->body.p, it->payload);
+	CHECK(REQUEST, strcmp(header(e, "webhook-id"), key) == 0, "webhook-id %s instead of %s",
+	      header(e, "webhook-id"), key);
+	CHECK(REQUEST, strcmp(header(e, "webhook-timestamp"), stamp) == 0, "webhook-timestamp %s at %s",
+	      header(e, "webhook-timestamp"), stamp);
+	CHECK(REQUEST, strcmp(header(e, "content-type"), "application/json") == 0, "content-type %s",
+	      header(e, "content-type"));
+	CHECK(REQUEST, header(e, "traceparent")[0] != '\0', "no traceparent");
+	CHECK(REQUEST, (header(e, "webhook-signature")[0] != '\0') == (s->secret.n > 0), "signature");
+	CHECK(REQUEST, e->guarded == (s->kind == SERVICE_WEBHOOK), "the address guard");
+}
+
+static void check_order(const struct sim_batch *b, unsigned item)
+{
+	if (b->want.contract == CONTRACT_ALL_OR_NOTHING)
+		for (unsigned i = 0; i < b->n_items; i++) {
+			const struct item *other = &b->b->items[i];
+
+			CHECK(ALL_OR_NOTHING, other->state != ITEM_FINAL || other->status == STATUS_SUCCEEDED,
+			      "item %u starts, item %u has failed", item, i);
+		}
+	if (!b->want.sequential)
+		return;
+	CHECK(SEQUENTIAL, b->running == 0, "item %u starts while another attempt runs", item);
+	for (unsigned i = 0; i < b->n_items; i++)
+		CHECK(SEQUENTIAL, i < item ? b->b->items[i].state == ITEM_FINAL
+					   : i == item || b->items[i].starts == 0,
+		      "item %u starts, item %u is not in order", item, i);
+}
+
+/* What the item's earlier attempts allow. */
+static void check_repeat(const struct sim_batch *b, const struct sim_item *it)
+{
+	const struct request *last = it->last < 0 ? NULL : &sim.requests[it->last];
+	struct verdict v;
+
+	CHECK(STICKY, b->b->items[it - b->items].state != ITEM_FINAL, "a final item starts");
+	CHECK(MAX_ATTEMPTS, it->starts < b->want.retry.max_attempts, "attempt %u", it->starts + 1);
+	CHECK(MAX_ATTEMPTS, it->running == 0, "two attempts of one item at once");
+	CHECK(AT_MOST_ONCE, !b->want.at_most_once || model_delivered(it, b, -1) == DELIVERED_NO,
+	      "attempt %u follows one that may have been delivered", it->starts + 1);
+	if (last == NULL)
+		return;
+	v = model_judge(b, last);
+	for (unsigned c = 0; c < CODE_MAX; c++)
+		CHECK(MAX_ATTEMPTS, !(v.codes >> c & 1) || model_retryable((enum code)c),
+		      "an attempt follows %s", code_str((enum code)c));
+	if (last->recorded && last->answer.retry_after_ms > 0) {
+		cover_race(RACE_RETRY_AFTER);
+		CHECK(RETRY_WAIT, clock_now() >= last->done_us + last->answer.retry_after_ms * 1000,
+		      "an attempt after %lld us in spite of Retry-After %lld ms",
+		      (long long)(clock_now() - last->done_us), (long long)last->answer.retry_after_ms);
+	}
+}
+
+static void check_times(const struct sim_batch *b, const struct sim_item *it)
+{
+	CHECK(NO_START_AFTER_END, b->end.why == WHY_NONE || b->end.why == WHY_DEADLINE,
+	      "an attempt starts %lld us after %s", (long long)(clock_now() - b->end.at_us),
+	      why_str(b->end.why));
+	CHECK(NO_START_LATE, clock_now() <= model_deadline_us(b), "%lld us after the deadline",
+	      (long long)(clock_now() - model_deadline_us(b)));
+	CHECK(NO_START_LATE, clock_now() <= model_ttl_us(b, it), "%lld us after the ttl",
+	      (long long)(clock_now() - model_ttl_us(b, it)));
+}
+
+/* Is this the item's attempt to make, and now? Fills in what the ledger keeps. */
+void check_start(struct request *r, const struct exchange *e)
+{
+	struct sim_batch *b;
+	struct sim_item *it;
+
+	identify(r, e);
+	b = &sim.batches[r->batch];
+	it = &b->items[r->item];
+	CHECK(NO_START_AFTER_END, b->submitted && !b->done, "batch %u is not live", r->batch);
+	check_request(r, e);
+	check_order(b, r->item);
+	check_times(b, it);
+	check_repeat(b, it);
+	r->n = ++it->starts;
+	r->deadline_us = MIN(r->start_us + model_timeout_us(b, it), model_deadline_us(b));
+	r->deadline_us = MIN(r->deadline_us, model_ttl_us(b, it));
+	trace("start: batch, item, attempt", r->batch, r->item, r->n);
+	if (r->shard != b->shard)
+		cover_race(RACE_OTHER_SHARD);
+}
+
+static unsigned running_in_lane(const struct request *r)
+{
+	const struct sim_item *it = &sim.batches[r->batch].items[r->item];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < sim.n_batches; i++) {
+		const struct sim_batch *b = &sim.batches[i];
+
+		for (unsigned j = 0; b->running > 0 && j < b->n_items; j++)
+			if (b->items[j].running > 0 && b->items[j].service == it->service &&
+			    slice_eq(model_origin(&b->items[j]), model_origin(it)))
+				n += b->items[j].running;
+	}
+	return n;
+}
+
+/* The request is in the ledger now: it counts. */
+void check_running(const struct request *r)
+{
+	struct sim_batch *b = &sim.batches[r->batch];
+	unsigned most = sim.services[b->items[r->item].service].max_in_flight;
+	unsigned lane;
+
+	b->items[r->item].running++;
+	b->running++;
+	CHECK(CONCURRENCY, b->running <= b->want.concurrency, "%u attempts of batch %u at once", b->running,
+	      r->batch);
+	if (b->running == b->want.concurrency && b->n_items > b->running)
+		cover_race(b->want.sequential ? RACE_SEQUENTIAL : RACE_CONCURRENCY_FULL);
+	lane = running_in_lane(r);
+	CHECK(IN_FLIGHT, lane <= most, "%u in flight in one lane, %u allowed", lane, most);
+	if (lane == most)
+		cover_race(RACE_LANE_FULL);
+	CHECK(IN_FLIGHT, xfer_usage(sim.xfers[r->shard]).live < sim.config.limits.in_flight,
+	      "shard %u is over its cap", r->shard);
+}
+
+void check_seen(const struct request *r, struct slice body)
+{
+	const struct sim_batch *b = &sim.batches[r->batch];
+	const struct sim_item *it = &b->items[r->item];
+	unsigned seen = 0;
+
+	CHECK(REQUEST, slice_eq(body, slice_str(it->payload)), "the downstream got %.*s, not %s", (int)body.n,
+	      body.p, it->payload);
+	for (int i = it->first; i >= 0; i = sim.requests[i].next)
+		seen += sim.requests[i].seen;
+	CHECK(SEEN, seen <= it->starts, "item %u/%u: %u requests seen, %u attempts", r->batch, r->item, seen,
+	      it->starts);
+	if (seen > 1)
+		cover_race(RACE_DUPLICATE_SEEN);
+}
+
+/* ---- after each step ---- */
+
+static void check_wait(const struct sim_batch *b, const struct item *it, const struct sim_item *si)
+{
+	const struct request *last = &sim.requests[si->last];
+	int64_t bound = b->want.retry.base_ms, wish = 1000 * MAX(last->answer.retry_after_ms, 0);
+	int64_t wait = it->wake.key - last->done_us;
+
+	for (unsigned i = 1; i < si->starts; i++)
+		bound = MIN(bound * 2, b->want.retry.cap_ms);
+	bound = 1000 * MIN(bound, b->want.retry.cap_ms);
+	CHECK(RETRY_WAIT, wait >= 0 && wait <= MAX(bound, wish), "a wait of %lld us, %lld at most",
+	      (long long)wait, (long long)MAX(bound, wish));
+	CHECK(RETRY_WAIT, it->wake.key < MIN(model_deadline_us(b), model_ttl_us(b, si)),
+	      "a wait that ends after the item's deadline");
+}
+
+static void check_item(struct sim_batch *b, const struct item *it, struct sim_item *si)
+{
+	unsigned n = (unsigned)(si - b->items);
+
+	CHECK(STICKY, it->delivered >= si->delivered, "item %u: delivered went down", n);
+	CHECK(STICKY, it->attempts >= si->attempts, "item %u: attempts went down", n);
+	CHECK(SEEN, it->attempts <= si->starts, "item %u: %u attempts told, %u started", n, it->attempts,
+	      si->starts);
+	CHECK(DUPLICATE, !it->duplicate_risk || it->attempts >= 2, "item %u: after one attempt", n);
+	if (it->state == ITEM_WAITING && heap_has(&it->wake) && it->attempts != si->attempts)
+		check_wait(b, it, si);
+	if (si->state == ITEM_FINAL) {
+		CHECK(STICKY,
+		      it->state == ITEM_FINAL && it->code == si->code && it->stop == si->stop &&
+			      it->status == si->status && it->delivered == si->delivered &&
+			      it->attempts == si->attempts,
+		      "item %u: a final result changed", n);
+		return;
+	}
+	if (si->state != it->state)
+		si->since_us = clock_now();
+	si->state = it->state;
+	si->delivered = it->delivered;
+	si->attempts = it->attempts;
+	si->code = it->code;
+	si->stop = it->stop;
+	si->status = it->status;
+	if (it->state != ITEM_FINAL)
+		return;
+	si->final_us = clock_now();
+	trace("final: item, code, stop", n, it->code, it->stop);
+}
+
+static void check_counts(const struct sim_batch *b)
+{
+	const struct counts *c = &b->b->counts;
+	unsigned n[STATUS_MAX] = {0}, pending = 0;
+
+	for (unsigned i = 0; i < b->n_items; i++) {
+		if (b->b->items[i].state == ITEM_FINAL)
+			n[b->b->items[i].status]++;
+		else
+			pending++;
+	}
+	CHECK(COUNTS,
+	      c->total == b->n_items && c->pending == pending && c->succeeded == n[STATUS_SUCCEEDED] &&
+		      c->failed == n[STATUS_FAILED] && c->indeterminate == n[STATUS_INDETERMINATE] &&
+		      c->not_attempted == n[STATUS_NOT_ATTEMPTED],
+	      "the counts are not those of the items");
+}
+
+static void cover_end(const struct sim_batch *b, enum why why)
+{
+	bool local = why == WHY_DEADLINE;
+
+	if (b->running > 0 && local)
+		cover_race(RACE_DEADLINE_IN_FLIGHT);
+	if (b->running > 0 && why == WHY_FIRST_FAILURE)
+		cover_race(RACE_FIRST_FAILURE_IN_FLIGHT);
+	for (unsigned i = 0; i < b->n_items; i++) {
+		enum item_state state = (enum item_state)b->b->items[i].state;
+
+		if (state == ITEM_WAITING)
+			cover_race(local ? RACE_DEADLINE_IN_WAIT : RACE_CANCEL_IN_WAIT);
+		if (state == ITEM_QUEUED && b->items[i].running == 0 && !local)
+			cover_race(RACE_CANCEL_QUEUED);
+	}
+}
+
+/* The batch has been ended. Of two reasons the first counts; either one where
+ * they come at the same instant, or where instants are not exact. */
+void note_end(struct sim_batch *b, enum why why)
+{
+	if (b->end.why == WHY_NONE) {
+		b->end = (struct sim_end){.why = why, .at_us = clock_now(), .reasons = 1u << why, .lanes_saw = 1u << why};
+		trace("ended: batch, why, pending", b - sim.batches, why, b->b->counts.pending);
+		cover_end(b, why);
+	} else if (!sim.exact || b->end.at_us == clock_now()) {
+		b->end.reasons |= 1u << why;
+		cover_race(RACE_ENDED_TWICE);
+	}
+	if (!sim.exact || clock_now() - b->end.at_us <= sim.set.delay_us + 2 * sim.set.turn_us)
+		b->end.lanes_saw |= 1u << why;
+}
+
+/* Did an item fail while others were still open? */
+static bool has_first_failure(const struct sim_batch *b)
+{
+	for (const struct item *it = b->b->settled_first; it != NULL; it = it->next_settled)
+		if (it->status != STATUS_SUCCEEDED)
+			return it->next_settled != NULL || b->b->counts.pending > 0;
+	return false;
+}
+
+/* A deadline that passed and a first failure are ends, too. What was open at the
+ * end of the last step was open until this one. */
+static void notice_end(struct sim_batch *b)
+{
+	if (b->pending > 0 && clock_now() >= model_deadline_us(b) && !b->deadline_noted) {
+		b->deadline_noted = true;
+		note_end(b, WHY_DEADLINE);
+	}
+	b->pending = b->b->counts.pending;
+	if (b->want.contract == CONTRACT_ALL_OR_NOTHING && !(b->end.reasons >> WHY_FIRST_FAILURE & 1) &&
+	    has_first_failure(b))
+		note_end(b, WHY_FIRST_FAILURE);
+}
+
+/* Nothing of an ended batch lingers: not for longer than messages there, the
+ * transfers' own ends and messages back can take. */
+static void check_ended(const struct sim_batch *b)
+{
+	int64_t turns = 4 * sim.set.turn_us + sim.set.late_us;
+	int64_t since = clock_now() - b->end.at_us;
+
+	if (b->end.why == WHY_NONE || sim.stalls)
+		return;
+	for (unsigned i = 0; since > turns && i < b->n_items; i++)
+		CHECK(ABORT_AT_ONCE, b->b->items[i].state != ITEM_WAITING,
+		      "item %u still waits %lld us after %s", i, (long long)since, why_str(b->end.why));
+	CHECK(ABORT_AT_ONCE, since <= 4 * (turns + sim.set.delay_us) + 1000 * (int64_t)b->n_items,
+	      "batch %u is not done %lld us after %s", (unsigned)(b - sim.batches), (long long)since,
+	      why_str(b->end.why));
+}
+
+/* The timer is set by the pump: it may be a turn behind. */
+static void check_deadlines(const struct sim_batch *b)
+{
+	if (sim.stalls || b->running == 0)
+		return;
+	for (unsigned i = 0; i < b->n_items; i++) {
+		const struct sim_item *it = &b->items[i];
+		const struct request *r = it->running > 0 ? &sim.requests[it->last] : NULL;
+
+		if (r != NULL && r->cancel_us == NEVER)
+			CHECK(OUTLIVES, clock_now() <= r->deadline_us + sim.set.late_us + sim.set.turn_us,
+			      "item %u: the attempt runs %lld us after its deadline", i,
+			      (long long)(clock_now() - r->deadline_us));
+	}
+}
+
+/* Handed out to lanes, running there or not: what concurrency counts. */
+static unsigned handed_out(const struct sim_batch *b)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->n_items; i++)
+		n += b->b->items[i].state == ITEM_QUEUED;
+	return n;
+}
+
+/* Nothing but its lane may hold the item up. */
+static bool wants_to_run(const struct sim_batch *b, unsigned i, int64_t slack)
+{
+	const struct sim_item *si = &b->items[i];
+	const struct item *it = &b->b->items[i];
+	int64_t quiet = clock_now() - slack;
+
+	if (si->running > 0 || sim.last_us >= quiet || b->accepted_us >= quiet)
+		return false;
+	switch ((enum item_state)it->state) {
+	case ITEM_QUEUED:
+		return si->since_us < quiet;
+	case ITEM_WAITING:
+		return it->wake.key < quiet && handed_out(b) < b->want.concurrency;
+	case ITEM_PENDING:
+		return !b->want.sequential && handed_out(b) < b->want.concurrency;
+	case ITEM_FINAL:
+		break;
+	}
+	return false;
+}
+
+/* A wake-up that is lost shows as nothing at all, until some deadline comes. */
+static void check_idle(const struct sim_batch *b)
+{
+	int64_t slack = 2 * sim.set.delay_us + 8 * sim.set.turn_us;
+
+	if (!sim.exact || sim.shut_down || b->end.why != WHY_NONE || sim.last_us >= clock_now() - slack)
+		return;
+	for (unsigned i = 0; i < sim.n_shards; i++)
+		if (xfer_usage(sim.xfers[i]).live >= sim.config.limits.in_flight)
+			return;
+	for (unsigned i = 0; i < b->n_items; i++) {
+		const struct service *s = &sim.services[b->items[i].service];
+
+		if (wants_to_run(b, i, slack))
+			CHECK(IDLE, running_in_lane(&(struct request){.batch = (unsigned)(b - sim.batches), .item = i}) >=
+					    s->max_in_flight,
+			      "item %u waits for nothing", i);
+	}
+}
+
+/* One batch, now. Also called by its listener, before it is let go. */
+void check_settled_now(struct sim_batch *b)
+{
+	for (unsigned i = 0; i < b->n_items; i++)
+		check_item(b, &b->b->items[i], &b->items[i]);
+	check_counts(b);
+	notice_end(b);
+}
+
+void check_step(void)
+{
+	struct loop *at = fake_loop_current();
+
+	for (unsigned i = 0; i < sim.n_batches; i++) {
+		struct sim_batch *b = &sim.batches[i];
+
+		if (b->b == NULL || b->done)
+			continue;
+		check_deadlines(b);
+		check_ended(b);
+		if (at == NULL || at == sim.loops[b->shard])
+			check_settled_now(b);
+		check_idle(b);
+		if (b->detached && dispatch_find(sim.dispatches[b->shard], b->id) == NULL)
+			check_batch(b, NULL);
+	}
+}

@@ -1,0 +1,129 @@
+/*
+ * What all seeds together have exercised: a simulator that never meets a case
+ * proves nothing about it.
+ */
+#include <stdio.h>
+
+#include "sim.h"
+
+static uint64_t races[RACE_MAX], codes[CODE_MAX], stops[STOP_MAX], contracts[CONTRACT_MAX],
+	reasons[STOP_REASON_MAX], outcomes[BATCH_OUTCOME_MAX], statuses[STATUS_MAX], ends[ANSWER_INTERNAL + 1],
+	batches, items, requests;
+
+static const char *const race_names[RACE_MAX] = {
+	[RACE_CANCEL_IN_WAIT] = "cancel_in_wait",
+	[RACE_CANCEL_QUEUED] = "cancel_queued",
+	[RACE_CANCEL_UNWRITTEN] = "cancel_before_first_byte",
+	[RACE_CANCEL_WRITTEN] = "cancel_after_first_byte",
+	[RACE_STATUS_BEFORE_CANCEL] = "status_before_cancel",
+	[RACE_ANSWER_UNDER_WAY] = "cancel_of_an_ended_transfer",
+	[RACE_FIRST_FAILURE_IN_FLIGHT] = "first_failure_in_flight",
+	[RACE_DEADLINE_IN_FLIGHT] = "deadline_in_flight",
+	[RACE_DEADLINE_IN_WAIT] = "deadline_in_wait",
+	[RACE_TIMEOUT_AT_ANSWER] = "timeout_and_answer_at_once",
+	[RACE_ENDED_TWICE] = "ended_twice",
+	[RACE_END_OF_DONE] = "end_of_a_done_batch",
+	[RACE_END_IN_CALLBACK] = "end_in_on_settled",
+	[RACE_OTHER_SHARD] = "lane_on_another_shard",
+	[RACE_CONCURRENCY_FULL] = "concurrency_full",
+	[RACE_LANE_FULL] = "lane_full",
+	[RACE_RETRY_AFTER] = "retry_after_obeyed",
+	[RACE_DUPLICATE_SEEN] = "duplicate_seen_downstream",
+	[RACE_BUSY] = "refused_busy",
+	[RACE_SHUTDOWN_REFUSED] = "refused_draining",
+	[RACE_DETACHED] = "detached",
+	[RACE_DRAINED] = "drained",
+	[RACE_SEQUENTIAL] = "sequential",
+	[RACE_NO_MEMORY] = "no_memory_for_a_transfer",
+	[RACE_SEEN_AFTER_CANCEL] = "seen_after_cancel",
+	[RACE_SUBMIT_IN_CALLBACK] = "submit_in_on_done",
+	[RACE_STALLED] = "stalled_shard",
+};
+
+void cover_race(enum race r)
+{
+	races[r]++;
+}
+
+void cover_batch(const struct sim_batch *b)
+{
+	batches++;
+	items += b->n_items;
+	contracts[b->want.contract]++;
+	reasons[b->b->stop_reason]++;
+	outcomes[b->b->outcome]++;
+	for (unsigned i = 0; i < b->n_items; i++) {
+		codes[b->items[i].code]++;
+		stops[b->items[i].stop]++;
+		statuses[b->items[i].status]++;
+		for (int r = b->items[i].first; r >= 0; r = sim.requests[r].next) {
+			requests++;
+			ends[sim.requests[r].answer.end]++;
+			if (sim.requests[r].cancel_us != NEVER &&
+			    sim.requests[r].answer.end != ANSWER_CANCELLED &&
+			    sim.requests[r].cancel_us == sim.requests[r].deadline_us)
+				races[RACE_TIMEOUT_AT_ANSWER]++;
+		}
+	}
+}
+
+static void line(const char *what, const char *name, uint64_t n)
+{
+	printf("# %-12s %-28s %12llu\n", what, name, (unsigned long long)n);
+}
+
+void cover_report(void)
+{
+	line("total", "batches", batches);
+	line("total", "items", items);
+	line("total", "requests", requests);
+	for (unsigned i = 0; i < CODE_MAX; i++)
+		line("code", code_str((enum code)i), codes[i]);
+	for (unsigned i = 0; i < STOP_MAX; i++)
+		line("stop", stop_str((enum stop)i), stops[i]);
+	for (unsigned i = STATUS_SUCCEEDED; i < STATUS_MAX; i++)
+		line("status", status_str((enum status)i), statuses[i]);
+	for (unsigned i = 0; i < CONTRACT_MAX; i++)
+		line("contract", contract_str((enum contract)i), contracts[i]);
+	for (unsigned i = 1; i < STOP_REASON_MAX; i++)
+		line("stop_reason", stop_reason_str((enum stop_reason)i), reasons[i]);
+	for (unsigned i = 1; i < BATCH_OUTCOME_MAX; i++)
+		line("outcome", batch_outcome_str((enum batch_outcome)i), outcomes[i]);
+	for (unsigned i = 0; i < RACE_MAX; i++)
+		line("race", race_names[i], races[i]);
+}
+
+/* Not yet raised by the dispatcher: no breaker, no retry budget, no shedding,
+ * and nothing is taken up again after a crash. */
+static bool expected_code(enum code c)
+{
+	return c != CODE_CIRCUIT_OPEN && c != CODE_INTERRUPTED;
+}
+
+static bool expected_stop(enum stop s)
+{
+	return s != STOP_RETRY_BUDGET && s != STOP_SHED && s != STOP_INTERRUPTED;
+}
+
+const char *cover_missing(void)
+{
+	for (unsigned i = 0; i < CODE_MAX; i++)
+		if (codes[i] == 0 && expected_code((enum code)i))
+			return code_str((enum code)i);
+	for (unsigned i = 0; i < STOP_MAX; i++)
+		if (stops[i] == 0 && expected_stop((enum stop)i))
+			return stop_str((enum stop)i);
+	for (unsigned i = STOP_REASON_COMPLETED; i < STOP_REASON_INTERRUPTED; i++)
+		if (reasons[i] == 0)
+			return stop_reason_str((enum stop_reason)i);
+	for (unsigned i = BATCH_OUTCOME_SUCCEEDED; i < BATCH_OUTCOME_MAX; i++)
+		if (outcomes[i] == 0)
+			return batch_outcome_str((enum batch_outcome)i);
+	for (unsigned i = 0; i < ARRAY_LEN(ends); i++)
+		if (ends[i] == 0)
+			return "an answer_end";
+	for (unsigned i = 0; i < RACE_MAX; i++)
+		if (races[i] == 0)
+			return race_names[i];
+	return NULL;
+}

@@ -1,0 +1,53 @@
+/*
+ * Planted defects of the first kind: the dispatcher is told something else than
+ * what the checks believe, as if it had misread its configuration or a batch.
+ */
+#include "sim.h"
+
+void doctor_config(void)
+{
+	sim.told = sim.config;
+	memcpy(sim.told_services, sim.services, sizeof sim.services);
+	sim.told.services = sim.told_services;
+	for (size_t i = 0; i < sim.told.n_services; i++) {
+		struct service *s = &sim.told_services[i];
+
+		if (sim.plant == PLANT_IN_FLIGHT)
+			s->max_in_flight++;
+		if (sim.plant == PLANT_LONG_TIMEOUT)
+			s->attempt_timeout_ms *= 2;
+		if (sim.plant == PLANT_503_IS_NO)
+			s->refuses_with_503 = true;
+	}
+}
+
+static void doctor_items(struct batch *b)
+{
+	for (uint32_t i = 0; i < b->counts.total; i++) {
+		struct item *it = &b->items[i];
+
+		if (sim.plant == PLANT_NO_TTL)
+			it->ttl_ms = HEAP_NONE;
+		if (sim.plant == PLANT_SHORT_PAYLOAD && it->payload.n > 1)
+			it->payload.n--;
+		if (sim.plant == PLANT_NO_KEY)
+			it->dedupe_key = (struct slice){0};
+	}
+}
+
+void doctor_batch(struct batch *b)
+{
+	struct policy *p = &b->policy;
+
+	if (sim.plant == PLANT_CONCURRENCY)
+		p->concurrency *= 2;
+	if (sim.plant == PLANT_NOT_SEQUENTIAL)
+		p->sequential = false;
+	if (sim.plant == PLANT_MORE_ATTEMPTS)
+		p->retry.max_attempts++;
+	if (sim.plant == PLANT_LONG_DEADLINE)
+		p->deadline_ms *= 2;
+	if (sim.plant == PLANT_OTHER_CONTRACT)
+		p->contract = CONTRACT_PARTIAL_SUCCESS;
+	doctor_items(b);
+}

@@ -1,0 +1,158 @@
+/*
+ * The contract's tables and rules, written a second time from its text, so that
+ * the dispatcher is not its own judge. Slow and plain on purpose.
+ */
+#include "sim.h"
+
+#define BIT(c) (UINT32_C(1) << CODE_##c)
+
+bool model_retryable(enum code c)
+{
+	const uint32_t yes = BIT(RATE_LIMITED) | BIT(CONNECT_FAILED) | BIT(CIRCUIT_OPEN) |
+			     BIT(NOT_ATTEMPTED) | BIT(UNAVAILABLE) | BIT(TIMEOUT) |
+			     BIT(CONNECTION_LOST) | BIT(UPSTREAM_ERROR) | BIT(ABORTED) | BIT(INTERRUPTED);
+
+	return yes >> c & 1;
+}
+
+enum status model_status(enum delivered d, unsigned attempts, enum code c)
+{
+	if (d == DELIVERED_YES)
+		return STATUS_SUCCEEDED;
+	if (d == DELIVERED_MAYBE)
+		return STATUS_INDETERMINATE;
+	return attempts > 0 || !model_retryable(c) ? STATUS_FAILED : STATUS_NOT_ATTEMPTED;
+}
+
+static int64_t add_ms(int64_t us, int64_t ms)
+{
+	return ms > (INT64_MAX - us) / 1000 ? INT64_MAX : us + ms * 1000;
+}
+
+int64_t model_deadline_us(const struct sim_batch *b)
+{
+	return add_ms(b->accepted_us, b->want.deadline_ms);
+}
+
+int64_t model_ttl_us(const struct sim_batch *b, const struct sim_item *it)
+{
+	return it->ttl_ms == HEAP_NONE ? INT64_MAX : add_ms(b->accepted_us, it->ttl_ms);
+}
+
+int64_t model_timeout_us(const struct sim_batch *b, const struct sim_item *it)
+{
+	int64_t ms = b->want.attempt_timeout_ms;
+
+	return 1000 * (ms != 0 ? ms : sim.services[it->service].attempt_timeout_ms);
+}
+
+/* What a request connects to: up to the first slash behind the scheme's two. */
+struct slice model_origin(const struct sim_item *it)
+{
+	const struct service *s = &sim.services[it->service];
+	const char *url = s->kind == SERVICE_HTTP ? s->url : it->to;
+	const char *host = strstr(url, "//") + 2;
+
+	return (struct slice){url, (size_t)(host - url) + strcspn(host, "/")};
+}
+
+void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112])
+{
+	char id[BATCH_ID_LEN + 1];
+
+	if (it->key[0] != '\0') {
+		strcpy(out, it->key);
+		return;
+	}
+	batch_id_format(b->id, id);
+	strcpy(out, id);
+	strcat(out, ".");
+	strcat(out, it->id);
+}
+
+static struct verdict verdict(uint32_t codes, enum delivered d)
+{
+	return (struct verdict){codes, d};
+}
+
+static struct verdict judge_status(const struct service *s, int status)
+{
+	static const struct {
+		int status;
+		uint32_t codes;
+		enum delivered delivered;
+	} table[] = {
+		{400, BIT(INVALID_ITEM), DELIVERED_NO},
+		{401, BIT(UNAUTHENTICATED), DELIVERED_NO},
+		{403, BIT(PERMISSION_DENIED), DELIVERED_NO},
+		{404, BIT(RECIPIENT_NOT_FOUND), DELIVERED_NO},
+		{408, BIT(TIMEOUT), DELIVERED_MAYBE},
+		{410, BIT(RECIPIENT_GONE), DELIVERED_NO},
+		{413, BIT(PAYLOAD_TOO_LARGE), DELIVERED_NO},
+		{422, BIT(INVALID_ITEM), DELIVERED_NO},
+		{429, BIT(RATE_LIMITED), DELIVERED_NO},
+		{504, BIT(TIMEOUT), DELIVERED_MAYBE},
+	};
+
+	if (status == 503)
+		return verdict(BIT(UNAVAILABLE), s->refuses_with_503 ? DELIVERED_NO : DELIVERED_MAYBE);
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		if (table[i].status == status)
+			return verdict(table[i].codes, table[i].delivered);
+	}
+	if (status >= 200 && status < 300)
+		return verdict(BIT(OK), DELIVERED_YES);
+	if (status >= 500 && status < 600)
+		return verdict(BIT(UPSTREAM_ERROR), DELIVERED_MAYBE);
+	return verdict(BIT(REJECTED), DELIVERED_NO);
+}
+
+/* Was it a deadline or an end from outside? Before its deadline only the latter
+ * can have been; from then on whichever came first to the attempt. */
+static uint32_t judge_cancel(const struct sim_batch *b, const struct request *r)
+{
+	const unsigned local = 1u << WHY_DEADLINE;
+
+	if (r->cancel_us < r->deadline_us)
+		return BIT(ABORTED);
+	if (sim.shut_down || ((b->end.reasons & ~local) != 0 && b->end.at_us <= r->cancel_us))
+		return BIT(TIMEOUT) | BIT(ABORTED);
+	return BIT(TIMEOUT);
+}
+
+struct verdict model_judge(const struct sim_batch *b, const struct request *r)
+{
+	const struct answer *a = &r->answer;
+	enum delivered sent = a->wrote ? DELIVERED_MAYBE : DELIVERED_NO;
+
+	if (!r->recorded)
+		return verdict(BIT(CONNECT_FAILED), DELIVERED_NO);
+	if (a->status != 0)
+		return judge_status(&sim.services[b->items[r->item].service], a->status);
+	switch (a->end) {
+	case ANSWER_FORBIDDEN:
+		return verdict(BIT(PERMISSION_DENIED), DELIVERED_NO);
+	case ANSWER_NO_CONNECTION:
+		return verdict(BIT(CONNECT_FAILED), DELIVERED_NO);
+	case ANSWER_LOST:
+		return verdict(a->wrote ? BIT(CONNECTION_LOST) : BIT(CONNECT_FAILED), sent);
+	case ANSWER_CANCELLED:
+		return verdict(judge_cancel(b, r), sent);
+	case ANSWER_COMPLETE:
+	case ANSWER_MALFORMED:
+		return verdict(BIT(BAD_RESPONSE), DELIVERED_MAYBE);
+	case ANSWER_INTERNAL:
+		break;
+	}
+	return verdict(BIT(INTERNAL), DELIVERED_MAYBE);
+}
+
+/* The maximum over the item's first `up_to` attempts; -1: all of them. */
+enum delivered model_delivered(const struct sim_item *it, const struct sim_batch *b, int up_to)
+{
+	enum delivered most = DELIVERED_NO;
+
+	for (int i = it->first; i >= 0 && up_to != 0; i = sim.requests[i].next, up_to--)
+		most = MAX(most, model_judge(b, &sim.requests[i]).delivered);
+	return most;
+}

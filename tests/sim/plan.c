@@ -1,0 +1,278 @@
+/*
+ * What a random world looks like: its configuration, its batches, and how the
+ * downstream meets each request.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "sim.h"
+
+static const char *const names[MAX_SERVICES] = {"push", "hooks", "mail", "partner"};
+static const char *const urls[MAX_SERVICES] = {
+	"http://push.test/send/{to}",
+	"http://hooks.test:8080/{to}",
+	"https://mail.test/v1/messages/{to}",
+	"http://push.test/other/{to}",
+};
+
+/* One of the first n, the small ones more often. */
+static unsigned few(unsigned most)
+{
+	return 1 + (unsigned)dice_below(1 + dice_below(most));
+}
+
+static int64_t pick(const int64_t *v, size_t n)
+{
+	return v[dice_below(n)];
+}
+
+void plan_services(void)
+{
+	static const char *headers[] = {"authorization: Bearer secret"};
+	static const int64_t caps[] = {1, 1, 2, 4, 64};
+
+	sim.config.n_services = few(MAX_SERVICES);
+	sim.config.services = sim.services;
+	for (size_t i = 0; i < sim.config.n_services; i++) {
+		bool webhook = dice_chance(40);
+
+		sim.services[i] = (struct service){
+			.name = names[i],
+			.kind = webhook ? SERVICE_WEBHOOK : SERVICE_HTTP,
+			.url = webhook ? NULL : urls[i],
+			.method = "POST",
+			.headers = webhook ? NULL : headers,
+			.n_headers = webhook ? 0 : 1,
+			.secret = dice_chance(20) ? SLICE("0123456789abcdef0123456789abcdef") : (struct slice){0},
+			.attempt_timeout_ms = dice_log(1, 10000),
+			.max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps)),
+			.max_payload = dice_chance(10) ? 40 : 65536,
+			.refuses_with_503 = dice_chance(30),
+		};
+	}
+}
+
+static void plan_limits(void)
+{
+	static const int64_t in_flight[] = {1, 3, 100, 1000};
+
+	sim.config.limits.items = 10000;
+	sim.config.limits.payload_bytes = 65536;
+	sim.config.limits.answer_bytes = 4096;
+	sim.config.limits.json_depth = 64;
+	sim.config.limits.queued_items = dice_chance(10) ? 10 : 100000;
+	sim.config.limits.results_bytes = 1 << 20;
+	sim.config.limits.in_flight = (unsigned)pick(in_flight, ARRAY_LEN(in_flight));
+	sim.config.limits.keep_results_ms = 86400000;
+	sim.config.limits.deadline_ms = 30000;
+	sim.config.limits.max_deadline_ms = 86400000;
+}
+
+static void plan_clock(uint64_t seed)
+{
+	static const int64_t grains[] = {1, 1, 1000, 10000};
+
+	sim.set = (struct fake_settings){.seed = seed, .grain_us = 1};
+	clock_start(&sim.set);
+	sim.stalls = dice_chance(15);
+	sim.set.delay_us = dice_log(0, 5000);
+	sim.set.turn_us = dice_log(0, 200);
+	sim.set.late_us = dice_chance(25) ? dice_log(0, 3000) : 0;
+	sim.set.grain_us = pick(grains, ARRAY_LEN(grains));
+	sim.exact = !sim.stalls && sim.set.late_us == 0;
+	sim.set.drop_messages = sim.plant == PLANT_DROPS_MESSAGES;
+	sim.set.lose_calls = sim.plant == PLANT_LOSES_CALLS;
+	sim.set.leak_timers = sim.plant == PLANT_LEAKS_TIMERS;
+	sim.set.seed = dice_below(UINT64_MAX);
+	clock_start(&sim.set);
+}
+
+void plan_world(uint64_t seed)
+{
+	plan_clock(seed);
+	plan_services();
+	plan_limits();
+	sim.script = plan_script;
+	sim.mood = (unsigned)dice_below(8);
+	sim.n_shards = few(MAX_SHARDS);
+	sim.config.shards = sim.n_shards;
+	sim.n_batches = few(6);
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		plan_batch(&sim.batches[i], i);
+}
+
+/* ---- batches ---- */
+
+static void plan_policy(struct policy *p)
+{
+	*p = (struct policy){
+		.contract = (enum contract)dice_below(CONTRACT_MAX),
+		.sequential = dice_chance(20),
+		.at_most_once = dice_chance(25),
+		.continue_on_disconnect = dice_chance(20),
+		.include_attempts = dice_chance(50),
+		.concurrency = dice_chance(50) ? few(4) : 64,
+		.deadline_ms = dice_chance(30) ? dice_log(1, 1000) : dice_log(1000, 300000),
+		.attempt_timeout_ms = dice_chance(50) ? 0 : dice_log(1, 20000),
+		.retry = {.max_attempts = few(8), .base_ms = dice_log(0, 2000)},
+	};
+	p->retry.cap_ms = dice_log(p->retry.base_ms, 60000);
+	if (p->sequential)
+		p->concurrency = 1;
+}
+
+static void plan_defaults(struct policy *p)
+{
+	*p = (struct policy){
+		.contract = CONTRACT_PARTIAL_SUCCESS,
+		.concurrency = 64,
+		.deadline_ms = sim.config.limits.deadline_ms,
+		.retry = {.max_attempts = 3, .base_ms = 100, .cap_ms = 2000},
+	};
+}
+
+static void plan_payload(struct sim_item *it)
+{
+	static const char *const samples[] = {
+		"{\"text\":\"hi\"}", "1.10", "12345678901234567890", "-0.0e-7", "\"\"", "null", "[ ]",
+		"{\"b\":1, \"a\" : [true,false , null], \"c\":{}}", "\"\\u00e9\\ud83d\\ude00\\/\"",
+		"{\n\t\"nested\": [[[[\"x\"]]]]\n}", "1E400", "\"Zu\xc3\xbcrich \xe2\x82\xac\"",
+	};
+	size_t n;
+
+	if (dice_chance(80)) {
+		strcpy(it->payload, samples[dice_below(ARRAY_LEN(samples))]);
+		return;
+	}
+	n = (size_t)dice_between(0, sizeof it->payload - 3);
+	it->payload[0] = '"';
+	for (size_t i = 1; i <= n; i++)
+		it->payload[i] = (char)('a' + dice_below(26));
+	strcpy(it->payload + n + 1, "\"");
+}
+
+static void plan_item(struct sim_batch *b, unsigned number, unsigned n)
+{
+	struct sim_item *it = &b->items[n];
+
+	it->first = it->last = -1;
+	it->service = (int)dice_below(sim.config.n_services);
+	it->own_service = n == 0 || dice_chance(50);
+	if (!it->own_service)
+		it->service = b->items[0].service;
+	snprintf(it->id, sizeof it->id, "i%u.%u", number, n);
+	if (sim.services[it->service].kind == SERVICE_HTTP)
+		snprintf(it->to, sizeof it->to, "u-%u-%u", number, n);
+	else
+		snprintf(it->to, sizeof it->to, "%s://h%u.test/hook/u-%u-%u", dice_chance(50) ? "http" : "https",
+			 (unsigned)dice_below(3), number, n);
+	if (dice_chance(40))
+		snprintf(it->key, sizeof it->key, "order-%u:%u/%u", (unsigned)dice_below(1000), number, n);
+	plan_payload(it);
+	it->own_payload = n == 0 || dice_chance(70);
+	if (!it->own_payload)
+		strcpy(it->payload, b->items[0].payload);
+	it->ttl_ms = dice_chance(15) ? dice_log(1, 20000) : HEAP_NONE;
+	it->invalid = b->want.contract == CONTRACT_BEST_EFFORT && dice_chance(10);
+}
+
+void plan_batch(struct sim_batch *b, unsigned number)
+{
+	*b = (struct sim_batch){.plain = dice_chance(10)};
+	if (b->plain)
+		plan_defaults(&b->want);
+	else
+		plan_policy(&b->want);
+	b->n_items = dice_chance(2) ? (unsigned)dice_between(50, 200) : few(16);
+	b->shard = (unsigned)dice_below(sim.n_shards);
+	b->submit_us = clock_now() + (dice_chance(50) ? 0 : dice_span(0, 20000000));
+	b->items = xcalloc(b->n_items, sizeof *b->items);
+	for (unsigned i = 0; i < b->n_items; i++)
+		plan_item(b, number, i);
+}
+
+/* ---- the downstream ---- */
+
+static int plan_status(void)
+{
+	static const int retryable[] = {429, 500, 502, 503, 503, 503, 504, 408, 507};
+	static const int final[] = {301, 304, 307, 400, 401, 403, 404, 405, 409, 410, 413, 415, 418, 422, 451};
+	static const int fine[] = {200, 200, 200, 201, 202, 204, 299};
+	unsigned fine_percent = sim.mood == 0 ? 100 : sim.mood == 1 ? 95 : sim.mood == 2 ? 20 : 60;
+
+	if (dice_chance(fine_percent))
+		return fine[dice_below(ARRAY_LEN(fine))];
+	if (dice_chance(sim.mood == 2 ? 95 : 60))
+		return retryable[dice_below(ARRAY_LEN(retryable))];
+	return final[dice_below(ARRAY_LEN(final))];
+}
+
+static void plan_times(struct script *s)
+{
+	static const int64_t scales[] = {100, 20000, 20000, 500000, 5000000, 60000000};
+	int64_t most = scales[dice_below(sim.mood == 0 ? 3 : ARRAY_LEN(scales))];
+
+	s->at_write = dice_span(0, most / 4);
+	s->at_seen = s->at_write + dice_span(0, most / 4);
+	s->at_status = s->at_seen + dice_span(0, most / 4);
+	s->at_end = s->at_status + dice_span(0, most / 4);
+}
+
+static void plan_answer(struct script *s)
+{
+	static const char *const bodies[] = {"", "{\"id\":\"m-1\"}", "{\"id\":\"m-22\",\"x\":[1]}", "{\"id\":", "[]", "ok"};
+
+	s->end = ANSWER_COMPLETE;
+	s->status = plan_status();
+	s->body = bodies[dice_below(ARRAY_LEN(bodies))];
+	if ((s->status == 429 || s->status == 503) && dice_chance(50))
+		s->retry_after_ms = dice_chance(90) ? 1000 * dice_log(0, 30) : 1000 * dice_log(0, INT32_MAX);
+}
+
+/* No answer. What was written may have arrived, or not. */
+static void plan_failure(const struct request *r, struct script *s)
+{
+	const struct sim_item *it = &sim.batches[r->batch].items[r->item];
+	bool wrote = dice_chance(60);
+
+	s->at_status = NEVER;
+	if (!wrote)
+		s->at_write = s->at_seen = NEVER;
+	if (dice_chance(50))
+		s->at_seen = NEVER;
+	switch (dice_below(sim.mood == 3 ? 2 : 6)) {
+	case 0:
+	case 1:
+		s->at_end = NEVER;
+		break;
+	case 2:
+		s->end = ANSWER_MALFORMED;
+		s->wrote_anyway = true;
+		break;
+	case 3:
+		s->end = dice_chance(95) ? ANSWER_LOST : ANSWER_INTERNAL;
+		break;
+	default:
+		s->at_write = s->at_seen = NEVER;
+		s->end = ANSWER_NO_CONNECTION;
+		if (sim.services[it->service].kind == SERVICE_WEBHOOK && dice_chance(20))
+			s->end = ANSWER_FORBIDDEN;
+		break;
+	}
+}
+
+void plan_script(const struct request *r, struct script *ret)
+{
+	static const unsigned failures[] = {0, 10, 10, 60, 30, 80, 30, 5};
+
+	ret->no_memory = dice_below(2000) == 0;
+	plan_times(ret);
+	if (dice_chance(failures[sim.mood])) {
+		plan_failure(r, ret);
+		return;
+	}
+	plan_answer(ret);
+	/* The status line came, then the connection broke. */
+	if (dice_chance(3))
+		ret->end = dice_chance(50) ? ANSWER_LOST : ANSWER_MALFORMED;
+}

@@ -1,0 +1,161 @@
+/*
+ * Is the oracle any good? Each planted defect must be found within a few
+ * thousand seeds, and as a breach of the rule that it breaks. One child process
+ * per defect; TAP, a line each. `sim_plants NAME` shows one child's report.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "obs/log.h"
+#include "sim.h"
+
+enum { MOST_SEEDS = 5000 };
+
+static const struct planted {
+	const char *name;
+	enum plant plant;
+	enum rule rule;
+} planted[] = {
+	{"a request is sent twice", PLANT_SENDS_TWICE, RULE_SEEN},
+	{"a cancel is lost", PLANT_LOSES_CANCELS, RULE_OUTLIVES},
+	{"a payload is changed on its way", PLANT_CHANGES_BODIES, RULE_REQUEST},
+	{"a message between shards is lost", PLANT_DROPS_MESSAGES, RULE_LIVENESS},
+	{"a deferred call is lost", PLANT_LOSES_CALLS, RULE_IDLE},
+	{"a timer is not given back", PLANT_LEAKS_TIMERS, RULE_LEAK},
+	{"concurrency is doubled", PLANT_CONCURRENCY, RULE_CONCURRENCY},
+	{"order is not kept", PLANT_NOT_SEQUENTIAL, RULE_SEQUENTIAL},
+	{"one attempt too many", PLANT_MORE_ATTEMPTS, RULE_MAX_ATTEMPTS},
+	{"the ttl is ignored", PLANT_NO_TTL, RULE_NO_START_LATE},
+	{"the deadline is doubled", PLANT_LONG_DEADLINE, RULE_OUTLIVES},
+	{"the attempt timeout is doubled", PLANT_LONG_TIMEOUT, RULE_OUTLIVES},
+	{"a payload loses its last byte", PLANT_SHORT_PAYLOAD, RULE_REQUEST},
+	{"a dedupe key is forgotten", PLANT_NO_KEY, RULE_REQUEST},
+	{"one more in flight in a lane", PLANT_IN_FLIGHT, RULE_IN_FLIGHT},
+	{"the contract is misread", PLANT_OTHER_CONTRACT, RULE_ALL_OR_NOTHING},
+	{"the gate stays open", PLANT_GATE_OPEN, RULE_NO_START_AFTER_END},
+	{"what may be delivered is repeated", PLANT_REPEATS_MAYBE, RULE_AT_MOST_ONCE},
+	{"a first failure stops nothing", PLANT_GOES_ON, RULE_ALL_OR_NOTHING},
+	{"a wait is cut in half", PLANT_IMPATIENT, RULE_RETRY_WAIT},
+	{"a wait is twice as long", PLANT_SLEEPS_LONG, RULE_RETRY_WAIT},
+	{"delivered is the last, not the maximum", PLANT_FORGETS_DELIVERED, RULE_STICKY},
+	{"an attempt is not counted", PLANT_MISCOUNTS, RULE_ATTEMPTS},
+	{"a wrong stop", PLANT_WRONG_STOP, RULE_STOP},
+	{"deadlines never expire", PLANT_NO_EXPIRY, RULE_OUTLIVES},
+	{"503 always means no", PLANT_503_IS_NO, RULE_VERDICT},
+	{"a cancel beats a status", PLANT_CANCEL_BEATS_STATUS, RULE_VERDICT},
+	{"a 500 passes as accepted", PLANT_ALWAYS_OK, RULE_VERDICT},
+	{"results change places", PLANT_SHUFFLED_RESULTS, RULE_RESULTS},
+	{"a wrong stop_reason", PLANT_WRONG_REASON, RULE_STOP_REASON},
+	{"a duplicate is kept quiet", PLANT_NO_DUPLICATE_RISK, RULE_DUPLICATE},
+	{"every batch succeeds", PLANT_WRONG_OUTCOME, RULE_COUNTS},
+	{"ok is always true", PLANT_OK_IS_TRUE, RULE_OK},
+	{"everything is retryable", PLANT_ALL_RETRYABLE, RULE_DOCUMENT},
+	{"the listener is called at once", PLANT_EARLY_CALL, RULE_LISTENER},
+	{"a refusal without a reason", PLANT_ALWAYS_BUSY, RULE_ADMISSION},
+	{"an item settles twice", PLANT_SETTLES_TWICE, RULE_REQUIRE},
+	{"cancels do not reach the lanes", PLANT_NO_CANCEL_TREE, RULE_ABORT_AT_ONCE},
+};
+
+static void run_child(const struct planted *p, uint64_t seed)
+{
+	for (; seed <= MOST_SEEDS; seed++)
+		run_seed(seed, p->plant);
+	printf("# broken: nothing in %d seeds\n", MOST_SEEDS);
+	fflush(stdout);
+	_Exit(0);
+}
+
+/* What the child's report names: the rule, "" if it died without one, and the seed. */
+static void read_report(FILE *report, char rule[64], unsigned long long *seed)
+{
+	char row[4096];
+
+	rule[0] = '\0';
+	*seed = MOST_SEEDS;
+	while (fgets(row, sizeof row, report) != NULL)
+		if (sscanf(row, "# broken: %63[^\n]", rule) == 1)
+			break;
+	while (fgets(row, sizeof row, report) != NULL)
+		sscanf(row, "Bail out! seed %llu", seed);
+}
+
+static uint64_t run_planted(const struct planted *p, uint64_t seed, char rule[64])
+{
+	unsigned long long broken_at;
+	FILE *report;
+	pid_t child;
+	int fd[2];
+
+	if (pipe(fd) != 0 || (child = fork()) < 0)
+		exit(2);
+	if (child == 0) {
+		dup2(fd[1], STDOUT_FILENO);
+		close(fd[0]);
+		run_child(p, seed);
+	}
+	close(fd[1]);
+	report = fdopen(fd[0], "r");
+	if (report == NULL)
+		exit(2);
+	read_report(report, rule, &broken_at);
+	fclose(report);
+	waitpid(child, NULL, 0);
+	return broken_at;
+}
+
+/* A defect often breaks a neighbouring rule first: go on until it breaks its own. */
+static bool is_found(const struct planted *p, uint64_t *seed, char rule[64])
+{
+	bool found = false;
+
+	for (uint64_t next = 1; next <= MOST_SEEDS && !found; next = *seed + 1) {
+		*seed = run_planted(p, next, rule);
+		found = strcmp(rule, rule_str(p->rule)) == 0;
+		if (rule[0] == '\0')
+			break;
+	}
+	return found;
+}
+
+/* A rule that no defect breaks may be one that can never fail. */
+static bool every_rule_is_tested(void)
+{
+	for (unsigned r = 0; r < RULE_MAX; r++) {
+		bool tested = false;
+
+		for (size_t i = 0; i < ARRAY_LEN(planted); i++)
+			tested = tested || planted[i].rule == (enum rule)r;
+		if (!tested) {
+			printf("# no defect breaks %s\n", rule_str((enum rule)r));
+			return false;
+		}
+	}
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	bool good = every_rule_is_tested();
+
+	log_init(LOG_LOGFMT, LOG_ERROR);
+	printf("1..%zu\n%sok 1 - every rule has a defect that breaks it\n", ARRAY_LEN(planted) + 1,
+	       good ? "" : "not ");
+	fflush(stdout);
+	for (size_t i = 0; i < ARRAY_LEN(planted); i++) {
+		const struct planted *p = &planted[i];
+		uint64_t seed;
+		char rule[64];
+		bool found;
+
+		if (argc > 1 && strcmp(argv[1], p->name) == 0)
+			run_child(p, 1);
+		found = is_found(p, &seed, rule);
+		printf("%sok %zu - %s: seed %llu breaks %s\n", found ? "" : "not ", i + 2, p->name,
+		       (unsigned long long)seed, rule);
+		fflush(stdout);
+		good = good && found;
+	}
+	return good ? 0 : 1;
+}

@@ -1,0 +1,451 @@
+/*
+ * Named scenarios with exact times: the four tests that the project's founding
+ * article asks for, fairness, and the faults that seeds have found.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "sim.h"
+
+enum { MS = 1000 };
+
+/* One http service, nothing late; every batch under its defaults, if not said otherwise. */
+static void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct request *, struct script *))
+{
+	world_reset();
+	sim.set = (struct fake_settings){.seed = 1, .grain_us = 1, .turn_us = turn_us};
+	clock_start(&sim.set);
+	sim.exact = true;
+	sim.script = script;
+	sim.n_shards = shards;
+	sim.services[0] = (struct service){
+		.name = "push", .kind = SERVICE_HTTP, .url = "http://push.test/{to}", .method = "POST",
+		.attempt_timeout_ms = 1000, .max_in_flight = 64, .max_payload = 65536,
+	};
+	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1};
+	sim.config.limits.items = 10000;
+	sim.config.limits.payload_bytes = 65536;
+	sim.config.limits.json_depth = 64;
+	sim.config.limits.queued_items = 100000;
+	sim.config.limits.results_bytes = 16 << 20;
+	sim.config.limits.in_flight = 1000;
+	sim.config.limits.keep_results_ms = 86400000;
+	sim.config.limits.deadline_ms = 30000;
+	sim.config.limits.max_deadline_ms = 86400000;
+}
+
+static struct sim_batch *add_batch(unsigned n_items)
+{
+	unsigned number = sim.n_batches++;
+	struct sim_batch *b = &sim.batches[number];
+
+	b->want = (struct policy){
+		.contract = CONTRACT_PARTIAL_SUCCESS, .concurrency = 1024, .deadline_ms = 30000,
+		.include_attempts = true, .retry = {.max_attempts = 3, .base_ms = 100, .cap_ms = 2000},
+	};
+	b->n_items = n_items;
+	b->items = xcalloc(n_items, sizeof *b->items);
+	for (unsigned i = 0; i < n_items; i++) {
+		b->items[i] = (struct sim_item){.first = -1, .last = -1, .ttl_ms = HEAP_NONE, .own_payload = true};
+		snprintf(b->items[i].id, sizeof b->items[i].id, "i%u.%u", number, i);
+		snprintf(b->items[i].to, sizeof b->items[i].to, "u-%u-%u", number, i);
+		snprintf(b->items[i].payload, sizeof b->items[i].payload, "{\"n\":%u}", i);
+	}
+	return b;
+}
+
+static void answer(struct script *s, int status, int64_t after_us)
+{
+	*s = (struct script){.end = ANSWER_COMPLETE, .status = status, .retry_after_ms = RETRY_AFTER_NONE, .body = "",
+			     .at_write = 0, .at_seen = 0, .at_status = after_us, .at_end = after_us};
+}
+
+/* The request arrives, and nothing comes back. */
+static void hang(struct script *s)
+{
+	answer(s, 0, 0);
+	s->at_status = s->at_end = NEVER;
+}
+
+static void refuse(struct script *s)
+{
+	answer(s, 0, 0);
+	s->end = ANSWER_NO_CONNECTION;
+	s->at_write = s->at_seen = s->at_status = NEVER;
+}
+
+static void finish(void)
+{
+	while (world_step())
+		;
+	world_close();
+}
+
+static int64_t elapsed_ms(int64_t at_us)
+{
+	return (at_us - 1000000000) / MS;
+}
+
+#define EXPECT_ITEM(b, i, want_code, want_stop, want_delivered, want_attempts)                        \
+	CHECK(VERDICT,                                                                                \
+	      (b)->items[i].code == CODE_##want_code && (b)->items[i].stop == STOP_##want_stop &&         \
+		      (b)->items[i].delivered == DELIVERED_##want_delivered &&                            \
+		      (b)->items[i].attempts == (want_attempts),                                          \
+	      "item %u: %s, stop %s, %s, %u attempts", (unsigned)(i), code_str((enum code)(b)->items[i].code), \
+	      stop_str((enum stop)(b)->items[i].stop), delivered_str((enum delivered)(b)->items[i].delivered), \
+	      (b)->items[i].attempts)
+
+/* Steps until the batch is done; its items stay to be looked at until finish(). */
+static void run_to_done(const struct sim_batch *b)
+{
+	while (!b->done)
+		CHECK(LIVENESS, world_step(), "the batch is not done, and nothing is left to happen");
+}
+
+static void step_until_waiting(const struct sim_batch *b, unsigned item)
+{
+	while (b->b->items[item].state != ITEM_WAITING)
+		CHECK(LIVENESS, world_step(), "the item does not come to wait");
+}
+
+/* A moment at which the world is to be looked at or acted upon. */
+struct moment {
+	struct event event;
+	bool came;
+};
+
+static void on_moment(struct event *e)
+{
+	container_of(e, struct moment, event)->came = true;
+}
+
+static void run_until_ms(int64_t ms)
+{
+	struct moment m = {0};
+
+	event_init(&m.event, NULL, on_moment);
+	event_at(&m.event, 1000000000 + ms * MS);
+	while (!m.came)
+		world_step();
+}
+
+/* ---- partial failures ---- */
+
+static void some_fail(const struct request *r, struct script *s)
+{
+	static const int statuses[] = {200, 410, 200, 503, 400};
+
+	answer(s, statuses[r->item], 5 * MS);
+}
+
+static void partial_failures(void)
+{
+	struct sim_batch *b;
+
+	open_quiet(1, 0, some_fail);
+	b = add_batch(5);
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	EXPECT_ITEM(b, 0, OK, NONE, YES, 1);
+	EXPECT_ITEM(b, 1, RECIPIENT_GONE, NOT_RETRYABLE, NO, 1);
+	EXPECT_ITEM(b, 2, OK, NONE, YES, 1);
+	EXPECT_ITEM(b, 3, UNAVAILABLE, MAX_ATTEMPTS, MAYBE, 3);
+	EXPECT_ITEM(b, 4, INVALID_ITEM, NOT_RETRYABLE, NO, 1);
+	CHECK(COUNTS, b->b->outcome == BATCH_OUTCOME_PARTIAL, "outcome");
+	CHECK(STOP_REASON, b->b->stop_reason == STOP_REASON_COMPLETED, "stop_reason");
+	finish();
+}
+
+/* ---- timeouts ---- */
+
+static void hangs_once(const struct request *r, struct script *s)
+{
+	if (r->n == 1)
+		hang(s);
+	else if (r->item == 0)
+		answer(s, 200, 5 * MS);
+	else
+		refuse(s);
+}
+
+static void a_timeout_is_retried(void)
+{
+	const struct request *first;
+	struct sim_batch *b;
+
+	open_quiet(1, 0, hangs_once);
+	b = add_batch(2);
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	first = &sim.requests[b->items[0].first];
+	CHECK(OUTLIVES, elapsed_ms(first->cancel_us) == 1000, "cancelled after %lld ms",
+	      (long long)elapsed_ms(first->cancel_us));
+	EXPECT_ITEM(b, 0, OK, NONE, YES, 2);
+	CHECK(DUPLICATE, b->b->items[0].duplicate_risk, "a second sending is no risk");
+	/* The last error is a refusal; that the first may have arrived is not forgotten. */
+	EXPECT_ITEM(b, 1, CONNECT_FAILED, MAX_ATTEMPTS, MAYBE, 3);
+	CHECK(DUPLICATE, !b->b->items[1].duplicate_risk, "nothing was sent twice");
+	finish();
+}
+
+static void hangs_always(const struct request *r, struct script *s)
+{
+	(void)r;
+	hang(s);
+}
+
+static void a_deadline_ends_everything_at_its_instant(void)
+{
+	struct sim_batch *b;
+
+	open_quiet(1, 0, hangs_always);
+	sim.services[0].max_in_flight = 1;
+	b = add_batch(2);
+	b->want.deadline_ms = 700;
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	CHECK(OUTLIVES, elapsed_ms(b->done_us) == 700, "done after %lld ms", (long long)elapsed_ms(b->done_us));
+	EXPECT_ITEM(b, 0, TIMEOUT, DEADLINE, MAYBE, 1);
+	EXPECT_ITEM(b, 1, NOT_ATTEMPTED, DEADLINE, NO, 0);
+	finish();
+}
+
+static void at_most_once_does_not_repeat_a_timeout(void)
+{
+	struct sim_batch *b;
+
+	open_quiet(1, 0, hangs_always);
+	b = add_batch(1);
+	b->want.at_most_once = true;
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	EXPECT_ITEM(b, 0, TIMEOUT, MAYBE_DELIVERED, MAYBE, 1);
+	finish();
+}
+
+/* ---- cancellation during a retry wait ---- */
+
+static void busy_for_long(const struct request *r, struct script *s)
+{
+	(void)r;
+	answer(s, 503, 5 * MS);
+	s->retry_after_ms = 20000;
+}
+
+static void end_a_wait(enum why why)
+{
+	struct sim_batch *b;
+
+	open_quiet(1, 0, busy_for_long);
+	b = add_batch(3);
+	world_open();
+	world_submit(b);
+	step_until_waiting(b, 2);
+	run_until_ms(5000);
+	world_end(b, why);
+	run_to_done(b);
+	CHECK(ABORT_AT_ONCE, elapsed_ms(b->done_us) == 5000, "done after %lld ms", (long long)elapsed_ms(b->done_us));
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK(STOP, b->items[i].stop == (why == WHY_CANCELLED ? STOP_CANCELLED : STOP_DISCONNECTED), "stop");
+		CHECK(VERDICT, b->items[i].code == CODE_UNAVAILABLE, "the last error is lost");
+	}
+	finish();
+}
+
+static void a_cancel_ends_a_wait_at_once(void)
+{
+	end_a_wait(WHY_CANCELLED);
+}
+
+static void a_disconnect_ends_a_wait_at_once(void)
+{
+	end_a_wait(WHY_DISCONNECTED);
+}
+
+/* ---- mixed success in one batch ---- */
+
+static void one_of_each(const struct request *r, struct script *s)
+{
+	if (r->item == 0)
+		answer(s, 200, 5 * MS);
+	else if (r->item == 1)
+		answer(s, 410, 5 * MS);
+	else
+		hang(s);
+}
+
+static void mixed_success(void)
+{
+	const struct counts *c;
+	struct sim_batch *b;
+
+	open_quiet(1, 0, one_of_each);
+	b = add_batch(4);
+	b->want.concurrency = 1;
+	b->want.deadline_ms = 1003;
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	EXPECT_ITEM(b, 0, OK, NONE, YES, 1);
+	EXPECT_ITEM(b, 1, RECIPIENT_GONE, NOT_RETRYABLE, NO, 1);
+	EXPECT_ITEM(b, 2, TIMEOUT, DEADLINE, MAYBE, 1);
+	EXPECT_ITEM(b, 3, NOT_ATTEMPTED, DEADLINE, NO, 0);
+	c = &b->b->counts;
+	CHECK(COUNTS, c->succeeded == 1 && c->failed == 1 && c->indeterminate == 1 && c->not_attempted == 1, "counts");
+	CHECK(COUNTS, b->b->outcome == BATCH_OUTCOME_PARTIAL, "outcome");
+	finish();
+}
+
+static void fails_second(const struct request *r, struct script *s)
+{
+	if (r->item == 1)
+		answer(s, 404, 5 * MS);
+	else
+		answer(s, 200, (r->item == 0 ? 1 : 50) * MS);
+}
+
+static void all_or_nothing_stops_at_the_first_failure(void)
+{
+	struct sim_batch *b;
+
+	open_quiet(1, 0, fails_second);
+	b = add_batch(4);
+	b->want.contract = CONTRACT_ALL_OR_NOTHING;
+	b->want.concurrency = 2;
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	EXPECT_ITEM(b, 0, OK, NONE, YES, 1);
+	EXPECT_ITEM(b, 1, RECIPIENT_NOT_FOUND, NOT_RETRYABLE, NO, 1);
+	EXPECT_ITEM(b, 2, ABORTED, FIRST_FAILURE, MAYBE, 1);
+	EXPECT_ITEM(b, 3, NOT_ATTEMPTED, FIRST_FAILURE, NO, 0);
+	CHECK(STOP_REASON, b->b->stop_reason == STOP_REASON_FIRST_FAILURE, "stop_reason");
+	finish();
+}
+
+/* ---- fairness ---- */
+
+static void quick(const struct request *r, struct script *s)
+{
+	(void)r;
+	answer(s, 200, MS);
+}
+
+static void a_batch_of_1000_does_not_starve_a_batch_of_1(void)
+{
+	struct sim_batch *many, *one;
+	unsigned before;
+
+	open_quiet(1, 0, quick);
+	sim.services[0].max_in_flight = 4;
+	many = add_batch(1000);
+	one = add_batch(1);
+	world_open();
+	world_submit(many);
+	run_until_ms(10);
+	before = sim.n_requests;
+	world_submit(one);
+	run_to_done(one);
+	CHECK(LIVENESS, sim.n_requests - before <= 2 * 4, "%u requests before it was served", sim.n_requests - before);
+	CHECK(LIVENESS, !many->done && sim.n_requests < 100, "the large batch is done already");
+	finish();
+}
+
+/* ---- what seeds have found ---- */
+
+/* The shard stands still until both have passed: the timer fires late. */
+static void nothing_starts_late_although_the_timer_is_late(void)
+{
+	struct sim_batch *b, *c;
+
+	open_quiet(1, 0, quick);
+	sim.exact = false;
+	sim.stalls = true;
+	b = add_batch(1);
+	b->want.deadline_ms = 100;
+	c = add_batch(1);
+	c->items[0].ttl_ms = 100;
+	world_open();
+	world_submit(b);
+	world_submit(c);
+	/* The first turn: the attempts are on their way to their lane. */
+	while (b->b->items[0].state != ITEM_QUEUED || c->b->items[0].state != ITEM_QUEUED)
+		world_step();
+	fake_loop_stall(sim.loops[0], clock_now() + 200 * MS);
+	run_to_done(b);
+	run_to_done(c);
+	EXPECT_ITEM(b, 0, NOT_ATTEMPTED, DEADLINE, NO, 0);
+	EXPECT_ITEM(c, 0, EXPIRED, TTL, NO, 0);
+	finish();
+}
+
+static void a_cancel_after_the_last_result_changes_nothing(void)
+{
+	struct sim_batch *b;
+
+	open_quiet(1, 100, quick);
+	b = add_batch(2);
+	world_open();
+	world_submit(b);
+	while (b->b->counts.pending > 0)
+		world_step();
+	CHECK(STOP_REASON, !b->done, "there is no moment between the last result and the end");
+	world_end(b, WHY_CANCELLED);
+	run_to_done(b);
+	CHECK(STOP_REASON, b->b->stop_reason == STOP_REASON_COMPLETED, "stop_reason");
+	finish();
+}
+
+static void no_http(const struct request *r, struct script *s)
+{
+	(void)r;
+	answer(s, 0, 0);
+	s->end = ANSWER_MALFORMED;
+	s->at_status = NEVER;
+	s->at_end = 50 * MS;
+}
+
+/* The answer is there, but not yet told, when the ttl cancels its transfer. */
+static void a_final_answer_is_the_stop_though_the_ttl_passed(void)
+{
+	unsigned met = 0;
+
+	for (uint64_t seed = 1; seed <= 50; seed++) {
+		struct sim_batch *b;
+
+		open_quiet(1, 10 * MS, no_http);
+		sim.set.seed = seed;
+		clock_start(&sim.set);
+		b = add_batch(1);
+		b->items[0].ttl_ms = 60;
+		world_open();
+		world_submit(b);
+		run_to_done(b);
+		if (b->items[0].code == CODE_BAD_RESPONSE) {
+			EXPECT_ITEM(b, 0, BAD_RESPONSE, NOT_RETRYABLE, MAYBE, 1);
+			met += sim.requests[0].cancel_us != NEVER;
+		}
+		finish();
+	}
+	CHECK(VERDICT, met > 0, "the two never met");
+}
+
+const struct scenario scenarios[] = {
+	{"partial failures are reported item by item", partial_failures},
+	{"a timeout is retried, and what may have been delivered is not forgotten", a_timeout_is_retried},
+	{"a deadline ends everything at its instant", a_deadline_ends_everything_at_its_instant},
+	{"at_most_once does not repeat a timeout", at_most_once_does_not_repeat_a_timeout},
+	{"a cancel ends a retry wait at once", a_cancel_ends_a_wait_at_once},
+	{"a disconnect ends a retry wait at once", a_disconnect_ends_a_wait_at_once},
+	{"mixed success in one batch: one of each status", mixed_success},
+	{"all_or_nothing stops at the first failure", all_or_nothing_stops_at_the_first_failure},
+	{"a batch of 1,000 does not starve a batch of 1", a_batch_of_1000_does_not_starve_a_batch_of_1},
+	{"nothing starts late although the timer is late", nothing_starts_late_although_the_timer_is_late},
+	{"a final answer is the stop, though the ttl passed", a_final_answer_is_the_stop_though_the_ttl_passed},
+	{"a cancel after the last result changes nothing", a_cancel_after_the_last_result_changes_nothing},
+};
+const unsigned n_scenarios = ARRAY_LEN(scenarios);

@@ -1,0 +1,252 @@
+/*
+ * The simulator's own memory of one seed: what was planned, what the downstream
+ * saw (the ledger), and what the dispatcher said about it. The checks compare
+ * these; none of them asks the code under test what would have been right.
+ */
+#pragma once
+
+#include "dispatch/dispatch.h"
+#include "fake.h"
+
+/* What is proved. The name is what a failure prints and a planted defect must hit. */
+#define RULE_TABLE(X)                                                                  \
+	X(RESULTS, "one result per item, in order")                                        \
+	X(COUNTS, "counts and outcome are arithmetic on the results")                      \
+	X(OK, "ok, delivered and error agree")                                             \
+	X(VERDICT, "code and delivered follow from the evidence of all attempts")          \
+	X(STICKY, "a final result and a delivered maximum never change back")              \
+	X(DUPLICATE, "duplicate_risk is told exactly")                                     \
+	X(ATTEMPTS, "attempts reported are the requests started")                          \
+	X(SEEN, "requests seen downstream are at most the attempts reported")              \
+	X(ALL_OR_NOTHING, "all_or_nothing: nothing starts after the first final failure")  \
+	X(SEQUENTIAL, "sequential: one after the other, in order")                         \
+	X(AT_MOST_ONCE, "at_most_once: nothing follows what may have been delivered")      \
+	X(NO_START_AFTER_END, "no attempt starts after its batch was ended")               \
+	X(NO_START_LATE, "no attempt starts after its ttl or its batch's deadline")        \
+	X(OUTLIVES, "no attempt outlives its deadline")                                    \
+	X(CONCURRENCY, "a batch's concurrency is a bound")                                 \
+	X(IN_FLIGHT, "max_in_flight is a bound per lane, in_flight per shard")             \
+	X(MAX_ATTEMPTS, "max_attempts is a bound, and nothing follows a final answer")     \
+	X(RETRY_WAIT, "a retry waits within its jitter and not less than Retry-After")     \
+	X(ABORT_AT_ONCE, "an end from outside ends waits and attempts at once")            \
+	X(REQUEST, "the request is the item's: address, id, payload byte for byte")        \
+	X(STOP, "stop says why there was no further attempt")                              \
+	X(STOP_REASON, "stop_reason says why the batch ended")                             \
+	X(DOCUMENT, "the document says what the batch is")                                 \
+	X(LISTENER, "the listener is called from the loop, on_done once")                  \
+	X(ADMISSION, "a refusal has its reason and leaves nothing behind")                 \
+	X(IDLE, "no capacity stands idle while work waits")                                \
+	X(LIVENESS, "every batch finishes")                                                \
+	X(LEAK, "timers, listeners and operations are all given back")                     \
+	X(REQUIRE, "no invariant of the code under test is broken")
+
+#define X(upper, text) RULE_##upper,
+enum rule { RULE_TABLE(X) RULE_MAX };
+#undef X
+
+const char *rule_str(enum rule r);
+
+/* Report, with the seed and the end of the trace, and end the process. */
+NORETURN void sim_fail(enum rule rule, const char *fmt, ...) PRINTF_LIKE(2, 3);
+#define CHECK(rule, cond, ...) ((cond) ? (void)0 : sim_fail(RULE_##rule, __VA_ARGS__))
+
+/* The trace: static text and three numbers, kept in a ring, hashed as a whole. */
+void trace_start(void);
+void trace(const char *what, int64_t a, int64_t b, int64_t c);
+
+enum { MAX_SHARDS = 4, MAX_BATCHES = 10, MAX_SERVICES = 4, NEVER = -1 };
+
+/* One attempt, as the wire saw it. Times are NEVER until they happen. */
+struct request {
+	unsigned batch, item, n, shard;
+	int next;                        /* of the same item; -1: the last */
+	int64_t start_us, wrote_us, cancel_us, done_us;
+	int64_t deadline_us;             /* when its own timeout is due */
+	unsigned seen;                   /* times the downstream got it whole */
+	bool recorded;                   /* a transfer was really started */
+	struct answer answer;            /* body: a static text */
+};
+
+struct sim_item {
+	char id[48], to[96], key[64];    /* key "": the default one */
+	char payload[600];
+	int service;
+	int64_t ttl_ms;                  /* HEAP_NONE: none */
+	bool invalid;                    /* under best_effort */
+	bool own_service, own_payload;   /* written in the item, not in the batch */
+	/* What happened. */
+	int first, last;                 /* requests in the ledger; -1: none */
+	unsigned starts, running;
+	uint8_t state;                   /* as seen after the last step ... */
+	uint8_t delivered, attempts;
+	uint8_t code, stop, status;      /* ... and once final */
+	int64_t final_us, since_us;      /* ... and in this state since */
+};
+
+/* An end from outside, a deadline or a first failure. */
+struct sim_end {
+	enum why why;                    /* WHY_NONE: it was not ended */
+	int64_t at_us;
+	unsigned reasons;                /* a bit for each why that may count as first ... */
+	unsigned lanes_saw;              /* ... and for each that a lane may have seen first */
+};
+
+struct sim_batch {
+	struct policy want;              /* as the contract defines the request */
+	bool plain;                      /* the request leaves the policy to its defaults */
+	unsigned n_items, shard;
+	struct sim_item *items;
+	int64_t submit_us;
+	struct batch *b;                 /* our reference */
+	struct batch_id id;
+	bool submitted, done, detached, deadline_noted;
+	int refused;                     /* what dispatch_submit() answered */
+	int64_t accepted_us, done_us;
+	struct sim_end end;
+	unsigned running;                /* attempts on the wire */
+	unsigned pending;                /* items open after the last step */
+	unsigned settled;                /* told by on_settled */
+	struct item *last_settled;
+	bool held;                       /* submitted in another's on_done */
+	unsigned act_on_settled;         /* act at this call of on_settled; 0: never */
+	enum why act;
+};
+
+/* How the downstream meets one request; times from the start, NEVER: it does not. */
+struct script {
+	enum answer_end end;
+	int status;
+	int64_t retry_after_ms;
+	const char *body;
+	int64_t at_write, at_seen, at_status, at_end;
+	bool wrote_anyway;               /* a failed connection had sent something */
+	bool no_memory;
+};
+
+enum plant {
+	PLANT_NONE,
+	/* the fakes misbehave */
+	PLANT_SENDS_TWICE, PLANT_LOSES_CANCELS, PLANT_CHANGES_BODIES, PLANT_DROPS_MESSAGES,
+	PLANT_LEAKS_TIMERS, PLANT_LOSES_CALLS,
+	/* the dispatcher is told other things than the checks */
+	PLANT_CONCURRENCY, PLANT_NOT_SEQUENTIAL, PLANT_MORE_ATTEMPTS, PLANT_NO_TTL, PLANT_LONG_DEADLINE,
+	PLANT_LONG_TIMEOUT, PLANT_SHORT_PAYLOAD, PLANT_NO_KEY, PLANT_IN_FLIGHT, PLANT_OTHER_CONTRACT,
+	/* the dispatcher's own decisions are bent */
+	PLANT_GATE_OPEN, PLANT_REPEATS_MAYBE, PLANT_GOES_ON, PLANT_IMPATIENT, PLANT_SLEEPS_LONG,
+	PLANT_FORGETS_DELIVERED, PLANT_MISCOUNTS, PLANT_WRONG_STOP, PLANT_NO_EXPIRY, PLANT_503_IS_NO,
+	PLANT_CANCEL_BEATS_STATUS, PLANT_ALWAYS_OK, PLANT_SHUFFLED_RESULTS, PLANT_WRONG_REASON,
+	PLANT_NO_DUPLICATE_RISK, PLANT_NO_CANCEL_TREE, PLANT_WRONG_OUTCOME, PLANT_OK_IS_TRUE,
+	PLANT_ALL_RETRYABLE, PLANT_EARLY_CALL, PLANT_ALWAYS_BUSY, PLANT_SETTLES_TWICE
+};
+
+/* One seed's world. There is one at a time. */
+struct sim {
+	uint64_t seed;
+	enum plant plant;
+	struct config config;            /* what the checks believe */
+	struct config told;              /* what the dispatcher is told */
+	struct service services[MAX_SERVICES], told_services[MAX_SERVICES];
+	struct fake_settings set;
+	bool stalls;                     /* shards may stand still for a while */
+	bool exact;                      /* no stall, no late timer: instants are exact */
+	unsigned mood;                   /* how the downstream is today */
+	void (*script)(const struct request *r, struct script *ret);
+	unsigned n_shards, n_batches;
+	struct sim_batch batches[MAX_BATCHES];
+	struct loop *loops[MAX_SHARDS];
+	struct xfer *xfers[MAX_SHARDS];
+	struct dispatch *dispatches[MAX_SHARDS];
+	struct dispatch_group group;
+	struct metrics *metrics;
+	struct store *store;
+	struct request *requests;
+	unsigned n_requests, cap_requests;
+	bool inside;                     /* a call into the dispatcher that must not call back */
+	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
+	bool verbose;
+	int64_t last_us;                 /* when something was last traced */
+	uint64_t trace_hash;
+	uint64_t steps;
+};
+extern struct sim sim;
+
+/* plan.c: a random world, and batch `b` of it. */
+void plan_world(uint64_t seed);
+void plan_services(void);
+void plan_batch(struct sim_batch *b, unsigned number);
+void plan_script(const struct request *r, struct script *ret);
+
+/* text.c: the only place where a planned batch becomes a real one. */
+struct batch *text_to_batch(const struct sim_batch *b);
+
+/* doctor.c: planted defects that tell the dispatcher other things than the checks. */
+void doctor_config(void);
+void doctor_batch(struct batch *b);
+
+/* world.c: set up, run, tear down. */
+void world_open(void);
+void world_submit(struct sim_batch *b);
+void world_end(struct sim_batch *b, enum why why);
+void world_drain(unsigned shard);
+void world_shut_down(unsigned shard);
+void world_detach(struct sim_batch *b);
+bool world_step(void);                   /* one event, and every check after it */
+void world_close(void);
+void world_reset(void);
+void run_seed(uint64_t seed, enum plant plant);
+
+/* act.c: what clients and operators do to the batches of a random seed. */
+void act_plan(void);
+void act_free(void);
+void act_in_settled(struct sim_batch *b);
+void act_in_done(const struct sim_batch *b);
+
+/* check.c: after each step; and by the fake transfers, as they go. */
+void check_start(struct request *r, const struct exchange *e);
+void check_running(const struct request *r);
+void check_seen(const struct request *r, struct slice body);
+void check_settled_now(struct sim_batch *b);
+void check_step(void);
+
+/* check_end.c, check_json.c: when a batch is done. */
+void note_end(struct sim_batch *b, enum why why);
+void check_batch(struct sim_batch *b, const struct blob *document);
+void check_document(const struct sim_batch *b, struct slice json);
+
+/* model.c: what the contract says, written a second time. */
+struct verdict {
+	uint32_t codes;                  /* a bit for each code that is right */
+	enum delivered delivered;
+};
+struct verdict model_judge(const struct sim_batch *b, const struct request *r);
+bool model_retryable(enum code c);
+enum status model_status(enum delivered d, unsigned attempts, enum code c);
+enum delivered model_delivered(const struct sim_item *it, const struct sim_batch *b, int up_to);
+int64_t model_timeout_us(const struct sim_batch *b, const struct sim_item *it);
+int64_t model_deadline_us(const struct sim_batch *b);
+int64_t model_ttl_us(const struct sim_batch *b, const struct sim_item *it);
+struct slice model_origin(const struct sim_item *it);
+void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112]);
+
+/* cover.c: what all seeds together have exercised. */
+enum race {
+	RACE_CANCEL_IN_WAIT, RACE_CANCEL_QUEUED, RACE_CANCEL_UNWRITTEN, RACE_CANCEL_WRITTEN,
+	RACE_STATUS_BEFORE_CANCEL, RACE_ANSWER_UNDER_WAY, RACE_FIRST_FAILURE_IN_FLIGHT,
+	RACE_DEADLINE_IN_FLIGHT, RACE_DEADLINE_IN_WAIT, RACE_TIMEOUT_AT_ANSWER, RACE_ENDED_TWICE,
+	RACE_END_OF_DONE, RACE_END_IN_CALLBACK, RACE_OTHER_SHARD, RACE_CONCURRENCY_FULL, RACE_LANE_FULL,
+	RACE_RETRY_AFTER, RACE_DUPLICATE_SEEN, RACE_BUSY, RACE_SHUTDOWN_REFUSED, RACE_DETACHED,
+	RACE_DRAINED, RACE_SEQUENTIAL, RACE_NO_MEMORY, RACE_SEEN_AFTER_CANCEL, RACE_STALLED,
+	RACE_SUBMIT_IN_CALLBACK, RACE_MAX
+};
+void cover_race(enum race r);
+void cover_batch(const struct sim_batch *b);
+void cover_report(void);
+const char *cover_missing(void);         /* NULL: all that matters was exercised */
+
+/* scenarios.c */
+struct scenario {
+	const char *name;
+	void (*run)(void);
+};
+extern const struct scenario scenarios[];
+extern const unsigned n_scenarios;

@@ -1,0 +1,140 @@
+/*
+ * Planted defects of the second kind: the dispatcher's own decisions are bent
+ * at link time (--wrap), so that lib/dispatch needs no hooks for its tests.
+ */
+#include <errno.h>
+
+#include "channel/channel.h"
+#include "sim.h"
+#include "wire/wire.h"
+
+#define WRAPPED(ret, name, ...) \
+	ret __real_##name(__VA_ARGS__); \
+	ret __wrap_##name(__VA_ARGS__); \
+	ret __wrap_##name(__VA_ARGS__)
+
+WRAPPED(enum why, gate_why, struct gate *g)
+{
+	if (sim.plant == PLANT_GATE_OPEN)
+		return WHY_NONE;
+	return __real_gate_why(g);
+}
+
+WRAPPED(struct retry_answer, retry_decide, const struct retry_question *q, struct rng *rng)
+{
+	struct retry_question bent = *q;
+	struct retry_answer r;
+
+	if (sim.plant == PLANT_REPEATS_MAYBE)
+		bent.at_most_once = false;
+	r = __real_retry_decide(&bent, rng);
+	if (sim.plant == PLANT_IMPATIENT && r.stop == STOP_NONE)
+		r.at_us = q->now_us + (r.at_us - q->now_us) / 2;
+	if (sim.plant == PLANT_SLEEPS_LONG && r.stop == STOP_NONE)
+		r.at_us = q->now_us + (r.at_us - q->now_us) * 2;
+	return r;
+}
+
+WRAPPED(bool, contract_stops_on, enum contract c, const struct item *it)
+{
+	return sim.plant != PLANT_GOES_ON && __real_contract_stops_on(c, it);
+}
+
+WRAPPED(void, item_record, struct item *it, const struct outcome *o, int64_t started_us, int64_t now_us,
+	int64_t started_unix_ms)
+{
+	__real_item_record(it, o, started_us, now_us, started_unix_ms);
+	if (sim.plant == PLANT_FORGETS_DELIVERED)
+		it->delivered = (uint8_t)o->delivered;
+	if (sim.plant == PLANT_MISCOUNTS && it->attempts == 3)
+		it->attempts--;
+	if (sim.plant == PLANT_NO_DUPLICATE_RISK)
+		it->duplicate_risk = false;
+}
+
+WRAPPED(void, item_settle, struct item *it, enum code code, enum stop stop, int64_t now_us)
+{
+	if (sim.plant == PLANT_WRONG_STOP && stop != STOP_NONE)
+		stop = STOP_MAX_ATTEMPTS;
+	__real_item_settle(it, code, stop, now_us);
+	if (sim.plant == PLANT_SETTLES_TWICE)
+		__real_item_settle(it, code, stop, now_us);
+}
+
+WRAPPED(void, batch_finish, struct batch *b, int64_t now_us, int64_t now_unix_ms)
+{
+	__real_batch_finish(b, now_us, now_unix_ms);
+	if (sim.plant == PLANT_WRONG_REASON)
+		b->stop_reason = STOP_REASON_COMPLETED;
+	if (sim.plant == PLANT_WRONG_OUTCOME)
+		b->outcome = BATCH_OUTCOME_SUCCEEDED;
+}
+
+WRAPPED(void, op_expire, struct op_tree *t, int64_t now_us)
+{
+	if (sim.plant != PLANT_NO_EXPIRY)
+		__real_op_expire(t, now_us);
+}
+
+/* Cancels of attempts arrive nowhere; the gate alone still works. */
+WRAPPED(void, op_cancel, struct op_tree *t, struct op *op, enum why why)
+{
+	if (sim.plant == PLANT_NO_CANCEL_TREE && op->parent != NULL && op->parent->parent == NULL &&
+	    op->on_cancel == NULL)
+		return;
+	__real_op_cancel(t, op, why);
+}
+
+WRAPPED(void, channel_classify, const struct service *s, const struct answer *a, enum why why, struct buf *id,
+	struct outcome *ret)
+{
+	struct answer bent = *a;
+
+	if (sim.plant == PLANT_CANCEL_BEATS_STATUS && a->end == ANSWER_CANCELLED)
+		bent.status = 0;
+	__real_channel_classify(s, &bent, why, id, ret);
+	if (sim.plant == PLANT_ALWAYS_OK && ret->code == CODE_UPSTREAM_ERROR)
+		ret->code = CODE_OK;
+}
+
+static void swap_first_results(struct batch *b)
+{
+	struct item first = b->items[0];
+
+	b->items[0] = b->items[1];
+	b->items[1] = first;
+}
+
+/* Both texts are of one length. */
+static void rewrite(struct buf *out, const char *from, const char *to)
+{
+	size_t n = strlen(from);
+
+	for (size_t i = 0; i + n <= out->n; i++)
+		if (memcmp(out->p + i, from, n) == 0)
+			memcpy(out->p + i, to, n);
+}
+
+WRAPPED(void, wire_batch, struct buf *out, const struct batch *b, bool results)
+{
+	bool swap = sim.plant == PLANT_SHUFFLED_RESULTS && b->counts.total > 1;
+
+	if (swap)
+		swap_first_results((struct batch *)b);
+	__real_wire_batch(out, b, results);
+	if (swap)
+		swap_first_results((struct batch *)b);
+	if (sim.plant == PLANT_OK_IS_TRUE)
+		rewrite(out, "\"ok\":false", "\"ok\":true ");
+	if (sim.plant == PLANT_ALL_RETRYABLE)
+		rewrite(out, "\"retryable\":false", "\"retryable\":true ");
+}
+
+WRAPPED(int, dispatch_submit, struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg)
+{
+	if (sim.plant == PLANT_ALWAYS_BUSY)
+		return -EBUSY;
+	if (sim.plant == PLANT_EARLY_CALL)
+		l->on_done(arg, take, NULL);
+	return __real_dispatch_submit(d, take, l, arg);
+}
