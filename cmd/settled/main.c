@@ -15,10 +15,9 @@ enum { EXIT_BAD_CONFIG = 2 };
 static const char usage[] =
 	"settled: settles a batch of notifications and tells the truth about every item\n"
 	"\n"
-	"usage: settled [--config FILE]           serve\n"
-	"       settled --check [--config FILE]   check the configuration: exit 0 or 2\n"
-	"       settled healthcheck [--config FILE]\n"
-	"                                         ask a running settled: exit 0 if it is ready\n"
+	"usage: settled [--config FILE]              serve\n"
+	"       settled --check [--config FILE]      check the file: exit 0 or 2\n"
+	"       settled healthcheck [--config FILE]  exit 0 if a running one is ready\n"
 	"       settled --version | --help\n"
 	"\n"
 	"With no file it serves on 127.0.0.1:8080 with the one service `webhook`:\n"

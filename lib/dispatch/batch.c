@@ -105,6 +105,7 @@ void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why)
 
 void dispatch_cancel_all(struct dispatch *d, enum why why)
 {
+	REQUIRE(d->draining);
 	op_cancel(&d->ops, &d->root, why);
 }
 

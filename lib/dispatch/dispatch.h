@@ -63,6 +63,8 @@ void dispatch_detach(struct dispatch *d, struct batch_id id);
 /* End a live batch from outside. A stale id finds nothing. From here on no
  * attempt of it starts, in any shard; on_done follows when all are back. */
 void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why);
+
+/* End everything, for good: after dispatch_drain() only. */
 void dispatch_cancel_all(struct dispatch *d, enum why why);
 
 /* A live batch of this shard, borrowed; NULL: none with this id. */

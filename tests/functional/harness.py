@@ -148,7 +148,7 @@ class Daemon(Process):
             json.dump(full, f)
         super().__init__([*SETTLED, "--config", self.config_path, *args], env)
         try:
-            self.port = int(self.wait_line(r"event=listening .*\bport=(\d+)")[1])
+            self.port = int(self.wait_line(r'event"?[=:]"?listening\b.*\bport"?[=:](\d+)')[1])
         except AssertionError:
             self.stop()
             raise

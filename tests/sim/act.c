@@ -100,6 +100,9 @@ static void plan_shutdown(void)
 void act_plan(void)
 {
 	for (unsigned i = 0; i < sim.n_batches; i++) {
+		sim.batches[i].held = i > 0 && dice_chance(10);
+		if (sim.batches[i].held)
+			continue;
 		act_at(ACT_SUBMIT, i, sim.batches[i].shard, sim.batches[i].submit_us);
 		plan_ends(i);
 	}
@@ -125,8 +128,25 @@ void act_free(void)
 /* Inside a listener's call: the dispatcher must bear being asked from there. */
 void act_in_settled(struct sim_batch *b)
 {
+	struct sim_batch *other = &sim.batches[dice_below(sim.n_batches)];
+
 	cover_race(RACE_END_IN_CALLBACK);
+	if (other->shard == b->shard && dice_chance(50))
+		world_end(other, b->act);
 	world_end(b, b->act);
 	if (dice_chance(20))
 		world_detach(b);
+}
+
+void act_in_done(const struct sim_batch *b)
+{
+	for (unsigned i = 0; i < sim.n_batches; i++) {
+		struct sim_batch *next = &sim.batches[i];
+
+		if (!next->held || next->shard != b->shard)
+			continue;
+		next->held = false;
+		cover_race(RACE_SUBMIT_IN_CALLBACK);
+		world_submit(next);
+	}
 }

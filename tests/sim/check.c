@@ -220,6 +220,8 @@ static void check_item(struct sim_batch *b, const struct item *it, struct sim_it
 		      "item %u: a final result changed", n);
 		return;
 	}
+	if (si->state != it->state)
+		si->since_us = clock_now();
 	si->state = it->state;
 	si->delivered = it->delivered;
 	si->attempts = it->attempts;
@@ -340,6 +342,58 @@ static void check_deadlines(const struct sim_batch *b)
 	}
 }
 
+/* Handed out to lanes, running there or not: what concurrency counts. */
+static unsigned handed_out(const struct sim_batch *b)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->n_items; i++)
+		n += b->b->items[i].state == ITEM_QUEUED;
+	return n;
+}
+
+/* Nothing but its lane may hold the item up. */
+static bool wants_to_run(const struct sim_batch *b, unsigned i, int64_t slack)
+{
+	const struct sim_item *si = &b->items[i];
+	const struct item *it = &b->b->items[i];
+	int64_t quiet = clock_now() - slack;
+
+	if (si->running > 0 || sim.last_us >= quiet || b->accepted_us >= quiet)
+		return false;
+	switch ((enum item_state)it->state) {
+	case ITEM_QUEUED:
+		return si->since_us < quiet;
+	case ITEM_WAITING:
+		return it->wake.key < quiet && handed_out(b) < b->want.concurrency;
+	case ITEM_PENDING:
+		return !b->want.sequential && handed_out(b) < b->want.concurrency;
+	case ITEM_FINAL:
+		break;
+	}
+	return false;
+}
+
+/* A wake-up that is lost shows as nothing at all, until some deadline comes. */
+static void check_idle(const struct sim_batch *b)
+{
+	int64_t slack = 2 * sim.set.delay_us + 8 * sim.set.turn_us;
+
+	if (!sim.exact || sim.shut_down || b->end.why != WHY_NONE || sim.last_us >= clock_now() - slack)
+		return;
+	for (unsigned i = 0; i < sim.n_shards; i++)
+		if (xfer_usage(sim.xfers[i]).live >= sim.config.limits.in_flight)
+			return;
+	for (unsigned i = 0; i < b->n_items; i++) {
+		const struct service *s = &sim.services[b->items[i].service];
+
+		if (wants_to_run(b, i, slack))
+			CHECK(IDLE, running_in_lane(&(struct request){.batch = (unsigned)(b - sim.batches), .item = i}) >=
+					    s->max_in_flight,
+			      "item %u waits for nothing", i);
+	}
+}
+
 /* One batch, now. Also called by its listener, before it is let go. */
 void check_settled_now(struct sim_batch *b)
 {
@@ -362,6 +416,7 @@ void check_step(void)
 		check_ended(b);
 		if (at == NULL || at == sim.loops[b->shard])
 			check_settled_now(b);
+		check_idle(b);
 		if (b->detached && dispatch_find(sim.dispatches[b->shard], b->id) == NULL)
 			check_batch(b, NULL);
 	}

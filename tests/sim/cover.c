@@ -36,6 +36,7 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_SEQUENTIAL] = "sequential",
 	[RACE_NO_MEMORY] = "no_memory_for_a_transfer",
 	[RACE_SEEN_AFTER_CANCEL] = "seen_after_cancel",
+	[RACE_SUBMIT_IN_CALLBACK] = "submit_in_on_done",
 	[RACE_STALLED] = "stalled_shard",
 };
 

@@ -44,6 +44,7 @@ void trace(const char *what, int64_t a, int64_t b, int64_t c)
 	struct traced *t = &ring[n_traced++ % KEPT];
 
 	*t = (struct traced){clock_now(), {a, b, c}, what};
+	sim.last_us = t->at_us;
 	sim.trace_hash = slice_hash((struct slice){(const char *)&t->at_us, 4 * sizeof(int64_t)}, sim.trace_hash);
 	if (sim.verbose)
 		print(t);
@@ -61,7 +62,10 @@ void sim_fail(enum rule rule, const char *fmt, ...)
 	va_start(ap, fmt);
 	vprintf(fmt, ap);
 	va_end(ap);
-	printf("\n# repeat with: sim_test --verbose --seed %llu\n", (unsigned long long)sim.seed);
+	if (sim.seed == 0)
+		printf("\n# repeat with: sim_test --verbose --seeds 0 (a scenario)\n");
+	else
+		printf("\n# repeat with: sim_test --verbose --seed %llu\n", (unsigned long long)sim.seed);
 	printf("Bail out! seed %llu breaks %s\n", (unsigned long long)sim.seed, rule_names[rule]);
 	fflush(stdout);
 	_Exit(1);

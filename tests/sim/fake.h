@@ -30,6 +30,7 @@ struct fake_settings {
 	int64_t late_us;                 /* of a timer, at most */
 	int64_t grain_us;                /* random times are multiples of this */
 	bool drop_messages;              /* a planted defect: one in some is lost */
+	bool lose_calls;                 /* a planted defect: so is a deferred call */
 	bool leak_timers;                /* a planted defect: none is ever given back */
 };
 
@@ -39,7 +40,6 @@ void clock_stop(void);
 bool clock_step(void);
 int64_t clock_now(void);
 int64_t clock_unix_ms(void);
-unsigned clock_armed_timers(void);
 
 /* Act in the thread of `l` from outside; NULL: leave. */
 void fake_loop_enter(struct loop *l);

@@ -81,6 +81,7 @@ static void plan_clock(uint64_t seed)
 	sim.set.grain_us = pick(grains, ARRAY_LEN(grains));
 	sim.exact = !sim.stalls && sim.set.late_us == 0;
 	sim.set.drop_messages = sim.plant == PLANT_DROPS_MESSAGES;
+	sim.set.lose_calls = sim.plant == PLANT_LOSES_CALLS;
 	sim.set.leak_timers = sim.plant == PLANT_LEAKS_TIMERS;
 	sim.set.seed = dice_below(UINT64_MAX);
 	clock_start(&sim.set);

@@ -22,6 +22,7 @@ static const struct planted {
 	{"a cancel is lost", PLANT_LOSES_CANCELS, RULE_OUTLIVES},
 	{"a payload is changed on its way", PLANT_CHANGES_BODIES, RULE_REQUEST},
 	{"a message between shards is lost", PLANT_DROPS_MESSAGES, RULE_LIVENESS},
+	{"a deferred call is lost", PLANT_LOSES_CALLS, RULE_IDLE},
 	{"a timer is not given back", PLANT_LEAKS_TIMERS, RULE_LEAK},
 	{"concurrency is doubled", PLANT_CONCURRENCY, RULE_CONCURRENCY},
 	{"order is not kept", PLANT_NOT_SEQUENTIAL, RULE_SEQUENTIAL},

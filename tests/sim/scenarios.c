@@ -400,6 +400,40 @@ static void a_cancel_after_the_last_result_changes_nothing(void)
 	finish();
 }
 
+static void no_http(const struct request *r, struct script *s)
+{
+	(void)r;
+	answer(s, 0, 0);
+	s->end = ANSWER_MALFORMED;
+	s->at_status = NEVER;
+	s->at_end = 50 * MS;
+}
+
+/* The answer is there, but not yet told, when the ttl cancels its transfer. */
+static void a_final_answer_is_the_stop_though_the_ttl_passed(void)
+{
+	unsigned met = 0;
+
+	for (uint64_t seed = 1; seed <= 50; seed++) {
+		struct sim_batch *b;
+
+		open_quiet(1, 10 * MS, no_http);
+		sim.set.seed = seed;
+		clock_start(&sim.set);
+		b = add_batch(1);
+		b->items[0].ttl_ms = 60;
+		world_open();
+		world_submit(b);
+		run_to_done(b);
+		if (b->items[0].code == CODE_BAD_RESPONSE) {
+			EXPECT_ITEM(b, 0, BAD_RESPONSE, NOT_RETRYABLE, MAYBE, 1);
+			met += sim.requests[0].cancel_us != NEVER;
+		}
+		finish();
+	}
+	CHECK(VERDICT, met > 0, "the two never met");
+}
+
 const struct scenario scenarios[] = {
 	{"partial failures are reported item by item", partial_failures},
 	{"a timeout is retried, and what may have been delivered is not forgotten", a_timeout_is_retried},
@@ -411,6 +445,7 @@ const struct scenario scenarios[] = {
 	{"all_or_nothing stops at the first failure", all_or_nothing_stops_at_the_first_failure},
 	{"a batch of 1,000 does not starve a batch of 1", a_batch_of_1000_does_not_starve_a_batch_of_1},
 	{"nothing starts late although the timer is late", nothing_starts_late_although_the_timer_is_late},
+	{"a final answer is the stop, though the ttl passed", a_final_answer_is_the_stop_though_the_ttl_passed},
 	{"a cancel after the last result changes nothing", a_cancel_after_the_last_result_changes_nothing},
 };
 const unsigned n_scenarios = ARRAY_LEN(scenarios);

@@ -35,6 +35,7 @@
 	X(DOCUMENT, "the document says what the batch is")                                 \
 	X(LISTENER, "the listener is called from the loop, on_done once")                  \
 	X(ADMISSION, "a refusal has its reason and leaves nothing behind")                 \
+	X(IDLE, "no capacity stands idle while work waits")                                \
 	X(LIVENESS, "every batch finishes")                                                \
 	X(LEAK, "timers, listeners and operations are all given back")                     \
 	X(REQUIRE, "no invariant of the code under test is broken")
@@ -79,7 +80,7 @@ struct sim_item {
 	uint8_t state;                   /* as seen after the last step ... */
 	uint8_t delivered, attempts;
 	uint8_t code, stop, status;      /* ... and once final */
-	int64_t final_us;
+	int64_t final_us, since_us;      /* ... and in this state since */
 };
 
 /* An end from outside, a deadline or a first failure. */
@@ -99,13 +100,14 @@ struct sim_batch {
 	struct batch *b;                 /* our reference */
 	struct batch_id id;
 	bool submitted, done, detached, deadline_noted;
-	int refused;                     /* the error of dispatch_submit() */
+	int refused;                     /* what dispatch_submit() answered */
 	int64_t accepted_us, done_us;
 	struct sim_end end;
 	unsigned running;                /* attempts on the wire */
 	unsigned pending;                /* items open after the last step */
 	unsigned settled;                /* told by on_settled */
 	struct item *last_settled;
+	bool held;                       /* submitted in another's on_done */
 	unsigned act_on_settled;         /* act at this call of on_settled; 0: never */
 	enum why act;
 };
@@ -125,7 +127,7 @@ enum plant {
 	PLANT_NONE,
 	/* the fakes misbehave */
 	PLANT_SENDS_TWICE, PLANT_LOSES_CANCELS, PLANT_CHANGES_BODIES, PLANT_DROPS_MESSAGES,
-	PLANT_LEAKS_TIMERS,
+	PLANT_LEAKS_TIMERS, PLANT_LOSES_CALLS,
 	/* the dispatcher is told other things than the checks */
 	PLANT_CONCURRENCY, PLANT_NOT_SEQUENTIAL, PLANT_MORE_ATTEMPTS, PLANT_NO_TTL, PLANT_LONG_DEADLINE,
 	PLANT_LONG_TIMEOUT, PLANT_SHORT_PAYLOAD, PLANT_NO_KEY, PLANT_IN_FLIGHT, PLANT_OTHER_CONTRACT,
@@ -162,6 +164,7 @@ struct sim {
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
 	bool verbose;
+	int64_t last_us;                 /* when something was last traced */
 	uint64_t trace_hash;
 	uint64_t steps;
 };
@@ -196,6 +199,7 @@ void run_seed(uint64_t seed, enum plant plant);
 void act_plan(void);
 void act_free(void);
 void act_in_settled(struct sim_batch *b);
+void act_in_done(const struct sim_batch *b);
 
 /* check.c: after each step; and by the fake transfers, as they go. */
 void check_start(struct request *r, const struct exchange *e);
@@ -231,7 +235,8 @@ enum race {
 	RACE_DEADLINE_IN_FLIGHT, RACE_DEADLINE_IN_WAIT, RACE_TIMEOUT_AT_ANSWER, RACE_ENDED_TWICE,
 	RACE_END_OF_DONE, RACE_END_IN_CALLBACK, RACE_OTHER_SHARD, RACE_CONCURRENCY_FULL, RACE_LANE_FULL,
 	RACE_RETRY_AFTER, RACE_DUPLICATE_SEEN, RACE_BUSY, RACE_SHUTDOWN_REFUSED, RACE_DETACHED,
-	RACE_DRAINED, RACE_SEQUENTIAL, RACE_NO_MEMORY, RACE_SEEN_AFTER_CANCEL, RACE_STALLED, RACE_MAX
+	RACE_DRAINED, RACE_SEQUENTIAL, RACE_NO_MEMORY, RACE_SEEN_AFTER_CANCEL, RACE_STALLED,
+	RACE_SUBMIT_IN_CALLBACK, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);

@@ -49,6 +49,7 @@ static void on_done(void *arg, struct batch *real, struct blob *document)
 	CHECK(LISTENER, b->settled == b->n_items, "%u items were told as settled, not %u", b->settled, b->n_items);
 	CHECK(DOCUMENT, document != NULL, "no document");
 	check_batch(b, document);
+	act_in_done(b);
 }
 
 static const struct dispatch_listener listener = {.on_settled = on_settled, .on_done = on_done};

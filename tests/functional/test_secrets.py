@@ -1,0 +1,96 @@
+"""What is secret stays secret: credentials, payloads and a downstream's answer
+are in no log line, no error, no metric and no result."""
+
+import base64
+import os
+import subprocess
+import tempfile
+import unittest
+
+import harness
+from harness import item
+
+TOKEN = "token-from-the-environment-4711"
+KEY = "whsec_" + base64.b64encode(b"a signing key of thirty-two byte").decode()
+FROM_FILE = "key-from-a-file-0815"
+PAYLOAD = "what-nobody-else-may-read"
+RAW = "what-the-downstream-said"
+CAPABILITY = "capability-in-the-url"
+HIDDEN = (TOKEN, KEY, KEY.removeprefix("whsec_"), "a signing key", FROM_FILE, PAYLOAD, RAW, CAPABILITY)
+
+
+class Secrets(unittest.TestCase):
+    def setUp(self):
+        self.down = harness.Downstream()
+        self.addCleanup(self.down.stop)
+        self.dir = tempfile.TemporaryDirectory(prefix="settled-test-")
+        self.addCleanup(self.dir.cleanup)
+        self.path = os.path.join(self.dir.name, "key")
+        with open(self.path, "w", encoding="utf-8") as f:
+            f.write(FROM_FILE + "\n")
+
+    def services(self):
+        return {"push": {"kind": "http", "url": self.down.url + "/{to}", "secret": "${SIGNING_KEY}",
+                         "headers": {"authorization": "Bearer ${TOKEN}", "x-api-key": f"${{file:{self.path}}}"}},
+                "hook": {"kind": "webhook", "secret": "${SIGNING_KEY}", "allow": ["127.0.0.0/8"]},
+                "wall": {"kind": "webhook", "secret": "${SIGNING_KEY}"},
+                "dead": {"kind": "http", "url": "http://127.0.0.1:1/{to}", "headers": {"authorization": "Bearer ${TOKEN}"}}}
+
+    def batch(self):
+        asks = [f"status={s}&body={RAW}" for s in (200, 201, 302, 400, 401, 403, 404, 410, 413, 429, 500, 503)]
+        asks += ["hang", "reset", "close", "broken=status", "broken=headers", "broken=length", "endless=body", "endless=headers"]
+        items = [item(n, f"{ask}&tag={CAPABILITY}", service="push") for n, ask in enumerate(asks)]
+        items += [item(100 + n, f"{self.down.url}/x?{ask}&tag={CAPABILITY}", service="hook") for n, ask in enumerate(asks)]
+        items += [item(200, f"{self.down.url}/x?tag={CAPABILITY}", service="wall"), item(201, CAPABILITY, service="dead"),
+                  item(202, f"http://{CAPABILITY}.invalid/", service="hook"), item(203, f"x {CAPABILITY}", service="hook")]
+        for it in items:
+            it["payload"] = {"text": PAYLOAD}
+        return {"service": "hook", "contract": "best_effort", "attempt_timeout_ms": 300, "include": ["attempts"],
+                "retry": {"max_attempts": 2, "base_ms": 1, "cap_ms": 1}, "items": items}
+
+    def check(self, texts):
+        for text in texts:
+            for secret in HIDDEN:
+                self.assertNotIn(secret, text)
+
+    def test_no_secret_leaves_the_process_but_to_its_service(self):
+        for log_format in ("logfmt", "json"):
+            daemon = harness.Daemon({"services": self.services(), "log": {"level": "debug", "format": log_format}},
+                                    env={"TOKEN": TOKEN, "SIGNING_KEY": KEY})
+            texts = []
+            for headers in ({}, {"Accept": "application/x-ndjson"}):
+                answer = daemon.post(self.batch(), headers)
+                texts.append(answer.body.decode() + str(answer.headers))
+            texts.append(daemon.ask("GET", "/metrics").body.decode())
+            texts.append(daemon.post(b'{"items":[{"id":"%s","payload":"%s' % (PAYLOAD.encode(), TOKEN.encode())).body.decode())
+            self.assertEqual(daemon.stop(), 0)
+            texts.append(daemon.text())
+            self.assertRegex(daemon.text(), "attempt_done")
+            self.check(texts)
+        sent = self.down.ledger()
+        headers = {k.lower(): v for e in sent for k, v in e["headers"]}
+        self.assertEqual((headers["authorization"], headers["x-api-key"]), ("Bearer " + TOKEN, FROM_FILE))
+        self.assertIn(PAYLOAD.encode(), sent[0]["body"])
+
+    def test_an_error_of_the_configuration_shows_none(self):
+        bad = {"TOKEN": TOKEN + "\nX: y", "SIGNING_KEY": KEY + "!"}
+        path = os.path.join(self.dir.name, "settled.yaml")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(f"""
+listen: "${{TOKEN}}"
+shards: "${{SIGNING_KEY}}"
+limits: {{items: "${{TOKEN}}"}}
+services:
+  a: {{kind: http, url: "${{TOKEN}}", headers: {{x: "${{TOKEN}}"}}, method: "${{TOKEN}}"}}
+  b: {{kind: webhook, secret: "${{SIGNING_KEY}}", allow: ["${{TOKEN}}"]}}
+  c: {{kind: "${{file:{self.path}}}"}}
+""")
+        done = subprocess.run([*harness.SETTLED, "--check", "--config", path], capture_output=True, text=True, check=False,
+                              timeout=harness.LIMIT_S, env={**os.environ, **bad})
+        self.assertEqual(done.returncode, 2)
+        self.assertGreaterEqual(len(done.stderr.splitlines()), 8, done.stderr)
+        self.check([done.stdout, done.stderr])
+
+
+if __name__ == "__main__":
+    harness.main()
