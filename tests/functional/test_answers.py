@@ -150,15 +150,11 @@ class Raw(harness.Case):
     def test_bytes_that_are_no_status_line(self):
         for data in (b"\x00" * 100, b"\xff\xfe\r\n\r\n", b"<html></html>\r\n\r\n", b"220 smtp.example ESMTP\r\n", b"SSH-2.0-x\r\n",
                      b"HTTP\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/1.1 20 OK\r\n\r\n", b"HTTP/1.1 2000 OK\r\n\r\n",
-                     b"HTTP/3.0 200 OK\r\n\r\n", b"HTTP/9 200 OK\r\n\r\n", b"ICY 200 OK\r\n\r\n", b" HTTP/1.1 200 OK\r\n\r\n",
+                     b"HTTP/3.0 200 OK\r\n\r\n", b"HTTP/9 200 OK\r\n\r\n", b"ICY 200 OK\r\n\r\n", b"http/1.1 200 OK\r\n\r\n", b"Http/1.1 410 x\r\n\r\n", b"HTTP 200 OK\r\n\r\n", b" HTTP/1.1 200 OK\r\n\r\n",
                      b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", b"\x15\x03\x01\x00\x02\x02\x28",
                      b"HTTP/1.1 " + b"2" * 200000 + b"\r\n\r\n", b"x" * 200000):
             with self.subTest(data=data[:40]):
                 self.assertEqual(verdict(self.answered(data)), ("bad_response", "maybe", False))
-
-    def test_a_status_line_in_small_letters_counts(self):
-        self.assertEqual(verdict(self.answered(b"http/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")), (None, "yes", False))
-        self.assertEqual(verdict(self.answered(b"Http/1.0 410 x\r\n\r\n")), ("recipient_gone", "no", False))
 
     def test_a_status_beyond_the_classes_is_no_answer_to_rely_on(self):
         for status in (600, 799, 999):
@@ -166,7 +162,7 @@ class Raw(harness.Case):
             self.assertEqual(verdict(result), ("bad_response", "maybe", False), status)
 
     def test_an_end_inside_the_status_line_is_a_lost_connection(self):
-        for data in (b"", b"H", b"HTTP/1.1", b"HTTP/1.1 2"):
+        for data in (b"", b"H", b"HTTP/1.1", b"HTTP/1.1 2", b"HTTP/1.1 200", b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r"):
             with self.subTest(data=data):
                 self.assertEqual(verdict(self.answered(data)), ("connection_lost", "maybe", True))
 
@@ -259,10 +255,17 @@ class Resend(harness.Case):
                 self.assertEqual(result["duplicate_risk"], result["attempts"] > 1, result)
 
     def test_a_connection_that_died_while_idle_does_no_harm(self):
-        self.assertEqual(self.settled.post({"items": [item(1, self.url("/x?keep=lie"))]}).status, 200)
-        self.down.wait(connections=0)
-        answer = self.settled.post({"delivery": "at_most_once", "items": [item(1, self.url("/ok"))]})
-        self.assertEqual((answer.status, answer.results["i1"]["attempts"]), (200, 1))
+        for _ in range(2):
+            server = threading.Thread(target=self.answer_and_close, daemon=True)
+            server.start()
+            answer = self.settled.post({"delivery": "at_most_once", "items": [item(1, self.door.url)]})
+            server.join()
+            self.assertEqual((answer.status, answer.results["i1"]["attempts"]), (200, 1))
+
+    def answer_and_close(self):
+        conn, _ = self.door.take()
+        conn.sendall(gate.OK)
+        conn.close()
 
 
 if __name__ == "__main__":
