@@ -99,7 +99,6 @@ static void stop(struct app *app)
 {
 	uint64_t seen = 0;
 
-	log_event(LOG_INFO, "draining", LOG_INT("drain_ms", app->config->limits.drain_ms));
 	for (unsigned i = 0; i < app->n; i++)
 		shard_drain(&app->shards[i]);
 	if (!wait_for(app, &seen, app->n, true, app->config->limits.drain_ms)) {

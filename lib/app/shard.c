@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "app-i.h"
+#include "obs/log.h"
 
 enum { QUIET_LIMIT_US = 2000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
 
@@ -23,6 +24,9 @@ static void on_drain(struct loop_msg *msg)
 	struct shard *s = container_of(msg, struct shard, drain);
 
 	dispatch_drain(s->dispatch, on_idle, s);
+	/* From here on it takes no new batch: whoever reads this may rely on it. */
+	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
+		  LOG_INT("drain_ms", s->app->config->limits.drain_ms));
 }
 
 static void on_cancel(struct loop_msg *msg)
