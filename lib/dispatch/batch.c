@@ -357,7 +357,7 @@ static void log_attempt(const struct attempt *a)
 		  LOG_STR("delivered", delivered_str(a->outcome.delivered)),
 		  LOG_STR("phase", phase_str(a->outcome.phase)),
 		  LOG_INT("http_status", a->outcome.http_status),
-		  LOG_INT("duration_us", a->done_us - a->started_us),
+		  LOG_INT("started_at_us", a->started_us), LOG_INT("duration_us", a->done_us - a->started_us),
 		  LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail));
 }
 

@@ -269,12 +269,14 @@ static struct transfer *transfer_new(struct dispatch *d, struct attempt *a)
 	return xfer_start(d->env.xfer, &e, on_transfer_done, a);
 }
 
-static void start(struct dispatch *d, struct lane *lane, struct attempt *a)
+/* `now_us` was read before the deadline and the gate were: the attempt's start
+ * is the instant at which it still might. */
+static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int64_t now_us)
 {
 	int64_t timeout_us;
 
 	a->lane = lane;
-	a->started_us = loop_now_us(d->env.loop);
+	a->started_us = now_us;
 	a->started_unix_ms = loop_unix_ms(d->env.loop);
 	timeout_us = a->started_us + a->timeout_us;
 	if (timeout_us < a->op.deadline_us)
@@ -297,6 +299,7 @@ static void lane_pump(struct dispatch *d, struct lane *lane)
 	while (lane->in_flight < lane->service->max_in_flight && !list_empty(&lane->turns)) {
 		struct turn *turn = list_entry(lane->turns.next, struct turn, rr);
 		struct attempt *a = list_entry(turn->queued.next, struct attempt, node);
+		int64_t now_us = loop_now_us(d->env.loop);
 
 		if (d->in_flight >= d->env.config->limits.in_flight) {
 			list_remove(&lane->dirty);
@@ -304,7 +307,7 @@ static void lane_pump(struct dispatch *d, struct lane *lane)
 			return;
 		}
 		/* The timer may be late, or the message was: time decides, not the timer. */
-		if (a->op.deadline_us <= loop_now_us(d->env.loop)) {
+		if (a->op.deadline_us <= now_us) {
 			op_cancel(&d->ops, &a->op, (enum why)a->op.at_deadline);
 			continue;
 		}
@@ -314,7 +317,7 @@ static void lane_pump(struct dispatch *d, struct lane *lane)
 		if (gate_why(a->gate) != WHY_NONE)
 			give_back(d, a);
 		else
-			start(d, lane, a);
+			start(d, lane, a, now_us);
 	}
 	lane_drop_if_idle(d, lane);
 }

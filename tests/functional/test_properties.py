@@ -1,0 +1,85 @@
+"""Property tests of the contract's invariants: random batches, faults and
+disconnects against the real daemon, judged by the ledger of its downstream.
+
+Each seed is a plan (plan.py) that is run (rig.py) and judged (invariants.py).
+  SETTLED_PROPERTY_SEEDS=N   how many; the default fits into continuous integration
+  SETTLED_PROPERTY_FIRST=N   the first of them; together with SEEDS=1, one again
+"""
+
+import os
+import re
+
+import harness
+import invariants
+import plan
+import rig
+
+SEEDS = int(os.environ.get("SETTLED_PROPERTY_SEEDS", "180"))
+FIRST = int(os.environ.get("SETTLED_PROPERTY_FIRST", "1"))
+SHARDS = (1, 2, 3)
+
+
+def tell_batch(batch, complaints):
+    """What is known of one batch, and of those of its items that are complained of."""
+    p = batch.plan
+    text = [f"plan of {p.tag}: {p.policy} stream={p.stream} leave={p.leave}", f"log: {batch.done}",
+            f"request: {p.body[:2000]!r}"]
+    if batch.final is not None:
+        text.append(f"result: { {k: v for k, v in batch.final.items() if k != 'results'} }")
+    named = [i for i in p.items if any(i.id in complaint for _, _, complaint in complaints)]
+    for item in (named or p.items)[:5]:
+        text.append(f"  {item}"[:700])
+        text += [f"    {a}" for a in batch.attempts.get(item.id, [])]
+        for entry in batch.entries.get(item.tag, []):
+            kept = {k: v for k, v in entry.items() if k not in ("headers", "traceparent", "method", "content_type")}
+            text.append(f"    {kept}"[:700])
+        text += [f"    {r}" for r in (batch.final or {}).get("results", []) if r["id"] == item.id]
+    return text
+
+
+def tell(seed, shards, record, complaints):
+    """All that is needed to understand a failure, and to see it again."""
+    text = [f"seed {seed} with {shards} shards"]
+    for name, batch, complaint in complaints[:10]:
+        text.append(f"  {name}: {batch.plan.tag + ': ' if batch else ''}{complaint}"[:1500])
+    accused = [b for b in record.batches if any(b is c[1] for c in complaints)]
+    for batch in accused[:2] or record.batches:
+        text += tell_batch(batch, [c for c in complaints if c[1] is batch])
+    text.append("again: SETTLED_PROPERTY_FIRST=%d SETTLED_PROPERTY_SEEDS=1 SETTLED_BIN=%s DOWNSTREAM_BIN=%s "
+                "/usr/bin/python3 tests/functional/test_properties.py"
+                % (seed, " ".join(harness.SETTLED), harness.DOWNSTREAM))
+    return "\n".join(text)
+
+
+class Properties(harness.unittest.TestCase):
+    maxDiff = None
+
+    def settle_seeds(self, shards):
+        seeds = [s for s in range(FIRST, FIRST + SEEDS) if SHARDS[s % len(SHARDS)] == shards]
+        if not seeds:
+            self.skipTest("no seed has this number of shards")
+        r = rig.Rig(shards)
+        try:
+            for seed in seeds:
+                drawn = plan.draw(seed, r.down.url, shards)
+                record = r.run(drawn)
+                complaints = invariants.judge(record)
+                if complaints:
+                    self.fail(tell(seed, shards, record, complaints))
+        finally:
+            status = r.stop()
+            log = r.settled.text()
+        self.assertEqual((status, re.findall(r".*(?:Sanitizer|runtime error).*", log)), (0, []), log[-5000:])
+
+    def test_every_invariant_holds_on_one_shard(self):
+        self.settle_seeds(1)
+
+    def test_every_invariant_holds_on_two_shards(self):
+        self.settle_seeds(2)
+
+    def test_every_invariant_holds_on_three_shards(self):
+        self.settle_seeds(3)
+
+
+if __name__ == "__main__":
+    harness.main()
