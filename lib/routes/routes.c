@@ -83,32 +83,28 @@ static void answer_unrouted(struct routes *r, struct http_request *req, struct b
 	http_respond(req, problem_status(p), h, n, blob_from_buf(&text));
 }
 
-/* The route; NULL: there is none, and the request was answered. */
-static const struct route *find_or_answer(struct routes *r, struct http_request *req, struct slice *retid)
-{
-	CLEANUP(buf_free) struct buf allow = {0};
-	const struct route *route = find(req, retid, &allow);
-
-	if (route == NULL)
-		answer_unrouted(r, req, &allow);
-	return route;
-}
-
 static size_t on_head(void *arg, struct http_request *req)
 {
+	CLEANUP(buf_free) struct buf allow = {0};
 	struct routes *r = arg;
 	struct slice id;
+	const struct route *route = find(req, &id, &allow);
 
-	return find_or_answer(r, req, &id) == &route_post_batch ? r->env.config->limits.body_bytes : 0;
+	/* Where there is no route the body is read, too: it is on its way, and an
+	 * answer before it was read could be lost in a reset. */
+	return route != NULL && route->method != HTTP_POST ? 0 : r->env.config->limits.body_bytes;
 }
 
 static void on_request(void *arg, struct http_request *req)
 {
+	CLEANUP(buf_free) struct buf allow = {0};
 	struct routes *r = arg;
 	struct slice id;
-	const struct route *route = find_or_answer(r, req, &id);
+	const struct route *route = find(req, &id, &allow);
 
-	if (route != NULL)
+	if (route == NULL)
+		answer_unrouted(r, req, &allow);
+	else
 		route->run(r, req, id);
 }
 

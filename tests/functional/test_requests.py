@@ -337,5 +337,14 @@ class Routes(Case):
         self.refused(answer, 413, "body_too_large")
 
 
+class Uploads(harness.Case):
+    def test_an_answer_without_a_route_survives_a_large_upload(self):
+        """The body is on its way: a connection closed on unread bytes would lose the answer."""
+        for path, status, code in (("/nothing", 404, "not_found"), ("/livez", 405, "method_not_allowed")):
+            for _ in range(5):
+                answer = self.settled.ask("POST", path, b" " * (4 << 20), JSON_TYPE)
+                self.assertEqual((answer.status, answer.json["code"]), (status, code))
+
+
 if __name__ == "__main__":
     harness.main()
