@@ -29,7 +29,7 @@
 #include "httpd/httpd-i.h"
 
 /* How much of a refused body is read so that the refusal arrives. */
-enum { REFUSED_MAX = 1024 * 1024 };
+enum { REFUSED_MAX = 16 * 1024 * 1024 };
 
 #define TO(state) (1u << REQ_##state)
 
@@ -156,6 +156,20 @@ static enum http_method parse_method(const char *s)
 	return HTTP_OTHER;
 }
 
+/* Whoever waits for "100 Continue" has sent nothing yet. Everybody else sends
+ * while we refuse: to close on unread bytes would reset the connection, and what
+ * the refusal says would be lost on its way. */
+static void refuse_body(struct http_request *r)
+{
+	if (http_header(r, "Expect") != NULL) {
+		respond_problem(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		return;
+	}
+	request_set_state(r, REQ_BODY);
+	deadline_set(request_conn(r), WAIT_BODY);
+	respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
+}
+
 /* A body is announced: ask how much of it is welcome, and make room. */
 static void expect_body(struct http_request *r, const struct framing *f)
 {
@@ -167,7 +181,7 @@ static void expect_body(struct http_request *r, const struct framing *f)
 	if (r->state == REQ_ANSWERED)
 		return;
 	if (r->welcome == 0 || f->length > r->welcome) {
-		respond_problem(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		refuse_body(r);
 		return;
 	}
 	if (f->has_length && !buf_reserve(&r->body, f->length)) {

@@ -84,6 +84,9 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
 	struct transfer *t = arg;
 
 	(void)size;
+	/* libcurl takes "http/1.1 410" for HTTP, and for a 200. */
+	if (t->seen.head_n == 0 && p[n - 1] == '\n' && (n <= 5 || memcmp(p, "HTTP/", 5) != 0))
+		t->seen.not_http = true;
 	t->seen.head_n += n;
 	if (t->seen.head_n > HEAD_LIMIT) {
 		t->seen.overlong_head = true;
@@ -440,6 +443,8 @@ static struct verdict judge(const struct transfer *t, CURLcode rc)
 		v = (struct verdict){.end = ANSWER_LOST, .detail = "the connection ended without an answer"};
 	else if (t->seen.overlong_head)
 		v = (struct verdict){.end = ANSWER_MALFORMED, .detail = "the answer's headers are too long"};
+	else if (t->seen.not_http)
+		v = (struct verdict){.end = ANSWER_MALFORMED, .detail = "the answer is not HTTP"};
 	else if (t->seen.switched)
 		v = (struct verdict){.end = ANSWER_MALFORMED, .detail = "the host switched protocols unasked"};
 	else if (t->seen.refused && !t->seen.connecting)

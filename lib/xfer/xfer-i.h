@@ -77,6 +77,7 @@ struct transfer {
 		bool handshake;          /* of TLS, begun */
 		bool refused;            /* the guard said no at least once */
 		bool resend;             /* libcurl wanted to send it again */
+		bool not_http;           /* its first line is no status line */
 		bool overlong_head;
 		bool overlong_body;
 		bool switched;           /* 101: no HTTP after it */

@@ -122,7 +122,7 @@ class Metrics(Case):
     def test_the_numbers_are_what_was_done(self):
         before = self.exposition()
         self.settled.post({"items": [item(n, self.url("/ok")) for n in range(5)]})
-        self.settled.post({"retry": {"max_attempts": 3, "base_ms": 1, "cap_ms": 1}, "attempt_timeout_ms": 100, "items": [
+        self.settled.post({"retry": {"max_attempts": 3, "base_ms": 1, "cap_ms": 1}, "attempt_timeout_ms": 400, "items": [
             item(1, self.url("/ok")), item(2, self.url("/gone")), item(3, self.url("/flaky?times=2")), item(4, self.url("/hang"))]})
         self.settled.post({"items": [item(1, "ok", service="push"), item(2, "gone", service="push")]})
         self.settled.post({"contract": "all_or_nothing", "concurrency": 1,
@@ -263,7 +263,7 @@ class Logs(unittest.TestCase):
         down = harness.Downstream()
         daemon = harness.Daemon({"log": {"format": log_format, "level": "debug"}}, down)
         ids = ["a.b_c:d@e/f+g-h", "x" * 128, "3", "4"]
-        answer = daemon.post({"attempt_timeout_ms": 100, "retry": {"max_attempts": 1}, "items": [
+        answer = daemon.post({"attempt_timeout_ms": 400, "retry": {"max_attempts": 1}, "items": [
             {**item(0, down.url + "/ok"), "id": ids[0]}, {**item(1, down.url + "/gone"), "id": ids[1]},
             {**item(2, down.url + "/hang"), "id": ids[2]}, {**item(3, "ok", service="push"), "id": ids[3]}]})
         daemon.post({"contract": "best_effort", "items": [item(1, "bad \" url=\n\\")]})

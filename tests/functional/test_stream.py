@@ -292,9 +292,9 @@ class Memory(kit.HeldCase):
         one_read = self.resident()
         self.start().wait_blocked()
         one_stalled = self.resident()
-        self.assertLess(one_stalled - one_read, one_read - at_first + size // 4)
+        self.assertLess(one_stalled - one_read, one_read - at_first + size // 2)
         if not self.instrumented():
-            self.assertLess(one_stalled - one_read, LINES * BATCH_BYTES + size // 4)
+            self.assertLess(one_stalled - one_read, LINES * BATCH_BYTES + size // 2)
 
 
 def unchunk(data):

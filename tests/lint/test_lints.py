@@ -169,6 +169,8 @@ CHECKS = [
      planted(tree.check_strict, SOUND, file_of("tests/b.sh", "#!/bin/bash\necho\n"))),
     ("JSON that does not parse is found", planted(tree.check_data, SOUND, file_of("api/b.json", '{"a": 1,}\n'))),
     ("YAML that does not parse is found", planted(tree.check_data, SOUND, file_of("api/b.yaml", "a: [1\n"))),
+    ("a test that no build file names is found", planted(tree.check_registered, file_of("tests/unit/meson.build", "\n"),
+                                                         file_of("tests/unit/test_b.c", "\n"))),
     ("a reference into nothing is found",
      broken_api(set_at(*SCHEMAS, "BatchSummary", "properties", "counts", "$ref", value="#/components/schemas/Nothing"))),
     ("a schema that is none is found", broken_api(set_at(*SCHEMAS, "ItemResult", "type", value="objekt"))),

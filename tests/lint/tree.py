@@ -90,12 +90,25 @@ def check_data(root):
     return found
 
 
+def check_registered(root):
+    """A test that no build file names never runs, and nobody would notice."""
+    found = []
+    for path in tracked(root):
+        test = re.fullmatch(r"test_(\w+)\.(c|py)", path.name)
+        build = path.parent / "meson.build"
+        if test and build.is_file() and f"'{test[1]}'" not in build.read_text() and \
+                f"'test_{test[1]}'" not in build.read_text():
+            found.append(f"{path.relative_to(root)}: name it in {build.relative_to(root)}, or it never runs")
+    return found
+
+
 CHECKS = [("only the agreed names at the top level", check_layout),
           ("no trailing white space", check_whitespace),
           ("nothing left for later in the text", check_leftovers),
           ("shellcheck has nothing to say", check_shell),
           ("scripts stop at the first failure", check_strict),
-          ("JSON and YAML files parse", check_data)]
+          ("JSON and YAML files parse", check_data),
+          ("every test is named in its folder's build file", check_registered)]
 
 if __name__ == "__main__":
     tap.run([(name, lambda c=check: c(Path(sys.argv[1]))) for name, check in CHECKS])
