@@ -204,6 +204,9 @@ def draw_json(rng, depth=0):
 
 
 def _draw_payload(rng):
+    if rng.random() < 0.01:
+        # More than the sockets' buffers hold, so that sending it can be cut.
+        return json.dumps("y" * 3000000).encode()
     if rng.random() < 0.04:
         return json.dumps("x" * rng.choice((3000, 20000, 200000))).encode()
     return draw_json(rng).encode()

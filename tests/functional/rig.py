@@ -19,6 +19,8 @@ import harness
 
 SECRET = "whsec_c2V0dGxlZCB0ZXN0cyBzaWduIHdpdGggdGhpcw=="
 NARROW_PAYLOAD = 2000
+# Of a body, in the ledger.
+BODY_KEPT = 400000
 # ESTABLISHED and CLOSE_WAIT in /proc/net/tcp.
 TCP_OPEN = ("01", "08")
 # How long a client waits for its moment before it leaves all the same.
@@ -75,7 +77,7 @@ class SeedRecord:
 class Rig:
     def __init__(self, shards):
         self.shards = shards
-        self.down = harness.Downstream("--ledger-body", "400000")
+        self.down = harness.Downstream("--ledger-body", str(BODY_KEPT))
         services = {
             "webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]},
             "signed": {"kind": "webhook", "allow": ["127.0.0.0/8"], "secret": SECRET},
@@ -84,7 +86,8 @@ class Rig:
                        "max_in_flight": 3, "max_payload_bytes": NARROW_PAYLOAD},
         }
         try:
-            self.settled = harness.Daemon({"shards": shards, "services": services})
+            self.settled = harness.Daemon({"shards": shards, "services": services,
+                                           "limits": {"payload_bytes": 4000000}})
         except AssertionError:
             self.down.stop()
             raise

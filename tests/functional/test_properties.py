@@ -15,7 +15,7 @@ import invariants
 import plan
 import rig
 
-SEEDS = int(os.environ.get("SETTLED_PROPERTY_SEEDS", "180"))
+SEEDS = int(os.environ.get("SETTLED_PROPERTY_SEEDS", "300"))
 FIRST = int(os.environ.get("SETTLED_PROPERTY_FIRST", "1"))
 SHARDS = (1, 2, 3)
 
