@@ -96,7 +96,8 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
 		note_status(t);
 	else if (t->seen.status != 0 && n > retry_after.n && strncasecmp(p, retry_after.p, retry_after.n) == 0)
 		note_retry_after(t, slice_trim((struct slice){p + retry_after.n, n - retry_after.n}));
-	return n;
+	/* What follows a switch is no HTTP, and may never end. */
+	return t->seen.switched ? 0 : n;
 }
 
 /* CURLOPT_WRITEFUNCTION: returning less than n ends the transfer. */
