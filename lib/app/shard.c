@@ -79,6 +79,7 @@ static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
 	const struct config *c = s->app->config;
 	const struct httpd_config cfg = {
 		.connections = MAX(1u, c->limits.connections / c->shards),
+		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
 		.body_ms = c->limits.body_ms,
 		.idle_ms = c->limits.idle_ms,

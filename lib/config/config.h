@@ -41,6 +41,7 @@ struct config {
 		unsigned json_depth;
 		unsigned connections;        /* inbound, per process */
 		uint32_t queued_items;       /* unfinished items, per process */
+		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
 		size_t results_bytes;        /* finished results kept in memory */
 		unsigned in_flight;          /* attempts at once, per shard */
 		int64_t keep_results_ms;

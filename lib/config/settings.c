@@ -50,6 +50,8 @@ static const struct setting table[] = {
 	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor."},
 	{"limits.queued_items", &cfg_type_integer, IN_CONFIG(limits.queued_items), "1000000", 1, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
+	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
+	 "Memory for batches that are not done and for bodies on their way; what would exceed it is refused with 503."},
 	{"limits.results_bytes", &cfg_type_integer, IN_CONFIG(limits.results_bytes), "67108864", 1, TIB, "bytes", NULL,
 	 ONLY_NONE, "Finished results kept in memory; the oldest go first."},
 	{"limits.in_flight", &cfg_type_integer, IN_CONFIG(limits.in_flight), "4096", 1, 65536, "attempts", NULL, ONLY_NONE,

@@ -108,6 +108,13 @@ static void on_request(void *arg, struct http_request *req)
 		route->run(r, req, id);
 }
 
+static void on_refused(void *arg, enum problem p)
+{
+	struct routes *r = arg;
+
+	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+}
+
 static void on_end(void *arg, struct http_request *req, void *data, bool gone)
 {
 	struct route_data *d = data;
@@ -141,7 +148,8 @@ struct routes *routes_new(const struct routes_env *env)
 
 	r->env = *env;
 	r->handler = (struct httpd_handler){
-		.arg = r, .on_head = on_head, .on_request = on_request, .on_end = on_end};
+		.arg = r, .on_head = on_head, .on_request = on_request,
+		.on_refused = on_refused, .on_end = on_end};
 	rng_seed_from_os(&r->rng);
 	return r;
 }

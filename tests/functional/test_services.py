@@ -121,11 +121,13 @@ class Requests(Case):
         answer = self.settled.post({"service": "hook", "items": [item(n, self.url("/x")) for n in range(3)]})
         self.assertEqual({e["webhook_id"] for e in self.down.ledger()}, {f"{answer.json['id']}.i{n}" for n in range(3)})
 
-    def traces(self, traceparent=None):
-        headers = {} if traceparent is None else {"traceparent": traceparent}
+    def traces(self, traceparent=None, flags="01", **headers):
+        headers |= {} if traceparent is None else {"traceparent": traceparent}
         self.settled.post({"service": "hook", "retry": {"max_attempts": 2, "base_ms": 1, "cap_ms": 1},
                            "items": [item(1, self.url("/flaky?times=1")), item(2, self.url("/ok"))]}, headers)
-        parts = [re.fullmatch("00-([0-9a-f]{32})-([0-9a-f]{16})-01", e["traceparent"]) for e in self.down.ledger()]
+        ledger = self.down.ledger()
+        parts = [re.fullmatch(f"00-([0-9a-f]{{32}})-([0-9a-f]{{16}})-{flags}", e["traceparent"]) for e in ledger]
+        self.assertEqual({dict(e["headers"]).get("tracestate") for e in ledger}, {headers.get("tracestate")})
         self.down.clear()
         self.assertEqual(len(parts), 3)
         self.assertEqual(len({m[2] for m in parts}), 3, "every attempt is a span of its own")
@@ -136,7 +138,8 @@ class Requests(Case):
         trace, spans = self.traces(f"00-{TRACE}-b7ad6b7169203331-01")
         self.assertEqual(trace, TRACE)
         self.assertNotIn("b7ad6b7169203331", spans)
-        self.assertEqual(self.traces(f"01-{TRACE}-b7ad6b7169203331-00-more")[0], TRACE)
+        self.assertEqual(self.traces(f"01-{TRACE}-b7ad6b7169203331-00-more", flags="00")[0], TRACE)
+        self.assertEqual(self.traces(f"00-{TRACE}-b7ad6b7169203331-01", tracestate="vendor=x,other=y")[0], TRACE)
 
     def test_a_trace_is_started_where_none_is_given_or_it_is_wrong(self):
         seen = set()
