@@ -28,7 +28,6 @@ enum problem { PROBLEM_TABLE(X) PROBLEM_MAX };
 
 const char *problem_str(enum problem p);
 int problem_status(enum problem p);      /* the HTTP status it is answered with */
-const char *problem_title(enum problem p);
 
 /* A problem document without an error list; `detail` may be NULL. */
 void wire_problem(struct buf *out, enum problem p, const char *detail);
