@@ -164,7 +164,9 @@ class Validation(Case):
         self.invalid(b'{"service":"webhook"}', ("#/items", "required"))
         self.invalid({"items": []}, ("#/items", "empty_batch"))
         self.invalid(b'{"items":[{}]}', *[(f"#/items/0/{f}", "required") for f in ("id", "to", "payload", "service")])
-        self.invalid(self.batch("service", "nobody"), ("#/service", "unknown_service"))
+        problem = self.invalid(self.batch("service", "nobody"), ("#/service", "unknown_service"))
+        self.assertEqual(problem["errors"][0]["detail"],
+                         'no service has the name "nobody": the names are the keys under `services` in the configuration')
         self.invalid(self.batch("items/0/service", "nobody"), ("#/items/0/service", "unknown_service"))
         self.invalid({**self.batch("order", "sequential"), "concurrency": 2}, ("#/concurrency", "conflict"))
         self.invalid(self.batch("retry/base_ms", 5000), ("#/retry/base_ms", "conflict"))
