@@ -169,7 +169,7 @@ class Validation(Case):
                          'no service has the name "nobody": the names are the keys under `services` in the configuration')
         self.invalid(self.batch("items/0/service", "nobody"), ("#/items/0/service", "unknown_service"))
         self.invalid({**self.batch("order", "sequential"), "concurrency": 2}, ("#/concurrency", "conflict"))
-        self.invalid(self.batch("retry/base_ms", 5000), ("#/retry/base_ms", "conflict"))
+        self.taken(self.settled.post(self.batch("retry/base_ms", 5000)))
 
     def test_recipients_and_ids_have_a_form(self):
         for name in ("a b", "\u00e4", "a\u0000", "a\"b", "a{b}", "a%20"):

@@ -119,8 +119,6 @@ static const struct {
 	{BATCH("\"retry\":{\"base_ms\":-1}"), "#/retry/base_ms range"},
 	{BATCH("\"retry\":{\"base_ms\":3600001,\"cap_ms\":86400001}"),
 	 "#/retry/base_ms range\n#/retry/cap_ms range"},
-	{BATCH("\"retry\":{\"base_ms\":11,\"cap_ms\":10}"), "#/retry/base_ms conflict"},
-	{BATCH("\"retry\":{\"cap_ms\":10}"), "#/retry/cap_ms conflict"},
 	{BATCH("\"retry\":{\"max\":10}"), "#/retry/max unknown_field"},
 	{BATCH("\"retry\":{\"cap_ms\":500,\"cap_ms\":500}"), "#/retry/cap_ms duplicate_key"},
 	/* Metadata. */
@@ -273,6 +271,25 @@ static void rules_give_the_other_defaults(void **state)
 	assert_int_equal(k.batch->policy.retry.cap_ms, 3600000);
 	assert_int_equal(k.batch->policy.deadline_ms, 86400000);
 	assert_int_equal(k.batch->items[0].service, 0);
+	kit_done(&k);
+}
+
+/* The wait is min(cap_ms, base_ms * 2^(n-1)): the smaller one simply wins. */
+static void a_base_over_the_cap_is_the_cap(void **state)
+{
+	struct kit_read k = accepted(&kit_rules, BATCH("\"retry\":{\"base_ms\":11,\"cap_ms\":10}"));
+
+	(void)state;
+	assert_int_equal(k.batch->policy.retry.base_ms, 11);
+	assert_int_equal(k.batch->policy.retry.cap_ms, 10);
+	kit_done(&k);
+	k = accepted(&kit_rules, BATCH("\"retry\":{\"cap_ms\":10}"));
+	assert_int_equal(k.batch->policy.retry.base_ms, 100);
+	assert_int_equal(k.batch->policy.retry.cap_ms, 10);
+	kit_done(&k);
+	k = accepted(&kit_rules, BATCH("\"retry\":{\"base_ms\":2001}"));
+	assert_int_equal(k.batch->policy.retry.base_ms, 2001);
+	assert_int_equal(k.batch->policy.retry.cap_ms, 2000);
 	kit_done(&k);
 }
 
@@ -486,6 +503,7 @@ int main(void)
 		cmocka_unit_test(every_member_arrives),
 		cmocka_unit_test(sequential_means_a_concurrency_of_one),
 		cmocka_unit_test(rules_give_the_other_defaults),
+		cmocka_unit_test(a_base_over_the_cap_is_the_cap),
 		cmocka_unit_test(bounds_themselves_are_fine),
 		cmocka_unit_test(payloads_stay_as_received),
 		cmocka_unit_test(a_payload_has_a_limit),
