@@ -13,7 +13,7 @@
 #include "wire/wire-i.h"
 
 enum { MAX_CONCURRENCY = 1024, DEFAULT_CONCURRENCY = 64, MAX_ATTEMPTS = 20 };
-enum { MAX_ATTEMPT_TIMEOUT_MS = 600000, MAX_BASE_MS = 3600000, MAX_CAP_MS = 86400000 };
+enum { MAX_ATTEMPT_TIMEOUT_MS = 3600000, MAX_BASE_MS = 3600000, MAX_CAP_MS = 86400000 };
 enum { METADATA_PAIRS = 16, METADATA_BYTES = 1024 };
 
 /* The synchronous ones of the contract, section 3. */

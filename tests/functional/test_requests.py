@@ -36,7 +36,7 @@ ITEM_TYPES = {
     "dedupe_key": [1, None, [], {}], "ttl_ms": ["1", 1.5, None, [], {}],
 }
 RANGES = {
-    "concurrency": [0, -1, 1025, 10**30], "deadline_ms": [0, -1, 604800001, 2**63, 2**64], "attempt_timeout_ms": [0, -5, 600001],
+    "concurrency": [0, -1, 1025, 10**30], "deadline_ms": [0, -1, 604800001, 2**63, 2**64], "attempt_timeout_ms": [0, -5, 3600001],
     "retry/max_attempts": [0, 21, -1], "retry/base_ms": [-1, 3600001], "retry/cap_ms": [-1, 86400001],
     "items/0/ttl_ms": [0, -1, 604800001],
 }

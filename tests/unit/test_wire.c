@@ -112,7 +112,7 @@ static const struct {
 	{BATCH("\"deadline_ms\":86400001"), "#/deadline_ms range"},
 	{BATCH("\"deadline_ms\":null"), "#/deadline_ms type"},
 	{BATCH("\"attempt_timeout_ms\":0"), "#/attempt_timeout_ms range"},
-	{BATCH("\"attempt_timeout_ms\":600001"), "#/attempt_timeout_ms range"},
+	{BATCH("\"attempt_timeout_ms\":3600001"), "#/attempt_timeout_ms range"},
 	{BATCH("\"retry\":3"), "#/retry type"},
 	{BATCH("\"retry\":{\"max_attempts\":0}"), "#/retry/max_attempts range"},
 	{BATCH("\"retry\":{\"max_attempts\":21}"), "#/retry/max_attempts range"},
@@ -218,7 +218,7 @@ static void every_member_arrives(void **state)
 		"{\"items\":[{\"id\":\"u1\",\"to\":\"us\\u0065r@1\",\"dedupe_key\":\"order-7:u1\",\"ttl_ms\":60000},"
 		"{\"service\":\"push\",\"to\":\"p\",\"payload\":null,\"id\":\"A-z_.:@/+0\"}],"
 		"\"contract\":\"all_or_nothing\",\"order\":\"sequential\",\"concurrency\":1,\"deadline_ms\":86400000,"
-		"\"attempt_timeout_ms\":600000,\"delivery\":\"at_most_once\",\"on_disconnect\":\"continue\","
+		"\"attempt_timeout_ms\":3600000,\"delivery\":\"at_most_once\",\"on_disconnect\":\"continue\","
 		"\"retry\":{\"max_attempts\":20,\"base_ms\":0,\"cap_ms\":0},\"include\":[\"attempts\",\"attempts\"],"
 		"\"validate_only\":false,\"metadata\":{ \"k\\\" :\" :\n\"v \\\\\"},\"service\":\"mail\",\"payload\":[ ]}");
 	const struct policy *p = &k.batch->policy;
@@ -239,7 +239,7 @@ static void every_member_arrives(void **state)
 	assert_true(p->sequential && p->at_most_once && p->continue_on_disconnect && p->include_attempts);
 	assert_int_equal(p->concurrency, 1);
 	assert_int_equal(p->deadline_ms, 86400000);
-	assert_int_equal(p->attempt_timeout_ms, 600000);
+	assert_int_equal(p->attempt_timeout_ms, 3600000);
 	assert_int_equal(p->retry.max_attempts, 20);
 	assert_int_equal(p->retry.base_ms, 0);
 	assert_int_equal(p->retry.cap_ms, 0);
