@@ -332,9 +332,13 @@ static int read_all(struct reader *r, enum problem *retkind, struct buf *reterr)
 		return -EINVAL;
 	}
 	check_policy(r);
-	if (check_items(r) < 0 || r->scan.no_memory)
+	if (check_items(r) < 0)
 		return -ENOMEM;
 	item_faults_refuse = r->policy.contract != CONTRACT_BEST_EFFORT || r->policy.validate_only;
+	if (!item_faults_refuse)
+		fault_count_more(r);
+	if (r->scan.no_memory)
+		return -ENOMEM;
 	if (r->batch_faults.count == 0 && (r->item_faults.count == 0 || !item_faults_refuse))
 		return 0;
 	*retkind = PROBLEM_VALIDATION_FAILED;

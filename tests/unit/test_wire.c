@@ -450,6 +450,21 @@ static void best_effort_says_what_is_wrong_with_each(void **state)
 	buf_free(&text);
 }
 
+static void best_effort_says_how_many_faults_an_item_has(void **state)
+{
+	struct kit_read k = accepted(&kit_rules,
+		"{\"contract\":\"best_effort\",\"service\":\"push\",\"items\":[{\"id\":\"a\",\"to\":\"x\"},"
+		"{\"id\":\"b\"},{\"id\":\"c d\",\"ttl_ms\":0}]}");
+
+	(void)state;
+	assert_string_equal(k.batch->items[0].detail,
+			    "payload: required: the item has no payload and the batch no default for it");
+	assert_string_equal(k.batch->items[1].detail, "to: required: every item needs a recipient; and 1 more");
+	assert_string_equal(k.batch->items[2].detail,
+			    "id: format: an id is made of letters, digits and _ . : @ / + -; and 3 more");
+	kit_done(&k);
+}
+
 static void long_paths_do_not_make_long_answers(void **state)
 {
 	struct buf text = {0}, have = {0};
@@ -512,6 +527,7 @@ int main(void)
 		cmocka_unit_test(best_effort_settles_what_is_invalid),
 		cmocka_unit_test(best_effort_accepts_a_batch_of_nothing_but_faults),
 		cmocka_unit_test(best_effort_says_what_is_wrong_with_each),
+		cmocka_unit_test(best_effort_says_how_many_faults_an_item_has),
 		cmocka_unit_test(long_paths_do_not_make_long_answers),
 		cmocka_unit_test(long_keys_do_not_make_long_answers),
 	};
