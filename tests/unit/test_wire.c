@@ -355,6 +355,37 @@ static void a_payload_has_a_limit(void **state)
 	assert_refused(&rules, SLICE("{\"payload\":\"1234\",\"items\":[" GOOD "]}"), "#/payload length");
 }
 
+static size_t mail_takes_three(const void *ctx, int service, const char **retname)
+{
+	(void)ctx;
+	*retname = service == 1 ? "mail" : "push";
+	return service == 1 ? 3 : SIZE_MAX;
+}
+
+/* Otherwise it is a result of its item, once the others have gone out. */
+static void validation_alone_finds_what_a_service_does_not_take(void **state)
+{
+#define TWO "\"service\":\"mail\",\"items\":[{\"id\":\"a\",\"to\":\"x@y\",\"payload\":1234}," \
+	"{\"id\":\"b\",\"to\":\"x@y\"},{\"id\":\"c\",\"to\":\"x\",\"payload\":1234,\"service\":\"push\"}]"
+	struct wire_rules rules = kit_rules;
+	struct kit_read k;
+
+	(void)state;
+	rules.service_takes = mail_takes_three;
+	k = accepted(&rules, "{\"payload\":123," TWO "}");
+	kit_done(&k);
+	assert_refused(&rules, SLICE("{\"payload\":123,\"validate_only\":true," TWO "}"), "#/items/0/payload length");
+	assert_refused(&rules, SLICE("{\"payload\":[ 1],\"contract\":\"best_effort\"," TWO ",\"validate_only\":true}"),
+		       "#/items/0/payload length\n#/items/1/payload length");
+	k = kit_read(&rules, SLICE("{\"payload\":123,\"validate_only\":true," TWO "}"));
+	assert_non_null(memmem(k.error.p, k.error.n, "has 4 bytes; the service \\\"mail\\\" takes at most 3\"", 48));
+	kit_done(&k);
+	k = accepted(&rules, "{\"payload\":123,\"validate_only\":true,\"service\":\"mail\",\"items\":["
+		     "{\"id\":\"a\",\"to\":\"x@y\"}]}");
+	kit_done(&k);
+#undef TWO
+}
+
 /* Of a thousand and more faults a hundred are listed, and all are counted. */
 static void a_hundred_faults_are_listed_and_all_counted(void **state)
 {
@@ -522,6 +553,7 @@ int main(void)
 		cmocka_unit_test(bounds_themselves_are_fine),
 		cmocka_unit_test(payloads_stay_as_received),
 		cmocka_unit_test(a_payload_has_a_limit),
+		cmocka_unit_test(validation_alone_finds_what_a_service_does_not_take),
 		cmocka_unit_test(a_hundred_faults_are_listed_and_all_counted),
 		cmocka_unit_test(more_items_than_allowed_refuse_the_batch),
 		cmocka_unit_test(best_effort_settles_what_is_invalid),
