@@ -101,7 +101,7 @@ class Api(harness.Case):
                 self.assertEqual((answer.json["code"], answer.json["status"]), (code, answer.status))
 
     def test_probes_and_metrics_answer_as_described(self):
-        for path in ("/livez", "/readyz", "/metrics", "/openapi.json"):
+        for path in ("/v1/limits", "/livez", "/readyz", "/metrics", "/openapi.json"):
             with self.subTest(path=path):
                 answer = self.settled.ask("GET", path)
                 content = DOC["paths"][path]["get"]["responses"]["200"]["content"]
@@ -110,6 +110,10 @@ class Api(harness.Case):
                 self.assertIn(kind, content)
                 if kind == "application/json":
                     self.assertEqual(openapi.errors_of(DOC, content[kind]["schema"], answer.json), [])
+
+    def test_the_limits_in_force_are_those_of_the_example(self):
+        content = DOC["paths"]["/v1/limits"]["get"]["responses"]["200"]["content"]["application/json"]
+        self.assertEqual(self.settled.ask("GET", "/v1/limits").json, content["examples"]["defaults"]["value"])
 
     def test_the_description_is_served_with_its_examples(self):
         want = embed.with_examples(DOC, ROOT / "api")
