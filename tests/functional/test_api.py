@@ -101,6 +101,12 @@ class Api(harness.Case):
                 self.fits("Problem", answer.json)
                 self.assertEqual((answer.json["code"], answer.json["status"]), (code, answer.status))
 
+    def test_the_example_of_a_problem_is_the_answer_to_its_request(self):
+        content = DOC["components"]["responses"]["Invalid"]["content"]["application/problem+json"]
+        shown = content["examples"]["validation"]
+        answer = self.settled.ask("POST", "/v1/batches", json.dumps(shown["x-request"]), {"Content-Type": "application/json"})
+        self.assertEqual((answer.status, answer.json), (422, json.loads((ROOT / "api" / shown["x-file"]).read_bytes())))
+
     def test_probes_and_metrics_answer_as_described(self):
         for path in ("/v1/limits", "/livez", "/readyz", "/metrics", "/openapi.json"):
             with self.subTest(path=path):
