@@ -247,6 +247,31 @@ void cfg_settings_check_kind(const struct node *map, enum service_kind kind, str
 	}
 }
 
+/* As read_integer() has put it there. */
+static int64_t integer_at(const struct setting *s, const void *at)
+{
+	uint32_t narrow;
+	int64_t v;
+
+	REQUIRE(s->type == &cfg_type_integer && (s->size == sizeof narrow || s->size == sizeof v));
+	if (s->size == sizeof v) {
+		memcpy(&v, at, sizeof v);
+		return v;
+	}
+	memcpy(&narrow, at, sizeof narrow);
+	return narrow;
+}
+
+void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg)
+{
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const char *name = path_in(&table[i], "limits");
+
+		if (name != NULL)
+			fn(arg, name, integer_at(&table[i], (const char *)c + table[i].offset));
+	}
+}
+
 static void describe_type(const struct setting *s, struct buf *out)
 {
 	for (int i = 0; s->choices != NULL && s->choices[i] != NULL; i++)

@@ -153,6 +153,14 @@ static const char *check_to(const void *ctx, int service, struct slice to)
 	return channel_check_to(&config->services[service], to);
 }
 
+static size_t service_takes(const void *ctx, int service, const char **retname)
+{
+	const struct service *s = &((const struct config *)ctx)->services[service];
+
+	*retname = s->name;
+	return s->max_payload;
+}
+
 static struct wire_rules rules(const struct config *config)
 {
 	return (struct wire_rules){
@@ -165,6 +173,7 @@ static struct wire_rules rules(const struct config *config)
 		.ctx = config,
 		.find_service = find_service,
 		.check_to = check_to,
+		.service_takes = service_takes,
 	};
 }
 

@@ -9,7 +9,8 @@
 enum { RETRY_AFTER_S = 1 };
 
 static const struct route *const table[] = {
-	&route_post_batch, &route_get_batch, &route_livez, &route_readyz, &route_metrics, &route_openapi,
+	&route_post_batch, &route_get_batch, &route_get_limits, &route_livez, &route_readyz, &route_metrics,
+	&route_openapi,
 };
 
 static bool pattern_matches(const char *pattern, const char *path, struct slice *retid)

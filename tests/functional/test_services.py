@@ -171,6 +171,16 @@ class Limits(Case):
         self.assertEqual([answer.results[i]["status"] for i in ("i2", "i3")], ["succeeded", "succeeded"])
         self.assertEqual(len(self.down.ledger()), 2)
 
+    def test_validation_alone_names_the_service_whose_limit_it_is(self):
+        batch = {"service": "small", "items": [item(1, self.url("/ok"), payload="x" * 8), item(2, self.url("/ok"), payload="x" * 9),
+                                               item(3, self.url("/ok"), payload="x" * 9, service="webhook")]}
+        for contract in ("all_or_nothing", "partial_success", "best_effort"):
+            answer = self.settled.post({"validate_only": True, "contract": contract, **batch})
+            self.assertEqual((answer.status, answer.json["errors"]), (422, [
+                {"pointer": "#/items/1/payload", "item_id": "i2", "code": "length",
+                 "detail": 'the payload has 11 bytes; the service "small" takes at most 10'}]))
+        self.assertEqual(self.down.ledger(), [])
+
     def test_the_services_timeout_holds_unless_the_batch_has_one(self):
         once = {"retry": {"max_attempts": 1}}
         result = self.settled.post({"service": "quick", "items": [item(1, self.url("/hang"))], **once}).results["i1"]

@@ -179,6 +179,8 @@ CHECKS = [
     ("an undeclared path parameter is found", broken_api(drop_at("paths", "/v1/batches/{id}", "parameters"))),
     ("a list of codes that differs from the program's is found",
      broken_api(lambda doc: doc["components"]["schemas"]["ErrorCode"]["enum"].pop())),
+    ("a list of field codes that differs is found",
+     broken_api(lambda doc: doc["components"]["schemas"]["FieldCode"]["enum"].pop())),
     ("passed cases are counted", counted("OK", "1..2\nok 1 - a\nok 2 - b\n", (2, 0, 0))),
     ("a failed case is counted", counted("FAIL", "1..2\nok 1 - a\nnot ok 2 - b\n", (1, 1, 0))),
     ("a skipped case is counted apart", counted("OK", "1..2\nok 1 - a # SKIP no b\nok 2\n", (1, 0, 1))),

@@ -69,6 +69,8 @@ static void webhook_refuses_everything_else(void **state)
 		if (channel_check_to(&webhook, slice_str(bad[i])) == NULL)
 			fail_msg("accepted %s", bad[i]);
 	}
+	assert_string_equal(channel_check_to(&webhook, SLICE("a b")),
+			    "must be a URL of printable ASCII, without spaces or backslashes");
 	assert_non_null(channel_check_to(&webhook, (struct slice){"http://h/\0", 10}));
 	memset(longest + 9, 'a', 2040);
 	assert_non_null(channel_check_to(&webhook, slice_str(longest)));
