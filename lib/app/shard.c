@@ -5,7 +5,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { QUIET_LIMIT_US = 2000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
+enum { QUIET_LIMIT_US = 2000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000, LOOKUPS = 32 };
 
 static void step_done(struct shard *s)
 {
@@ -93,7 +93,8 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	const struct config *c = app->config;
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
-		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled"};
+		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",
+		.lookups = LOOKUPS};
 
 	*s = (struct shard){.app = app, .index = index};
 	s->loop = loop_new();
