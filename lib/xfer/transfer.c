@@ -114,15 +114,14 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
 	return 0;
 }
 
-/* CURLOPT_RESOLVER_START_FUNCTION. */
+/* CURLOPT_RESOLVER_START_FUNCTION: its cache does not know the host. */
 static int on_resolve(void *resolver, void *reserved, void *arg)
 {
 	struct transfer *t = arg;
 
 	(void)resolver;
 	(void)reserved;
-	t->seen.resolving = true;
-	return 0;
+	return xfer_names_allow(t) ? 0 : 1;
 }
 
 static void set_callbacks(struct transfer *t)
@@ -318,6 +317,7 @@ bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 	struct curl_slist *headers;
 
 	t->fd = -1;
+	t->lookup = NULL;
 	t->seen = (struct evidence){.retry_after_ms = RETRY_AFTER_NONE};
 	t->guarded = e->guarded;
 	t->tls = strncasecmp(e->url, "https:", 6) == 0;
