@@ -48,8 +48,9 @@ class CommandLine(Files):
         self.assertRegex(out, r"^settled [0-9]+\.[0-9]+\.[0-9]+\S*\n$")
         status, out, err = run("--help")
         self.assertEqual((status, err), (0, ""))
-        for word in ("--config", "--check", "--version", "healthcheck", "127.0.0.1:8080"):
+        for word in ("--config", "--check", "--version", "healthcheck", "127.0.0.1:8080", "-h"):
             self.assertIn(word, out)
+        self.assertEqual(run("-h"), (0, out, ""))
 
     def test_help_fits_a_screen(self):
         lines = run("--help")[1].splitlines()
@@ -65,12 +66,25 @@ class CommandLine(Files):
         finally:
             daemon.stop()
 
-    def test_wrong_arguments_are_refused_with_a_hint(self):
-        for args in (["--nonsense"], ["--config"], ["serve"], ["healthcheck", "now"], ["-x"], [""], ["--check", "x"]):
+    def test_wrong_arguments_are_refused_by_name_with_a_hint(self):
+        for args, said in ((["--nonsense"], "--nonsense: unknown option"), (["--nonsense=1", "x"], "--nonsense=1: unknown option"),
+                           (["-x"], "-x: unknown option"), (["-xh"], "-x: unknown option"),
+                           (["--check=yes"], "--check=yes: this option takes no value"),
+                           (["--config"], "--config: a file is wanted"), (["--config="], "--config: a file is wanted"),
+                           (["--check", "--config"], "--config: a file is wanted"),
+                           (["--config", "a", "--config", "b"], "--config: given twice"),
+                           (["serve"], "`serve`: unknown argument"), ([""], "``: unknown argument"),
+                           (["healthcheck", "now"], "`now`: unknown argument"), (["--check", "x"], "`x`: unknown argument")):
             with self.subTest(args=args):
-                status, out, err = run(*args)
-                self.assertEqual((status, out), (2, ""))
-                self.assertIn("settled --help", err)
+                self.assertEqual(run(*args), (2, "", f"settled: {said}\nTry `settled --help`.\n"))
+
+    def test_what_does_not_go_together_is_refused(self):
+        for args, said in ((["--check", "healthcheck"], "--check and healthcheck: one at a time"),
+                           (["healthcheck", "--check"], "--check and healthcheck: one at a time"),
+                           (["--version", "--check"], "--version and --check: one at a time"),
+                           (["--version", "--config", "x"], "--version: takes no --config")):
+            with self.subTest(args=args):
+                self.assertEqual(run(*args), (2, "", f"settled: {said}\nTry `settled --help`.\n"))
 
     def test_a_good_configuration_passes_the_check(self):
         path = self.file("listen: 127.0.0.1:9\nshards: 2\nservices:\n  push: {kind: http, url: 'http://h/{to}'}\n")
