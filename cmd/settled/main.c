@@ -18,6 +18,17 @@ static int print(struct slice text)
 	return fflush(stdout) != 0 || ferror(stdout);
 }
 
+static int print_defaults(void)
+{
+	struct buf out = {0};
+	int ret;
+
+	config_defaults(&out);
+	ret = print(buf_slice(&out));
+	buf_free(&out);
+	return ret;
+}
+
 static int print_valid(const char *path)
 {
 	printf("%s: valid\n", path != NULL ? path : "the defaults");
@@ -52,6 +63,8 @@ int main(int argc, char **argv)
 	if (!options_parse(argc, argv, &options))
 		return EXIT_BAD_CONFIG;
 	switch (options.command) {
+	case COMMAND_DEFAULTS:
+		return print_defaults();
 	case COMMAND_VERSION:
 		return print(SLICE("settled " SETTLED_VERSION "\n"));
 	case COMMAND_HELP:

@@ -11,6 +11,7 @@ const char options_usage[] =
 	"usage: settled [--config FILE]              serve\n"
 	"       settled --check [--config FILE]      check the file: exit 0 or 2\n"
 	"       settled healthcheck [--config FILE]  exit 0 if a running one is ready\n"
+	"       settled --defaults                   print every setting, to start from\n"
 	"       settled --version | --help | -h\n"
 	"\n"
 	"With no file it serves on 127.0.0.1:8080 with the one service `webhook`:\n"
@@ -26,6 +27,7 @@ enum { OPT_CONFIG = 256, OPT_COMMAND };
 static const struct option long_options[] = {
 	{"config", required_argument, NULL, OPT_CONFIG},
 	{"check", no_argument, NULL, OPT_COMMAND + COMMAND_CHECK},
+	{"defaults", no_argument, NULL, OPT_COMMAND + COMMAND_DEFAULTS},
 	{"version", no_argument, NULL, OPT_COMMAND + COMMAND_VERSION},
 	{"help", no_argument, NULL, 'h'},
 	{0},
@@ -54,7 +56,7 @@ static bool refuse_option(char **argv)
 
 static const char *command_name(enum command c)
 {
-	static const char *const names[] = {"", "--check", "healthcheck", "--version", "--help"};
+	static const char *const names[] = {"", "--check", "healthcheck", "--defaults", "--version", "--help"};
 
 	return names[c];
 }

@@ -7,7 +7,7 @@
 
 #include "base/macros.h"
 
-enum command { COMMAND_SERVE, COMMAND_CHECK, COMMAND_HEALTHCHECK, COMMAND_VERSION, COMMAND_HELP };
+enum command { COMMAND_SERVE, COMMAND_CHECK, COMMAND_HEALTHCHECK, COMMAND_DEFAULTS, COMMAND_VERSION, COMMAND_HELP };
 
 struct options {
 	enum command command;

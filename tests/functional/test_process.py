@@ -48,7 +48,7 @@ class CommandLine(Files):
         self.assertRegex(out, r"^settled [0-9]+\.[0-9]+\.[0-9]+\S*\n$")
         status, out, err = run("--help")
         self.assertEqual((status, err), (0, ""))
-        for word in ("--config", "--check", "--version", "healthcheck", "127.0.0.1:8080", "-h"):
+        for word in ("--config", "--check", "--defaults", "--version", "healthcheck", "127.0.0.1:8080", "-h"):
             self.assertIn(word, out)
         self.assertEqual(run("-h"), (0, out, ""))
 
@@ -82,7 +82,9 @@ class CommandLine(Files):
         for args, said in ((["--check", "healthcheck"], "--check and healthcheck: one at a time"),
                            (["healthcheck", "--check"], "--check and healthcheck: one at a time"),
                            (["--version", "--check"], "--version and --check: one at a time"),
-                           (["--version", "--config", "x"], "--version: takes no --config")):
+                           (["--version", "--config", "x"], "--version: takes no --config"),
+                           (["--defaults", "--config", "x"], "--defaults: takes no --config"),
+                           (["--defaults", "healthcheck"], "--defaults and healthcheck: one at a time")):
             with self.subTest(args=args):
                 self.assertEqual(run(*args), (2, "", f"settled: {said}\nTry `settled --help`.\n"))
 
@@ -91,6 +93,23 @@ class CommandLine(Files):
         self.assertEqual(run("--check", "--config", path), (0, f"{path}: valid\n", ""))
         self.assertEqual(run("--check")[0], 0)
         self.assertEqual(run("--check", "--config", self.file('{"listen": "127.0.0.1:0"}', "settled.json"))[0], 0)
+
+    def test_the_printed_defaults_are_a_file_to_start_from(self):
+        status, out, err = run("--defaults")
+        self.assertEqual((status, err), (0, ""))
+        path = self.file(out)
+        self.assertEqual(run("--check", "--config", path), (0, f"{path}: valid\n", ""))
+        for setting in ("listen: 127.0.0.1:8080", "  answer_bytes: 65536", "    kind: webhook", "    # refuses_with:"):
+            self.assertIn(setting + "\n", out)
+        more = out.replace("# max_in_flight: 256", "max_in_flight: 3").replace("# secret:", "secret: whsec_" + "A" * 32)
+        path = self.file(more, "more.yaml")
+        self.assertEqual(run("--check", "--config", path)[0], 0)
+
+    def test_what_cannot_be_printed_is_an_error(self):
+        for ask in ("--defaults", "--version", "--help", "--check"):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run([*harness.SETTLED, ask], stdout=full, timeout=harness.LIMIT_S, check=False)
+            self.assertEqual(done.returncode, 1, ask)
 
     def test_a_bad_configuration_is_refused_with_line_and_column(self):
         path = self.file("listen: 127.0.0.1:9\nlimits:\n  itemz: 5\n  body_bytes: many\nservices:\n  push: {kind: httpx}\n")
