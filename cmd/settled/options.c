@@ -3,6 +3,7 @@
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char options_usage[] =
@@ -14,7 +15,9 @@ const char options_usage[] =
 	"       settled --defaults                   print every setting, to start from\n"
 	"       settled --version | --help | -h\n"
 	"\n"
-	"With no file it serves on 127.0.0.1:8080 with the one service `webhook`:\n"
+	"Without --config it takes the file that the environment variable\n"
+	"SETTLED_CONFIG names. With neither it serves on 127.0.0.1:8080 with the one\n"
+	"service `webhook`:\n"
 	"\n"
 	"  curl http://127.0.0.1:8080/v1/batches -H 'Content-Type: application/json' -d '\n"
 	"    {\"items\": [{\"id\": \"1\", \"to\": \"https://example.com/hook\", \"payload\": {}}]}'\n"
@@ -87,6 +90,8 @@ static bool takes_config(enum command c)
 /* The operands, and whether all of it goes together. */
 static bool finish(int argc, char **argv, struct options *o)
 {
+	const char *named = getenv("SETTLED_CONFIG");
+
 	for (; optind < argc; optind++) {
 		if (strcmp(argv[optind], "healthcheck") != 0)
 			return refuse("`%s`: unknown argument", argv[optind]);
@@ -95,6 +100,8 @@ static bool finish(int argc, char **argv, struct options *o)
 	}
 	if (o->config != NULL && !takes_config(o->command))
 		return refuse("%s: takes no --config", command_name(o->command));
+	if (o->config == NULL && named != NULL && named[0] != '\0')
+		o->config = named;
 	return true;
 }
 

@@ -11,7 +11,7 @@ enum command { COMMAND_SERVE, COMMAND_CHECK, COMMAND_HEALTHCHECK, COMMAND_DEFAUL
 
 struct options {
 	enum command command;
-	const char *config;              /* NULL: no file */
+	const char *config;              /* --config, else $SETTLED_CONFIG; NULL: no file */
 };
 
 extern const char options_usage[];

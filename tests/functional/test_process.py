@@ -48,7 +48,7 @@ class CommandLine(Files):
         self.assertRegex(out, r"^settled [0-9]+\.[0-9]+\.[0-9]+\S*\n$")
         status, out, err = run("--help")
         self.assertEqual((status, err), (0, ""))
-        for word in ("--config", "--check", "--defaults", "--version", "healthcheck", "127.0.0.1:8080", "-h"):
+        for word in ("--config", "--check", "--defaults", "--version", "healthcheck", "127.0.0.1:8080", "-h", "SETTLED_CONFIG"):
             self.assertIn(word, out)
         self.assertEqual(run("-h"), (0, out, ""))
 
@@ -104,6 +104,17 @@ class CommandLine(Files):
         more = out.replace("# max_in_flight: 256", "max_in_flight: 3").replace("# secret:", "secret: whsec_" + "A" * 32)
         path = self.file(more, "more.yaml")
         self.assertEqual(run("--check", "--config", path)[0], 0)
+
+    def test_the_environment_names_the_file_where_the_command_line_does_not(self):
+        bad, good = self.file("listen: nowhere\n", "bad.yaml"), self.file("listen: 127.0.0.1:9\n", "good.yaml")
+        env = {"SETTLED_CONFIG": bad}
+        for args in ([], ["--check"], ["healthcheck"]):
+            status, out, err = run(*args, env=env)
+            self.assertEqual((status, out), (2, ""), args)
+            self.assertTrue(err.startswith(bad + ":1:9: "), err)
+        self.assertEqual(run("--check", "--config", good, env=env), (0, f"{good}: valid\n", ""))
+        self.assertEqual(run("--check", env={"SETTLED_CONFIG": ""}), (0, "the defaults: valid\n", ""))
+        self.assertEqual(run("--version", env=env)[0], 0)
 
     def test_what_cannot_be_printed_is_an_error(self):
         for ask in ("--defaults", "--version", "--help", "--check"):
@@ -223,6 +234,19 @@ class Healthcheck(Files):
         status, out, err = run("healthcheck", "--config", path)
         self.assertEqual((status, out), (1, ""))
         self.assertIn("Connection refused", err)
+
+    def test_in_a_container_it_asks_the_daemon_of_the_same_file(self):
+        # The image's health check can be given no argument, only the environment.
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = {"SETTLED_CONFIG": self.file(f"listen: 127.0.0.1:{port}\n")}
+        settled = harness.Process(harness.SETTLED, env)
+        try:
+            settled.wait_line(rf"event=listening .*port={port}\b")
+            self.assertEqual(run("healthcheck", env=env), (0, "", ""))
+        finally:
+            self.assertEqual(settled.stop(), 0)
 
     def test_it_asks_an_open_daemon_on_the_loopback(self):
         daemon = harness.Daemon({"listen": "0.0.0.0:0", "auth": {"open": True}})
