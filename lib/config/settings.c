@@ -34,7 +34,7 @@ static const struct setting table[] = {
 	{"log.format", &cfg_type_choice, IN_CONFIG(log_format), "logfmt", 0, 0, "", formats, ONLY_NONE,
 	 "How a line on standard error is written."},
 	{"log.level", &cfg_type_choice, IN_CONFIG(log_level), "info", 0, 0, "", levels, ONLY_NONE,
-	 "The least important lines that are still written."},
+	 "The least important lines that are still written; debug ones quote what downstreams answered."},
 
 	{"limits.items", &cfg_type_integer, IN_CONFIG(limits.items), "10000", 1, MILLION, "items", NULL, ONLY_NONE,
 	 "One batch, so that one request cannot take all the memory."},
