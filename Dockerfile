@@ -2,7 +2,7 @@
 #
 #   docker build -t settled .
 #   docker run --rm --read-only -p 127.0.0.1:8080:8080 -v "$PWD/deploy/container.yaml:/etc/settled.yaml:ro" \
-#       settled --config /etc/settled.yaml
+#       -e SETTLED_CONFIG=/etc/settled.yaml settled
 
 FROM debian:bookworm-slim AS build
 COPY deploy/packages.sh /tmp/packages.sh
@@ -26,5 +26,6 @@ COPY --from=build /out/usr/local/bin/settled /usr/local/bin/settled
 USER 65532:65532
 EXPOSE 8080
 STOPSIGNAL SIGTERM
+# By SETTLED_CONFIG it knows where the daemon listens; --config is the daemon's alone.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["settled", "healthcheck"]
 ENTRYPOINT ["settled"]

@@ -1,42 +1,44 @@
 /*
  * settled: the daemon's command line.
  */
-#include <getopt.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "app/app.h"
 #include "base/buf.h"
 #include "healthcheck.h"
+#include "options.h"
 #include "version.h"
 
 enum { EXIT_BAD_CONFIG = 2 };
 
-static const char usage[] =
-	"settled: settles a batch of notifications and tells the truth about every item\n"
-	"\n"
-	"usage: settled [--config FILE]              serve\n"
-	"       settled --check [--config FILE]      check the file: exit 0 or 2\n"
-	"       settled healthcheck [--config FILE]  exit 0 if a running one is ready\n"
-	"       settled --version | --help\n"
-	"\n"
-	"With no file it serves on 127.0.0.1:8080 with the one service `webhook`:\n"
-	"\n"
-	"  curl http://127.0.0.1:8080/v1/batches -H 'Content-Type: application/json' -d '\n"
-	"    {\"items\": [{\"id\": \"1\", \"to\": \"https://example.com/hook\", \"payload\": {}}]}'\n"
-	"\n"
-	"SIGTERM drains and stops. The routes are described at /openapi.json.\n";
-
-static int bad_usage(const char *what)
+/* What was printed is nothing if nobody got it. */
+static int print(struct slice text)
 {
-	fprintf(stderr, "settled: %s\nTry `settled --help`.\n", what);
-	return EXIT_BAD_CONFIG;
+	fwrite(text.p, 1, text.n, stdout);
+	return fflush(stdout) != 0 || ferror(stdout);
 }
 
-static int run(const char *path, bool check, bool healthcheck)
+static int print_defaults(void)
+{
+	struct buf out = {0};
+	int ret;
+
+	config_defaults(&out);
+	ret = print(buf_slice(&out));
+	buf_free(&out);
+	return ret;
+}
+
+static int print_valid(const char *path)
+{
+	printf("%s: valid\n", path != NULL ? path : "the defaults");
+	return fflush(stdout) != 0;
+}
+
+static int with_config(const struct options *o)
 {
 	struct buf errors = {0};
-	struct config *config = config_load(path, &errors);
+	struct config *config = config_load(o->config, &errors);
 	int ret;
 
 	if (config == NULL) {
@@ -44,9 +46,9 @@ static int run(const char *path, bool check, bool healthcheck)
 		buf_free(&errors);
 		return EXIT_BAD_CONFIG;
 	}
-	if (check)
-		ret = printf("%s: valid\n", path != NULL ? path : "the defaults") < 0;
-	else if (healthcheck)
+	if (o->command == COMMAND_CHECK)
+		ret = print_valid(o->config);
+	else if (o->command == COMMAND_HEALTHCHECK)
 		ret = healthcheck_run(config);
 	else
 		ret = app_run(config, SETTLED_VERSION);
@@ -56,35 +58,21 @@ static int run(const char *path, bool check, bool healthcheck)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"config", required_argument, NULL, 'c'},
-		{"check", no_argument, NULL, 'k'},
-		{"version", no_argument, NULL, 'v'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
-	const char *path = NULL;
-	bool check = false, healthcheck;
-	int c;
+	struct options options;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (c) {
-		case 'c':
-			path = optarg;
-			break;
-		case 'k':
-			check = true;
-			break;
-		case 'v':
-			return puts("settled " SETTLED_VERSION) < 0;
-		case 'h':
-			return fputs(usage, stdout) < 0;
-		default:
-			return bad_usage("unknown option");
-		}
+	if (!options_parse(argc, argv, &options))
+		return EXIT_BAD_CONFIG;
+	switch (options.command) {
+	case COMMAND_DEFAULTS:
+		return print_defaults();
+	case COMMAND_VERSION:
+		return print(SLICE("settled " SETTLED_VERSION "\n"));
+	case COMMAND_HELP:
+		return print(slice_str(options_usage));
+	case COMMAND_SERVE:
+	case COMMAND_CHECK:
+	case COMMAND_HEALTHCHECK:
+		return with_config(&options);
 	}
-	healthcheck = optind < argc && strcmp(argv[optind], "healthcheck") == 0;
-	if (optind + healthcheck < argc)
-		return bad_usage("unknown argument");
-	return run(path, check, healthcheck);
+	return EXIT_BAD_CONFIG;
 }

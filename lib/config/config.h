@@ -69,5 +69,6 @@ void config_each_limit(const struct config *c, void (*fn)(void *arg, const char 
 /* Every setting with its values, default and reason, as a Markdown table. */
 void config_describe(struct buf *out);
 
-/* A commented YAML file that says what having no file means. */
+/* A YAML file that says what having no file means, with every other setting of a
+ * service and each one's reason as comments. */
 void config_defaults(struct buf *out);

@@ -34,7 +34,7 @@ static const struct setting table[] = {
 	{"log.format", &cfg_type_choice, IN_CONFIG(log_format), "logfmt", 0, 0, "", formats, ONLY_NONE,
 	 "How a line on standard error is written."},
 	{"log.level", &cfg_type_choice, IN_CONFIG(log_level), "info", 0, 0, "", levels, ONLY_NONE,
-	 "The least important lines that are still written."},
+	 "The least important lines that are still written; debug ones quote what downstreams answered."},
 
 	{"limits.items", &cfg_type_integer, IN_CONFIG(limits.items), "10000", 1, MILLION, "items", NULL, ONLY_NONE,
 	 "One batch, so that one request cannot take all the memory."},
@@ -57,7 +57,7 @@ static const struct setting table[] = {
 	{"limits.in_flight", &cfg_type_integer, IN_CONFIG(limits.in_flight), "4096", 1, 65536, "attempts", NULL, ONLY_NONE,
 	 "Attempts at once in each shard, because each takes a file descriptor."},
 	{"limits.keep_results_ms", &cfg_type_integer, IN_CONFIG(limits.keep_results_ms), "86400000", 1, 30 * DAY, "ms", NULL,
-	 ONLY_NONE, "How long a result, and its Idempotency-Key with it, can be asked for."},
+	 ONLY_NONE, "How long a result can be asked for."},
 	{"limits.header_ms", &cfg_type_integer, IN_CONFIG(limits.header_ms), "10000", 1, HOUR, "ms", NULL, ONLY_NONE,
 	 "From a request's first byte to the end of its headers, so that slow callers do not pile up."},
 	{"limits.body_ms", &cfg_type_integer, IN_CONFIG(limits.body_ms), "60000", 1, HOUR, "ms", NULL, ONLY_NONE,
@@ -297,6 +297,31 @@ void config_describe(struct buf *out)
 	}
 }
 
+static void add_comment(struct buf *out, const char *indent, const struct setting *s)
+{
+	buf_printf(out, "%s# %s (", indent, s->why);
+	describe_type(s, out);
+	buf_printf(out, "%s)\n", s->only == ONLY_HTTP ? "; only http" : s->only == ONLY_WEBHOOK ? "; only webhook" : "");
+}
+
+/* What no file means for services, and what else one could say of a service. */
+static void add_services(struct buf *out)
+{
+	buf_add_str(out, "services:\n  webhook:\n");
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const struct setting *s = &table[i];
+		const char *path = path_in(s, "services.*");
+
+		if (path == NULL || s->type == &cfg_type_absent)
+			continue;
+		add_comment(out, "    ", s);
+		if (strcmp(path, "kind") == 0)
+			buf_add_str(out, "    kind: webhook\n");
+		else
+			buf_printf(out, "    # %s:%s%s\n", path, s->preset != NULL ? " " : "", s->preset != NULL ? s->preset : "");
+	}
+}
+
 void config_defaults(struct buf *out)
 {
 	struct slice section = {0};
@@ -312,9 +337,8 @@ void config_defaults(struct buf *out)
 		if (nested && !slice_eq(part, section))
 			buf_printf(out, "%.*s:\n", (int)part.n, part.p);
 		section = part;
-		buf_printf(out, "%s# %s (", indent, s->why);
-		describe_type(s, out);
-		buf_printf(out, ")\n%s%s: %s\n", indent, nested ? s->path + part.n + 1 : s->path, s->preset);
+		add_comment(out, indent, s);
+		buf_printf(out, "%s%s: %s\n", indent, nested ? s->path + part.n + 1 : s->path, s->preset);
 	}
-	buf_add_str(out, "services:\n  webhook: {kind: webhook}\n");
+	add_services(out);
 }

@@ -220,7 +220,7 @@ static struct attempt *attempt_get(struct dispatch *d)
 {
 	struct list *node = list_pop(&d->spare);
 	struct attempt *a;
-	struct buf origin, message_id;
+	struct buf origin, message_id, quote;
 
 	if (node == NULL)
 		return xcalloc(1, sizeof(struct attempt));
@@ -228,8 +228,9 @@ static struct attempt *attempt_get(struct dispatch *d)
 	a = list_entry(node, struct attempt, node);
 	origin = a->origin;
 	message_id = a->message_id;
-	origin.n = message_id.n = 0;
-	*a = (struct attempt){.origin = origin, .message_id = message_id};
+	quote = a->quote;
+	origin.n = message_id.n = quote.n = 0;
+	*a = (struct attempt){.origin = origin, .message_id = message_id, .quote = quote};
 	return a;
 }
 
@@ -242,6 +243,7 @@ static void attempt_put(struct dispatch *d, struct attempt *a)
 	}
 	buf_free(&a->origin);
 	buf_free(&a->message_id);
+	buf_free(&a->quote);
 	free(a);
 }
 
@@ -390,7 +392,8 @@ static void log_attempt(const struct attempt *a)
 		  LOG_STR("phase", phase_str(a->outcome.phase)),
 		  LOG_INT("http_status", a->outcome.http_status),
 		  LOG_INT("started_at_us", a->started_us), LOG_INT("duration_us", a->done_us - a->started_us),
-		  LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail));
+		  LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail),
+		  LOG_SLICE(a->quote.n > 0 ? "answer" : NULL, buf_slice(&a->quote)));
 }
 
 void batch_on_result(struct loop_msg *msg)

@@ -39,6 +39,7 @@ struct attempt {
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
+	struct buf quote;                /* the start of an answer that is no success, for the log */
 	int64_t started_us, done_us, started_unix_ms;
 };
 

@@ -72,6 +72,7 @@ void dispatch_free(struct dispatch *d)
 
 		buf_free(&a->origin);
 		buf_free(&a->message_id);
+		buf_free(&a->quote);
 		free(a);
 	}
 	loop_call_cancel(&d->pump);

@@ -228,6 +228,15 @@ static void wake_starved(struct dispatch *d)
 
 /* ---- one attempt in flight ---- */
 
+/* Why a downstream refused is for the operator alone, who asks by log.level. */
+static void quote_answer(struct attempt *a, const struct answer *answer)
+{
+	enum { QUOTE_MAX = 256 };
+
+	if (a->outcome.code != CODE_OK && log_wants(LOG_DEBUG))
+		buf_add(&a->quote, answer->body.p, MIN(answer->body.n, (size_t)QUOTE_MAX));
+}
+
 static void on_transfer_done(void *arg, const struct answer *answer)
 {
 	struct attempt *a = arg;
@@ -237,6 +246,7 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	a->transfer = NULL;
 	a->done_us = loop_now_us(d->env.loop);
 	channel_classify(lane->service, answer, (enum why)a->op.why, &a->message_id, &a->outcome);
+	quote_answer(a, answer);
 	lane->in_flight--;
 	d->in_flight--;
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, -1);

@@ -20,7 +20,8 @@ in turn, in one run; then how fast an abort takes hold, and memory.
   --aborts N        aborts per row, two fifths of it at 500 in flight (100)
   --max-seconds N   give up after this time (360); the comparison takes half of it
                     at most, and fewer rounds where a slow machine needs that
-  --build DIR       meson build directory; set up if it is not there (build)
+  --build DIR       meson build directory (build-bench); set up as a release build,
+                    as the container's is, or with its own options if it is there
 
 What is compared
   settled   POST /v1/batches to the daemon, every answer checked: 200, succeeded,
@@ -50,7 +51,7 @@ TEXT
 }
 
 here=$(dirname -- "$(realpath -- "$0")")
-build=$here/../../build
+build=$here/../../build-bench
 args=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -69,7 +70,12 @@ done
 
 build=$(realpath -m -- "$build")
 cd -- "$here/../.."
-[ -f "$build/build.ninja" ] || meson setup "$build" >&2
+# A directory of deploy/quickstart.sh's lacks the benchmark's programs: -Dtests=true.
+if [ -f "$build/meson-private/coredata.dat" ]; then
+	meson setup --reconfigure "$build" -Dtests=true >&2
+else
+	meson setup "$build" --buildtype=release -Dtests=true >&2
+fi
 meson compile -C "$build" >&2
 
 # Connections to the hanging downstream and Node's own need descriptors.

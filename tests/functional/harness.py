@@ -27,6 +27,9 @@ LIMIT_S = 30 * float(os.environ.get("SETTLED_TEST_PATIENCE", "1"))
 SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.environ.get("SETTLED_BIN", "build/cmd/settled/settled")]
 DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-downstream")
 
+# What a developer's own daemon is told is not for those of the tests.
+os.environ.pop("SETTLED_CONFIG", None)
+
 
 class Process:
     """A child whose output lines can be waited for; ended by its own id. `files`: how many it may have open."""

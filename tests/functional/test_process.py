@@ -48,8 +48,9 @@ class CommandLine(Files):
         self.assertRegex(out, r"^settled [0-9]+\.[0-9]+\.[0-9]+\S*\n$")
         status, out, err = run("--help")
         self.assertEqual((status, err), (0, ""))
-        for word in ("--config", "--check", "--version", "healthcheck", "127.0.0.1:8080"):
+        for word in ("--config", "--check", "--defaults", "--version", "healthcheck", "127.0.0.1:8080", "-h", "SETTLED_CONFIG"):
             self.assertIn(word, out)
+        self.assertEqual(run("-h"), (0, out, ""))
 
     def test_help_fits_a_screen(self):
         lines = run("--help")[1].splitlines()
@@ -65,18 +66,61 @@ class CommandLine(Files):
         finally:
             daemon.stop()
 
-    def test_wrong_arguments_are_refused_with_a_hint(self):
-        for args in (["--nonsense"], ["--config"], ["serve"], ["healthcheck", "now"], ["-x"], [""], ["--check", "x"]):
+    def test_wrong_arguments_are_refused_by_name_with_a_hint(self):
+        for args, said in ((["--nonsense"], "--nonsense: unknown option"), (["--nonsense=1", "x"], "--nonsense=1: unknown option"),
+                           (["-x"], "-x: unknown option"), (["-xh"], "-x: unknown option"),
+                           (["--check=yes"], "--check=yes: this option takes no value"),
+                           (["--config"], "--config: a file is wanted"), (["--config="], "--config: a file is wanted"),
+                           (["--check", "--config"], "--config: a file is wanted"),
+                           (["--config", "a", "--config", "b"], "--config: given twice"),
+                           (["serve"], "`serve`: unknown argument"), ([""], "``: unknown argument"),
+                           (["healthcheck", "now"], "`now`: unknown argument"), (["--check", "x"], "`x`: unknown argument")):
             with self.subTest(args=args):
-                status, out, err = run(*args)
-                self.assertEqual((status, out), (2, ""))
-                self.assertIn("settled --help", err)
+                self.assertEqual(run(*args), (2, "", f"settled: {said}\nTry `settled --help`.\n"))
+
+    def test_what_does_not_go_together_is_refused(self):
+        for args, said in ((["--check", "healthcheck"], "--check and healthcheck: one at a time"),
+                           (["healthcheck", "--check"], "--check and healthcheck: one at a time"),
+                           (["--version", "--check"], "--version and --check: one at a time"),
+                           (["--version", "--config", "x"], "--version: takes no --config"),
+                           (["--defaults", "--config", "x"], "--defaults: takes no --config"),
+                           (["--defaults", "healthcheck"], "--defaults and healthcheck: one at a time")):
+            with self.subTest(args=args):
+                self.assertEqual(run(*args), (2, "", f"settled: {said}\nTry `settled --help`.\n"))
 
     def test_a_good_configuration_passes_the_check(self):
         path = self.file("listen: 127.0.0.1:9\nshards: 2\nservices:\n  push: {kind: http, url: 'http://h/{to}'}\n")
         self.assertEqual(run("--check", "--config", path), (0, f"{path}: valid\n", ""))
         self.assertEqual(run("--check")[0], 0)
         self.assertEqual(run("--check", "--config", self.file('{"listen": "127.0.0.1:0"}', "settled.json"))[0], 0)
+
+    def test_the_printed_defaults_are_a_file_to_start_from(self):
+        status, out, err = run("--defaults")
+        self.assertEqual((status, err), (0, ""))
+        path = self.file(out)
+        self.assertEqual(run("--check", "--config", path), (0, f"{path}: valid\n", ""))
+        for setting in ("listen: 127.0.0.1:8080", "  answer_bytes: 65536", "    kind: webhook", "    # refuses_with:"):
+            self.assertIn(setting + "\n", out)
+        more = out.replace("# max_in_flight: 256", "max_in_flight: 3").replace("# secret:", "secret: whsec_" + "A" * 32)
+        path = self.file(more, "more.yaml")
+        self.assertEqual(run("--check", "--config", path)[0], 0)
+
+    def test_the_environment_names_the_file_where_the_command_line_does_not(self):
+        bad, good = self.file("listen: nowhere\n", "bad.yaml"), self.file("listen: 127.0.0.1:9\n", "good.yaml")
+        env = {"SETTLED_CONFIG": bad}
+        for args in ([], ["--check"], ["healthcheck"]):
+            status, out, err = run(*args, env=env)
+            self.assertEqual((status, out), (2, ""), args)
+            self.assertTrue(err.startswith(bad + ":1:9: "), err)
+        self.assertEqual(run("--check", "--config", good, env=env), (0, f"{good}: valid\n", ""))
+        self.assertEqual(run("--check", env={"SETTLED_CONFIG": ""}), (0, "the defaults: valid\n", ""))
+        self.assertEqual(run("--version", env=env)[0], 0)
+
+    def test_what_cannot_be_printed_is_an_error(self):
+        for ask in ("--defaults", "--version", "--help", "--check"):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run([*harness.SETTLED, ask], stdout=full, timeout=harness.LIMIT_S, check=False)
+            self.assertEqual(done.returncode, 1, ask)
 
     def test_a_bad_configuration_is_refused_with_line_and_column(self):
         path = self.file("listen: 127.0.0.1:9\nlimits:\n  itemz: 5\n  body_bytes: many\nservices:\n  push: {kind: httpx}\n")
@@ -216,6 +260,19 @@ class Healthcheck(Files):
         status, out, err = run("healthcheck", "--config", path)
         self.assertEqual((status, out), (1, ""))
         self.assertIn("Connection refused", err)
+
+    def test_in_a_container_it_asks_the_daemon_of_the_same_file(self):
+        # The image's health check can be given no argument, only the environment.
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = {"SETTLED_CONFIG": self.file(f"listen: 127.0.0.1:{port}\n")}
+        settled = harness.Process(harness.SETTLED, env)
+        try:
+            settled.wait_line(rf"event=listening .*port={port}\b")
+            self.assertEqual(run("healthcheck", env=env), (0, "", ""))
+        finally:
+            self.assertEqual(settled.stop(), 0)
 
     def test_it_asks_an_open_daemon_on_the_loopback(self):
         daemon = harness.Daemon({"listen": "0.0.0.0:0", "auth": {"open": True}})

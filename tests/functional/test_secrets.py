@@ -1,8 +1,10 @@
 """What is secret stays secret: credentials, payloads and a downstream's answer
-are in no log line, no error, no metric and no result."""
+are in no log line, no error, no metric and no result. At log.level debug alone
+the start of an answer that is no success is in one field of the attempt's line."""
 
 import base64
 import os
+import re
 import subprocess
 import tempfile
 import unittest
@@ -15,6 +17,8 @@ KEY = "whsec_" + base64.b64encode(b"a signing key of thirty-two byte").decode()
 FROM_FILE = "key-from-a-file-0815"
 PAYLOAD = "what-nobody-else-may-read"
 RAW = "what-the-downstream-said"
+LONG = RAW + "-at-such-length" * 20 + "-and-no-further"
+QUOTE_MAX = 256
 CAPABILITY = "capability-in-the-url"
 HIDDEN = (TOKEN, KEY, KEY.removeprefix("whsec_"), "a signing key", FROM_FILE, PAYLOAD, RAW, CAPABILITY)
 
@@ -37,7 +41,8 @@ class Secrets(unittest.TestCase):
                 "dead": {"kind": "http", "url": "http://127.0.0.1:1/{to}", "headers": {"authorization": "Bearer ${TOKEN}"}}}
 
     def batch(self):
-        asks = [f"status={s}&body={RAW}" for s in (200, 201, 302, 400, 401, 403, 404, 410, 413, 429, 500, 503)]
+        asks = [f"status={s}&body={LONG if s == 400 else RAW}"
+                for s in (200, 201, 302, 400, 401, 403, 404, 410, 413, 429, 500, 503)]
         asks += ["hang", "reset", "close", "broken=status", "broken=headers", "broken=length", "endless=body", "endless=headers"]
         items = [item(n, f"{ask}&tag={CAPABILITY}", service="push") for n, ask in enumerate(asks)]
         items += [item(100 + n, f"{self.down.url}/x?{ask}&tag={CAPABILITY}", service="hook") for n, ask in enumerate(asks)]
@@ -53,20 +58,39 @@ class Secrets(unittest.TestCase):
             for secret in HIDDEN:
                 self.assertNotIn(secret, text)
 
+    def ask_everything(self, level, log_format):
+        """All that the daemon told callers, and its log."""
+        daemon = harness.Daemon({"services": self.services(), "log": {"level": level, "format": log_format}},
+                                env={"TOKEN": TOKEN, "SIGNING_KEY": KEY})
+        texts = []
+        for headers in ({}, {"Accept": "application/x-ndjson"}):
+            answer = daemon.post(self.batch(), headers)
+            texts.append(answer.body.decode() + str(answer.headers))
+        texts.append(daemon.ask("GET", "/metrics").body.decode())
+        texts.append(daemon.post(b'{"items":[{"id":"%s","payload":"%s' % (PAYLOAD.encode(), TOKEN.encode())).body.decode())
+        self.assertEqual(daemon.stop(), 0)
+        return texts, daemon.text()
+
+    def quotes(self, log, log_format):
+        """The lines with a quoted answer as (status, quote), and the log without the quotes."""
+        quote = r',"answer":"([^"]*)"' if log_format == "json" else r" answer=(\S+)"
+        status = r'\bhttp_status"?[=:](\d+)'
+        lines = [(int(re.search(status, line)[1]), re.search(quote, line)[1])
+                 for line in log.splitlines() if "attempt_done" in line and re.search(quote, line)]
+        return lines, re.sub(quote, "", log)
+
     def test_no_secret_leaves_the_process_but_to_its_service(self):
         for log_format in ("logfmt", "json"):
-            daemon = harness.Daemon({"services": self.services(), "log": {"level": "debug", "format": log_format}},
-                                    env={"TOKEN": TOKEN, "SIGNING_KEY": KEY})
-            texts = []
-            for headers in ({}, {"Accept": "application/x-ndjson"}):
-                answer = daemon.post(self.batch(), headers)
-                texts.append(answer.body.decode() + str(answer.headers))
-            texts.append(daemon.ask("GET", "/metrics").body.decode())
-            texts.append(daemon.post(b'{"items":[{"id":"%s","payload":"%s' % (PAYLOAD.encode(), TOKEN.encode())).body.decode())
-            self.assertEqual(daemon.stop(), 0)
-            texts.append(daemon.text())
-            self.assertRegex(daemon.text(), "attempt_done")
-            self.check(texts)
+            texts, log = self.ask_everything("info", log_format)
+            self.assertIn("batch_done", log)
+            self.check([*texts, log])
+            texts, log = self.ask_everything("debug", log_format)
+            quotes, rest = self.quotes(log, log_format)
+            self.check([*texts, rest])
+            self.assertIn((410, RAW), quotes)
+            self.assertIn((400, LONG[:QUOTE_MAX]), quotes)
+            self.assertEqual([q for q in quotes if q[0] in (200, 201)], [])
+            self.check([quote.replace(RAW, "") for _, quote in quotes])
         sent = self.down.ledger()
         headers = {k.lower(): v for e in sent for k, v in e["headers"]}
         self.assertEqual((headers["authorization"], headers["x-api-key"]), ("Bearer " + TOKEN, FROM_FILE))

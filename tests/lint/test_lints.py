@@ -12,6 +12,7 @@ import count
 import idioms
 import layers
 import openapi
+import settings
 import sizes
 import symbols
 import tap
@@ -110,6 +111,20 @@ def broken_api(change):
     return test
 
 
+def settings_table(readme, described, wrong):
+    """The lint finds something or nothing, and nothing once --write has been there."""
+    def test():
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            plant(root, {"README.md": readme})
+            found = settings.check_table(root, described)
+            settings.write(root, described)
+            if settings.check_table(root, described) or not (root / "README.md").read_text().endswith("|\n\nAfter.\n"):
+                return ["--write did not put it right"]
+            return [] if bool(found) == wrong else [f"found {found}"]
+    return test
+
+
 def set_at(*path, value):
     def change(doc):
         for key in path[:-1]:
@@ -126,6 +141,7 @@ def drop_at(*path):
     return change
 
 
+SETTINGS = settings.HEAD + " Default |\n|---|---|\n| a | 1 |\n"
 SCHEMAS = ("components", "schemas")
 CHECKS = [
     ("an include that goes up is found",
@@ -181,6 +197,9 @@ CHECKS = [
      broken_api(lambda doc: doc["components"]["schemas"]["ErrorCode"]["enum"].pop())),
     ("a list of field codes that differs is found",
      broken_api(lambda doc: doc["components"]["schemas"]["FieldCode"]["enum"].pop())),
+    ("a table of settings that is right passes", settings_table(SETTINGS + "\nAfter.\n", SETTINGS, False)),
+    ("a setting that the README lacks is found", settings_table(SETTINGS + "\nAfter.\n", SETTINGS + "| b | 2 |\n", True)),
+    ("a setting that is gone is found", settings_table(SETTINGS + "| b | 2 |\n\nAfter.\n", SETTINGS, True)),
     ("passed cases are counted", counted("OK", "1..2\nok 1 - a\nok 2 - b\n", (2, 0, 0))),
     ("a failed case is counted", counted("FAIL", "1..2\nok 1 - a\nnot ok 2 - b\n", (1, 1, 0))),
     ("a skipped case is counted apart", counted("OK", "1..2\nok 1 - a # SKIP no b\nok 2\n", (1, 0, 1))),

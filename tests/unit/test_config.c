@@ -137,6 +137,10 @@ static void the_printed_defaults_load_as_the_defaults(void **state)
 	assert_defaults(c);
 	assert_non_null(strstr(out.p, "\nlog:\n  # How a line on standard error is written. (logfmt, json)\n"
 	                              "  format: logfmt\n"));
+	assert_non_null(strstr(out.p, "\n    # The method that the downstream expects. (POST, PUT, PATCH, DELETE, GET; only http)\n"
+	                              "    # method: POST\n"));
+	assert_non_null(strstr(out.p, "\n    # secret:\n"));
+	assert_null(strstr(out.p, "breaker"));
 	config_free(c);
 	buf_free(&out);
 }
