@@ -9,9 +9,9 @@
 #include "loop/loop.h"
 #include "script.h"
 
-/* Nothing here goes before anything else. The loop asks the kernel again after
- * every 8 callbacks of normal priority; with a thousand ready sockets that
- * costs half of the speed. */
+/* Nothing here goes before anything else. The loop asks the kernel again every
+ * 500 us of work of normal priority; with a thousand ready sockets that costs
+ * speed. */
 #define SERVER_PRIORITY LOOP_URGENT
 
 struct server {

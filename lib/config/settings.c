@@ -45,7 +45,7 @@ static const struct setting table[] = {
 	{"limits.answer_bytes", &cfg_type_integer, IN_CONFIG(limits.answer_bytes), "65536", 1, 16 * MIB, "bytes", NULL,
 	 ONLY_NONE, "What is read of a downstream's answer, so that it cannot fill the memory."},
 	{"limits.json_depth", &cfg_type_integer, IN_CONFIG(limits.json_depth), "64", 4, 1000, "levels", NULL, ONLY_NONE,
-	 "How deeply a request's JSON may nest, because its reader recurses."},
+	 "How deeply a request's JSON may nest, because each open level is remembered while it is read."},
 	{"limits.connections", &cfg_type_integer, IN_CONFIG(limits.connections), "10000", 1, MILLION, "connections", NULL,
 	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor."},
 	{"limits.queued_items", &cfg_type_integer, IN_CONFIG(limits.queued_items), "1000000", 1, 100 * MILLION, "items", NULL,
