@@ -84,6 +84,7 @@ struct httpd {
 	struct heap due;                 /* struct conn.due */
 	struct list conns;
 	struct httpd_usage usage;
+	bool last_answers;               /* each closes its connection */
 	bool quiescing, closing;
 	int listen_fd;                   /* -1 once closed */
 };
