@@ -2,7 +2,8 @@
  * Start: metrics, store, one listening socket and one shard each, threads.
  * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
  *        left (stop: shutdown) ─► let the answers out ─► stop the loops ─► free.
- * A second signal shortens the drain.
+ * A second signal shortens the drain. Batches that a cancel does not end are a
+ * defect, which must not hold the process: it then ends as it is, with status 1.
  */
 #include <errno.h>
 #include <poll.h>
@@ -18,7 +19,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { STEP_MS = 5000 };
+enum { CANCEL_MS = 15000, QUIESCE_MS = 5000 };
 
 static int64_t now_ms(void)
 {
@@ -97,6 +98,14 @@ static bool wait_for(struct app *app, uint64_t *seen, uint64_t want, bool signal
 	return true;
 }
 
+/* Its threads still run, so nothing of theirs can be freed. */
+static NORETURN void end_without_order(unsigned shards)
+{
+	log_event(LOG_ERROR, "stop_failed", LOG_INT("shards", shards),
+		  LOG_STR("why", "their batches did not end, though cancelled: clients get no answer"));
+	_exit(1);
+}
+
 static void stop(struct app *app)
 {
 	uint64_t seen = 0;
@@ -107,12 +116,13 @@ static void stop(struct app *app)
 		log_event(LOG_WARN, "drain_ended", LOG_STR("do", "ending the batches that still run"));
 		for (unsigned i = 0; i < app->n; i++)
 			shard_cancel(&app->shards[i]);
-		REQUIRE(wait_for(app, &seen, app->n, false, STEP_MS));
+		if (!wait_for(app, &seen, app->n, false, CANCEL_MS))
+			end_without_order(app->n - (unsigned)seen);
 	}
 	seen = 0;
 	for (unsigned i = 0; i < app->n; i++)
 		shard_quiesce(&app->shards[i]);
-	if (!wait_for(app, &seen, app->n, false, STEP_MS))
+	if (!wait_for(app, &seen, app->n, false, QUIESCE_MS))
 		log_event(LOG_WARN, "connections_left", LOG_STR("do", "closing them"));
 }
 

@@ -23,6 +23,7 @@ static void on_drain(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, drain);
 
+	httpd_last_answers(s->httpd);
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),

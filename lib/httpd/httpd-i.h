@@ -85,6 +85,7 @@ struct httpd {
 	struct list conns;
 	struct httpd_usage usage;
 	size_t held_bytes;               /* of bodies on their way */
+	bool last_answers;               /* each closes its connection */
 	bool quiescing, closing;
 	int listen_fd;                   /* -1 once closed */
 };

@@ -158,11 +158,17 @@ fail:
 	return NULL;
 }
 
+void httpd_last_answers(struct httpd *h)
+{
+	h->last_answers = true;
+}
+
 void httpd_quiesce(struct httpd *h)
 {
 	if (h->quiescing)
 		return;
 	h->quiescing = true;
+	httpd_last_answers(h);
 	list_foreach(node, &h->conns) {
 		struct conn *c = list_entry(node, struct conn, node);
 

@@ -66,7 +66,10 @@ struct httpd_config {
 struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_config *cfg,
 			const struct httpd_handler *handler) MUST_CHECK;
 
-/* Stop accepting; from now on every answer closes its connection. */
+/* From now on every answer closes its connection; new ones are still accepted. */
+void httpd_last_answers(struct httpd *h);
+
+/* Stop accepting too, and close what is idle. */
 void httpd_quiesce(struct httpd *h);
 unsigned httpd_connections(const struct httpd *h);
 void httpd_free(struct httpd *h);                /* ends what is open: on_end, gone */

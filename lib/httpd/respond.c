@@ -156,7 +156,7 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 		respond_problem(r, PROBLEM_INTERNAL, NULL);
 		return;
 	}
-	if (resp != NULL && (r->drained || request_conn(r)->h->quiescing) && !add_close(resp))
+	if (resp != NULL && (r->drained || request_conn(r)->h->last_answers) && !add_close(resp))
 		MHD_destroy_response(STEAL_PTR(resp));
 	answered(r, resp, status, REQ_ANSWERED);
 }

@@ -16,8 +16,9 @@
  *     configuration names (transfers that are not guarded) does not queue, as
  *     those are few.
  *  3. A look-up that has begun runs to its end even if nobody waits any more:
- *     its thread cannot be stopped, so it keeps its place for as long. No
- *     transfer has a look-up of its own that a cancel would leave behind.
+ *     its thread cannot be stopped, so it keeps its place for as long (300 s at
+ *     most, libcurl's limit). No transfer has a look-up of its own that a cancel
+ *     would leave behind.
  *  4. The handle of a look-up gets no socket, so it ends with the name in
  *     libcurl's cache, or without.
  */

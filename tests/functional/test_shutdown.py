@@ -85,6 +85,23 @@ class Drain(Case):
         self.ended()
         self.assertFalse(self.gate.has_caller())
 
+    def test_meanwhile_every_answer_closes_its_connection(self):
+        self.start()
+        kept = rawhttp.dial(self.settled.port)
+        with kept, kept.makefile("rb") as stream:
+            kept.sendall(ASK)
+            self.assertNotIn("connection", rawhttp.read_answer(stream).headers)
+            running, conn = self.in_flight()
+            self.signal()
+            self.settled.wait_line("event=draining")
+            kept.sendall(ASK)
+            answer = rawhttp.read_answer(stream)
+            self.assertEqual((answer.status, answer.headers["connection"]), (200, "close"))
+            self.assertEqual(stream.read(), b"")
+        conn.sendall(gate.OK)
+        self.assertEqual(self.answer(running).headers["connection"], "close")
+        self.ended()
+
     def test_a_batch_that_runs_goes_on_to_its_next_items(self):
         self.start()
         sock, conn = self.in_flight(n=3)

@@ -56,6 +56,11 @@ static void quiesce(void)
 	httpd_quiesce(s.h);
 }
 
+static void last_answers(void)
+{
+	httpd_last_answers(s.h);
+}
+
 static void reset(int fd)
 {
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger));
@@ -456,6 +461,36 @@ static void quiescing_refuses_new_and_closes_old(void **state)
 	assert_int_equal(s.gones, 0);
 }
 
+static void last_answers_close_but_new_connections_are_served(void **state)
+{
+	int idle, parked, fresh;
+
+	(void)state;
+	start(usual);
+	idle = dial();
+	say(idle, GET("/hi"));
+	hear(idle, false);
+	assert_false(has("\r\nconnection: close"));
+	parked = park();
+	tell(last_answers);
+	tell(answer_parked);
+	hear(parked, false);
+	assert_true(has("\r\nconnection: close"));
+	assert_int_equal(closed(parked), 0);
+	say(idle, GET("/hi"));
+	hear(idle, false);
+	assert_true(has("\r\nconnection: close"));
+	assert_int_equal(closed(idle), 0);
+	fresh = dial();
+	say(fresh, GET("/hi"));
+	hear(fresh, false);
+	assert_string_equal(reply.body, "hello");
+	assert_true(has("\r\nconnection: close"));
+	assert_int_equal(closed(fresh), 0);
+	stop();
+	assert_int_equal(s.gones, 0);
+}
+
 static void freeing_ends_what_is_open(void **state)
 {
 	int fds[5];
@@ -519,6 +554,7 @@ int main(void)
 		cmocka_unit_test(a_stalled_reader_that_leaves_is_seen),
 		cmocka_unit_test(slow_headers_and_bodies_are_cut),
 		cmocka_unit_test(quiescing_refuses_new_and_closes_old),
+		cmocka_unit_test(last_answers_close_but_new_connections_are_served),
 		cmocka_unit_test(freeing_ends_what_is_open),
 		cmocka_unit_test(connections_beyond_the_limit_wait),
 	};

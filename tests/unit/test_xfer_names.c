@@ -226,6 +226,25 @@ static void cancelled_ones_wrote_nothing_and_leave_only_what_had_begun(void **st
 	assert_int_equal(resolver.calls, AT_ONCE);
 }
 
+/* A process that ends does not wait for a name server. */
+static void a_look_up_that_hangs_does_not_hold_the_end(void **state)
+{
+	(void)state;
+	start_names("h%d.test", 1);
+	WAIT_FOR(resolver.running == AT_ONCE);
+	on_loop(cancel_all, NULL);
+	all_end(ANSWER_CANCELLED, PHASE_RESOLVE, 0);
+	loop_stop(rig_loop);
+	pthread_join(rig_thread, NULL);
+	xfer_free(rig_xfer);
+	assert_int_equal(loop_usage(rig_loop).fds, 0);
+	assert_int_equal(loop_usage(rig_loop).timers, 0);
+	loop_free(rig_loop);
+	CHANGE(resolver.held = false);
+	WAIT_FOR(resolver.running == 0);
+	names_setup(state);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -235,6 +254,7 @@ int main(void)
 		NAMES_TEST(a_name_that_does_not_resolve_fails_all_that_wait_for_it),
 		NAMES_TEST(addresses_and_configured_names_do_not_wait_for_callers_names),
 		NAMES_TEST(cancelled_ones_wrote_nothing_and_leave_only_what_had_begun),
+		NAMES_TEST(a_look_up_that_hangs_does_not_hold_the_end),
 	};
 
 	return cmocka_run_group_tests_name("xfer_names", tests, rig_global_setup, rig_global_teardown);
