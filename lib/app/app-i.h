@@ -21,8 +21,10 @@ struct shard {
 	int64_t quiet_by_us;
 };
 
+enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard */
+
 struct app {
-	const struct config *config;
+	struct config config;            /* as loaded, but for the caps; what it points at is borrowed */
 	struct dispatch_group group;
 	struct routes *peers[64];
 	struct shard shards[64];
@@ -32,6 +34,10 @@ struct app {
 	int done_fd;                     /* eventfd: shards count up when a step is done */
 	int signal_fd;
 };
+
+/* limits.c: lower limits.connections and limits.in_flight so that the process
+ * gets along with `fds` file descriptors. False: they are as they were. */
+bool limits_fit(struct config *c, uint64_t fds);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);

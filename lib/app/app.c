@@ -28,20 +28,22 @@ static int64_t now_ms(void)
 	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* Sockets are the currency: take all the descriptors that we may have. */
-static void raise_fd_limit(const struct config *c, unsigned shards)
+/* Sockets are the currency: take all the descriptors that we may have, and plan
+ * to use no more, as an attempt without one fails for no fault of its service. */
+static void share_out_fds(struct config *c)
 {
-	struct rlimit rl;
-	unsigned want = c->limits.connections + shards * c->limits.in_flight + 64;
+	struct rlimit rl, all;
 
 	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
 		return;
-	rl.rlim_cur = rl.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &rl);
-	if (rl.rlim_cur < want)
+	all = (struct rlimit){rl.rlim_max, rl.rlim_max};
+	if (setrlimit(RLIMIT_NOFILE, &all) == 0)
+		rl = all;
+	if (limits_fit(c, rl.rlim_cur))
 		log_event(LOG_WARN, "few_file_descriptors", LOG_INT("have", rl.rlim_cur),
-			  LOG_INT("want", want),
-			  LOG_STR("do", "raise the limit (ulimit -n), or lower limits.connections and limits.in_flight"));
+			  LOG_INT("connections", c->limits.connections), LOG_INT("in_flight", c->limits.in_flight),
+			  LOG_STR("do", "raise the limit (ulimit -n), or lower limits.connections and limits.in_flight: "
+					"until then, these are in force"));
 }
 
 static int open_signals(void)
@@ -101,7 +103,7 @@ static void stop(struct app *app)
 
 	for (unsigned i = 0; i < app->n; i++)
 		shard_drain(&app->shards[i]);
-	if (!wait_for(app, &seen, app->n, true, app->config->limits.drain_ms)) {
+	if (!wait_for(app, &seen, app->n, true, app->config.limits.drain_ms)) {
 		log_event(LOG_WARN, "drain_ended", LOG_STR("do", "ending the batches that still run"));
 		for (unsigned i = 0; i < app->n; i++)
 			shard_cancel(&app->shards[i]);
@@ -152,7 +154,7 @@ static int check_port_is_free(const struct config *c)
 
 static int start_shards(struct app *app, unsigned *retport)
 {
-	const struct config *c = app->config;
+	const struct config *c = &app->config;
 	unsigned port = c->listen_port;
 	int err = port == 0 ? 0 : check_port_is_free(c);
 
@@ -195,8 +197,8 @@ int app_run(const struct config *config, const char *version)
 	int ret = 1;
 
 	log_init(config->log_format, config->log_level);
-	raise_fd_limit(config, config->shards);
-	app->config = config;
+	app->config = *config;
+	share_out_fds(&app->config);
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);

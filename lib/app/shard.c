@@ -26,7 +26,7 @@ static void on_drain(struct loop_msg *msg)
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
-		  LOG_INT("drain_ms", s->app->config->limits.drain_ms));
+		  LOG_INT("drain_ms", s->app->config.limits.drain_ms));
 }
 
 static void on_cancel(struct loop_msg *msg)
@@ -76,9 +76,10 @@ void shard_quiesce(struct shard *s)
 
 static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
 {
-	const struct config *c = s->app->config;
+	const struct config *c = &s->app->config;
 	const struct httpd_config cfg = {
 		.connections = MAX(1u, c->limits.connections / c->shards),
+		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
 		.body_ms = c->limits.body_ms,
 		.idle_ms = c->limits.idle_ms,
@@ -90,10 +91,11 @@ static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
 
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
 {
-	const struct config *c = app->config;
+	const struct config *c = &app->config;
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
-		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled"};
+		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",
+		.lookups = LOOKUPS};
 
 	*s = (struct shard){.app = app, .index = index};
 	s->loop = loop_new();

@@ -35,7 +35,8 @@
 
 NORETURN COLD void base_require_failed(const char *what, const char *file, int line);
 
-/* Small fixed-size allocations: zeroed, and the process ends if there is no
- * memory. Anything whose size a caller chooses uses malloc and is refused. */
+/* Small pieces of a fixed size: zeroed, and the process ends if there is no
+ * memory for one. A body, a batch's items, a document, whatever has the size that
+ * a caller chose, uses malloc and is refused instead. */
 void *xcalloc(size_t n, size_t size) MUST_CHECK;
 char *xstrdup(const char *s) MUST_CHECK;

@@ -4,7 +4,7 @@
 #include <strings.h>
 
 /* Bytes of all headers but for the id; the signature is the longest. */
-enum { OWN_HEADERS = 5, HEADERS_MAX = 512, TRACE_BYTES = 16 };
+enum { OWN_HEADERS = 6, HEADERS_MAX = 512, TRACE_BYTES = 16 };
 
 static const struct channel_kind *kind_of(const struct service *s)
 {
@@ -108,7 +108,7 @@ static void add_hex(struct buf *out, const unsigned char *p, size_t n)
 	buf_add(out, text, 2 * n);
 }
 
-/* W3C Trace Context: version 00, sampled. */
+/* W3C Trace Context: version 00. */
 static void add_traceparent(struct buf *out, const struct channel_message *m)
 {
 	unsigned char span[8];
@@ -116,21 +116,11 @@ static void add_traceparent(struct buf *out, const struct channel_message *m)
 	for (int i = 0; i < 8; i++)
 		span[i] = (unsigned char)(m->span_id >> (56 - 8 * i));
 	buf_add_str(out, "00-");
-	add_hex(out, m->trace_id, TRACE_BYTES);
+	add_hex(out, m->trace->id, TRACE_BYTES);
 	buf_add_char(out, '-');
 	add_hex(out, span, sizeof span);
-	buf_add_str(out, "-01");
-}
-
-static bool names_content_type(const struct service *s)
-{
-	static const char name[] = "content-type:";
-
-	for (size_t i = 0; i < s->n_headers; i++) {
-		if (strncasecmp(s->headers[i], name, sizeof name - 1) == 0)
-			return true;
-	}
-	return false;
+	buf_add_char(out, '-');
+	add_hex(out, &m->trace->flags, 1);
 }
 
 /* Every header of ours, then the operator's. False: no memory to sign. */
@@ -140,8 +130,7 @@ static bool add_headers(const struct service *s, const struct channel_message *m
 	struct buf *out = &scratch->bytes;
 	struct slice id, timestamp;
 
-	if (!names_content_type(s))
-		scratch->lines[(*n)++] = "Content-Type: application/json";
+	scratch->lines[(*n)++] = "Content-Type: application/json";
 	begin(scratch, n, "webhook-id: ");
 	id = add_id(out, m->id);
 	end(scratch);
@@ -159,6 +148,11 @@ static bool add_headers(const struct service *s, const struct channel_message *m
 	begin(scratch, n, "traceparent: ");
 	add_traceparent(out, m);
 	end(scratch);
+	if (m->trace->state.n > 0) {
+		begin(scratch, n, "tracestate: ");
+		buf_add_slice(out, m->trace->state);
+		end(scratch);
+	}
 	for (size_t i = 0; i < s->n_headers; i++)
 		scratch->lines[(*n)++] = s->headers[i];
 	return true;
@@ -173,7 +167,7 @@ bool channel_encode(const struct service *s, const struct channel_message *m,
 
 	out->n = 0;
 	out->failed = false;
-	if (!buf_reserve(out, kind->url_max(s, m->to) + m->id.n * 3 + HEADERS_MAX) ||
+	if (!buf_reserve(out, kind->url_max(s, m->to) + m->id.n * 3 + m->trace->state.n + HEADERS_MAX) ||
 	    !reserve_lines(scratch, OWN_HEADERS + s->n_headers))
 		return false;
 	kind->url(s, m->to, out);

@@ -10,7 +10,7 @@
 
 #include "config/config.h"
 #include "core/exchange.h"
-#include "core/op.h"
+#include "core/batch.h"
 
 /* NULL: `to` fits this service; else static text that says what is wrong. */
 const char *channel_check_to(const struct service *s, struct slice to);
@@ -23,7 +23,7 @@ struct channel_message {
 	struct slice to, payload;
 	struct slice id;                 /* webhook-id: the dedupe key */
 	int64_t unix_s;                  /* webhook-timestamp */
-	const unsigned char *trace_id;   /* 16 bytes */
+	const struct trace *trace;
 	uint64_t span_id;                /* of this attempt */
 };
 

@@ -4,7 +4,7 @@
 #include "wire/wire.h"
 
 /* A longer one is no id, and there may be one for each of many items. */
-enum { MESSAGE_ID_MAX = 255 };
+enum { MESSAGE_ID_MAX = 255, MESSAGE_ID_KEPT = 1024 };
 
 struct verdict {
 	enum code code;
@@ -90,4 +90,6 @@ void channel_classify(const struct service *s, const struct answer *a, enum why 
 	id->n = 0;
 	if (v.code == CODE_OK && a->body.n > 0 && wire_message_id(a->body, id) && id->n <= MESSAGE_ID_MAX)
 		ret->message_id = buf_slice(id);
+	else if (id->cap > MESSAGE_ID_KEPT)
+		buf_free(id);
 }

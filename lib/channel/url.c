@@ -116,7 +116,7 @@ const char *channel_url_parse(struct slice s, struct channel_url *ret)
 	size_t n = 0;
 
 	if (!printable(s))
-		return "must be an URL of printable ASCII, without spaces or backslashes";
+		return "must be a URL of printable ASCII, without spaces or backslashes";
 	if (!take_scheme(&s, ret))
 		return "must be an absolute http or https URL";
 	if (memchr(s.p, '#', s.n) != NULL)

@@ -41,6 +41,7 @@ struct config {
 		unsigned json_depth;
 		unsigned connections;        /* inbound, per process */
 		uint32_t queued_items;       /* unfinished items, per process */
+		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
 		size_t results_bytes;        /* finished results kept in memory */
 		unsigned in_flight;          /* attempts at once, per shard */
 		int64_t keep_results_ms;
@@ -61,6 +62,9 @@ void config_free(struct config *c);              /* NULL is fine */
 
 /* Index of a service by name, or -1. */
 int config_find_service(const struct config *c, struct slice name);
+
+/* Every setting under `limits` as it is in force, in the order of the table. */
+void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg);
 
 /* Every setting with its values, default and reason, as a Markdown table. */
 void config_describe(struct buf *out);

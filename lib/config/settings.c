@@ -50,6 +50,8 @@ static const struct setting table[] = {
 	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor."},
 	{"limits.queued_items", &cfg_type_integer, IN_CONFIG(limits.queued_items), "1000000", 1, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
+	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
+	 "Memory for batches that are not done and for bodies on their way; what would exceed it is refused with 503."},
 	{"limits.results_bytes", &cfg_type_integer, IN_CONFIG(limits.results_bytes), "67108864", 1, TIB, "bytes", NULL,
 	 ONLY_NONE, "Finished results kept in memory; the oldest go first."},
 	{"limits.in_flight", &cfg_type_integer, IN_CONFIG(limits.in_flight), "4096", 1, 65536, "attempts", NULL, ONLY_NONE,
@@ -242,6 +244,31 @@ void cfg_settings_check_kind(const struct node *map, enum service_kind kind, str
 		if (n != NULL)
 			cfg_report_key(rep, n, "only for kind %s: leave it out",
 			               kind == SERVICE_HTTP ? "webhook" : "http");
+	}
+}
+
+/* As read_integer() has put it there. */
+static int64_t integer_at(const struct setting *s, const void *at)
+{
+	uint32_t narrow;
+	int64_t v;
+
+	REQUIRE(s->type == &cfg_type_integer && (s->size == sizeof narrow || s->size == sizeof v));
+	if (s->size == sizeof v) {
+		memcpy(&v, at, sizeof v);
+		return v;
+	}
+	memcpy(&narrow, at, sizeof narrow);
+	return narrow;
+}
+
+void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg)
+{
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const char *name = path_in(&table[i], "limits");
+
+		if (name != NULL)
+			fn(arg, name, integer_at(&table[i], (const char *)c + table[i].offset));
 	}
 }
 

@@ -35,27 +35,12 @@ const char *stop_reason_str(enum stop_reason r)
 	return stop_reason_names[r];
 }
 
-struct gate *gate_new(void)
+void gate_close(struct gate *g, enum why why)
 {
-	struct gate *g = xcalloc(1, sizeof *g);
-
-	atomic_init(&g->refs, 1);
-	return g;
+	atomic_store_explicit(&g->why, (int)why, memory_order_release);
 }
 
-struct gate *gate_ref(struct gate *g)
-{
-	atomic_fetch_add_explicit(&g->refs, 1, memory_order_relaxed);
-	return g;
-}
-
-void gate_unref(struct gate *g)
-{
-	if (atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) == 1)
-		free(g);
-}
-
-enum why gate_why(struct gate *g)
+enum why gate_why(const struct gate *g)
 {
 	return (enum why)atomic_load_explicit(&g->why, memory_order_acquire);
 }
@@ -75,7 +60,6 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items)
 		.body = take_body,
 		.items = items,
 		.counts = {.total = n_items, .pending = n_items},
-		.gate = gate_new(),
 	};
 	for (uint32_t i = 0; i < n_items; i++) {
 		items[i].batch = b;
@@ -96,7 +80,8 @@ void batch_unref(struct batch *b)
 	if (b == NULL || --b->refs > 0)
 		return;
 	REQUIRE(!b->op.live);
-	gate_unref(b->gate);
+	if (b->held != NULL)
+		atomic_fetch_sub(b->held, b->held_bytes);
 	arena_free(&b->arena);
 	blob_unref(b->body);
 	free(b->items);
@@ -223,7 +208,7 @@ void batch_finish(struct batch *b, int64_t now_us, int64_t now_unix_ms)
 {
 	REQUIRE(b->counts.pending == 0);
 	b->outcome = batch_reduce(&b->counts);
-	b->stop_reason = stop_reason_from_why(gate_why(b->gate));
+	b->stop_reason = stop_reason_from_why(gate_why(&b->gate));
 	b->finished_us = now_us;
 	b->finished_unix_ms = now_unix_ms;
 	batch_set_state(b, BATCH_DONE);

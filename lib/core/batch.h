@@ -102,22 +102,27 @@ struct item {
 	int32_t latency_ms;
 	uint16_t service;                /* index into the configuration */
 	uint16_t http_status;
-	uint8_t attempts;                /* started */
+	uint8_t attempts;                /* come to an end */
+	atomic_bool in_flight;           /* one more has started: the lane's shard says so */
 	uint8_t state, status, code, delivered, stop;
 	bool duplicate_risk;
 };
 
-/* What other shards may look at: set once, by the owner, before anything else
- * happens to the batch. Reference-counted, because attempts may outlive it. */
+/* What every shard looks at before it starts an attempt: set once, by the batch's
+ * owner. A batch outlives its attempts, so they point at it. */
 struct gate {
-	atomic_uint refs;
 	atomic_int why;                  /* enum why; not WHY_NONE: start nothing more */
 };
 
-struct gate *gate_new(void);
-struct gate *gate_ref(struct gate *g);
-void gate_unref(struct gate *g);
-enum why gate_why(struct gate *g);
+void gate_close(struct gate *g, enum why why);
+enum why gate_why(const struct gate *g);
+
+/* The caller's trace, continued (W3C Trace Context). */
+struct trace {
+	unsigned char id[16];
+	unsigned char flags;
+	struct slice state;              /* tracestate; n 0: none */
+};
 
 struct counts {
 	uint32_t total, succeeded, failed, indeterminate, not_attempted, pending;
@@ -130,10 +135,12 @@ struct batch {
 	struct blob *body;               /* the request's bytes; items point into it */
 	struct arena arena;
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
-	unsigned char trace_id[16];
+	struct trace trace;
+	atomic_size_t *held;             /* where held_bytes are counted; NULL: nowhere */
+	size_t held_bytes;
 	struct item *items;
 	struct counts counts;
-	struct gate *gate;
+	struct gate gate;
 	struct op op;
 	struct live *live;               /* dispatch's side of it, while it lives */
 	struct item *ready_first, *ready_last;       /* to be tried again now */

@@ -32,6 +32,8 @@ struct live {
 	struct item *seen;               /* last settled item the listener was told of */
 	uint64_t shards;                 /* bit i: shard i may hold attempts of it */
 	int64_t ended_us;                /* when an end from outside was seen */
+	struct blob *document;           /* dispatch_document()'s last, or NULL ... */
+	int64_t document_until_us;       /* ... and how long it will do */
 };
 
 static void dirty(struct live *lv)
@@ -81,7 +83,7 @@ static void on_batch_cancel(struct op *op, enum why why)
 	/* With every item final it has ended by itself, but for the pump's last look. */
 	if (b->counts.pending == 0 && why != WHY_FIRST_FAILURE)
 		return;
-	atomic_store_explicit(&b->gate->why, (int)why, memory_order_release);
+	gate_close(&b->gate, why);
 	batch_set_state(b, BATCH_CANCELLING);
 	b->live->ended_us = loop_now_us(b->live->d->env.loop);
 	tell_lanes(b->live, why);
@@ -117,11 +119,23 @@ void dispatch_detach(struct dispatch *d, struct batch_id id)
 		lv->listener = NULL;
 }
 
-struct batch *dispatch_find(struct dispatch *d, struct batch_id id)
+struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive)
 {
 	struct live *lv = find(d, id);
+	int64_t begun_us = loop_now_us(d->env.loop), took_us;
+	struct buf text = {0};
 
-	return lv == NULL ? NULL : lv->batch;
+	*retlive = lv != NULL;
+	if (lv == NULL)
+		return NULL;
+	if (lv->document == NULL || begun_us >= lv->document_until_us) {
+		blob_unref(lv->document);
+		wire_batch(&text, lv->batch, true);
+		lv->document = blob_from_buf(&text);
+		took_us = loop_now_us(d->env.loop) - begun_us;
+		lv->document_until_us = begun_us + 10 * took_us;
+	}
+	return lv->document == NULL ? NULL : blob_ref(lv->document);
 }
 
 /* ---- accept ---- */
@@ -138,18 +152,36 @@ static void count_refused_items(struct live *lv)
 		meter_add(lv->d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
 }
 
+/* Room for the batch under the process's limits on items and bytes. */
+static bool admit(struct dispatch *d, struct batch *b)
+{
+	const struct config *c = d->env.config;
+	struct dispatch_group *g = d->env.group;
+	uint32_t n = b->counts.pending;
+	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->counts.total * sizeof *b->items;
+
+	if (atomic_fetch_add(&g->unfinished, n) + n > c->limits.queued_items) {
+		atomic_fetch_sub(&g->unfinished, n);
+		return false;
+	}
+	if (atomic_fetch_add(&g->held_bytes, bytes) + bytes > c->limits.queued_bytes) {
+		atomic_fetch_sub(&g->held_bytes, bytes);
+		atomic_fetch_sub(&g->unfinished, n);
+		return false;
+	}
+	b->held = &g->held_bytes;
+	b->held_bytes = bytes;
+	return true;
+}
+
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg)
 {
-	struct dispatch_group *g = d->env.group;
-	uint32_t n = take->counts.pending;
 	struct live *lv;
 
 	if (d->draining)
 		return -ESHUTDOWN;
-	if (atomic_fetch_add(&g->unfinished, n) + n > d->env.config->limits.queued_items) {
-		atomic_fetch_sub(&g->unfinished, n);
+	if (!admit(d, take))
 		return -EBUSY;
-	}
 	lv = xcalloc(1, sizeof *lv);
 	*lv = (struct live){.d = d, .batch = take, .listener = l, .arg = arg};
 	list_init(&lv->dirty);
@@ -162,7 +194,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	op_start(&d->ops, &take->op, &d->root, after(take->accepted_us, take->policy.deadline_ms),
 		 WHY_DEADLINE, on_batch_cancel);
 	batch_set_state(take, BATCH_RUNNING);
-	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, n);
+	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, take->counts.pending);
 	count_refused_items(lv);
 	dirty(lv);
 	return 0;
@@ -231,7 +263,7 @@ static void submit(struct live *lv, struct item *it)
 	a->at = d->env.group->members[shard];
 	a->item = it;
 	a->batch = b->id;
-	a->gate = b->gate;
+	a->gate = &b->gate;
 	a->service = it->service;
 	a->batch_deadline_us = b->op.deadline_us;
 	a->deadline_us = it->op.deadline_us;
@@ -288,7 +320,7 @@ static void start_items(struct live *lv)
 	unsigned most = b->policy.sequential ? 1 : b->policy.concurrency;
 	struct item *it;
 
-	while (b->attempts_out < most && gate_why(b->gate) == WHY_NONE &&
+	while (b->attempts_out < most && gate_why(&b->gate) == WHY_NONE &&
 	       (it = next_item(lv)) != NULL)
 		start_item(lv, it);
 }
@@ -341,8 +373,8 @@ static struct retry_answer decide(struct live *lv, const struct attempt *a)
 				 .deadline_stop = stop_from_why((enum why)it->op.at_deadline),
 			 },
 			 &lv->d->rng);
-	if (r.stop == STOP_NONE && gate_why(b->gate) != WHY_NONE)
-		r.stop = stop_from_why(gate_why(b->gate));
+	if (r.stop == STOP_NONE && gate_why(&b->gate) != WHY_NONE)
+		r.stop = stop_from_why(gate_why(&b->gate));
 	return r;
 }
 
@@ -373,6 +405,7 @@ void batch_on_result(struct loop_msg *msg)
 	struct retry_answer r;
 
 	it->batch->attempts_out--;
+	atomic_store(&it->in_flight, false);
 	if (a->why == WHY_DEADLINE)
 		op_cancel(&d->ops, &it->batch->op, WHY_DEADLINE);
 	if (a->started) {
@@ -433,9 +466,9 @@ static void record(struct live *lv, struct blob *document)
 	struct dispatch *d = lv->d;
 
 	log_done(lv);
-	meter_add(d->env.meter, METRIC_BATCHES, b->outcome, 0, 1);
+	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
 	if (b->stop_reason != STOP_REASON_COMPLETED)
-		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason, 0, 1);
+		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason - STOP_REASON_FIRST_FAILURE, 0, 1);
 	if (document != NULL)
 		store_put(d->env.store, &(struct store_record){
 						.id = b->id,
@@ -465,6 +498,7 @@ static void end(struct live *lv)
 	if (lv->listener != NULL)
 		lv->listener->on_done(lv->arg, b, document);
 	blob_unref(document);
+	blob_unref(lv->document);
 	batch_unref(b);
 	free(lv);
 }
@@ -491,7 +525,7 @@ void batches_pump(struct dispatch *d)
 		enum why why;
 
 		start_items(lv);
-		why = gate_why(lv->batch->gate);
+		why = gate_why(&lv->batch->gate);
 		if (why != WHY_NONE)
 			settle_rest(lv, why);
 		tell_listener(lv);

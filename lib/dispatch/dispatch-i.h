@@ -19,7 +19,7 @@ struct attempt {
 	struct dispatch *owner, *at;     /* the batch's shard, the lane's */
 	struct item *item;
 	struct batch_id batch;
-	struct gate *gate;               /* the batch's; it outlives its attempts */
+	struct gate *gate;               /* the batch's, which outlives its attempts */
 	uint16_t service;
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */

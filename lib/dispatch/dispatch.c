@@ -55,7 +55,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->dirty);
 	list_init(&d->spare);
 	lanes_init(d);
-	d->timer = loop_timer_new(env->loop, LOOP_URGENT, on_timer, d);
+	d->timer = loop_timer_new(env->loop, LOOP_NORMAL, on_timer, d);
 	d->armed_us = INT64_MAX;
 	return d;
 }

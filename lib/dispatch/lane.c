@@ -21,6 +21,8 @@
 
 #include <stdlib.h>
 
+enum { PUMP_LIMIT_US = 500 };
+
 struct lane {
 	struct idmap_node node;          /* key: service, hash of the origin */
 	struct list dirty;               /* dirty_lanes or starved */
@@ -213,6 +215,17 @@ void lane_on_submit(struct loop_msg *msg)
 	lane_dirty(d, lane);
 }
 
+/* A slot of the shard's own is free: it goes to the lane that has waited for one
+ * the longest, before the lane that gave it up can take it back. */
+static void wake_starved(struct dispatch *d)
+{
+	struct list *node;
+
+	if (d->in_flight >= d->env.config->limits.in_flight || (node = list_pop(&d->starved)) == NULL)
+		return;
+	lane_dirty(d, list_entry(node, struct lane, dirty));
+}
+
 /* ---- one attempt in flight ---- */
 
 /* Why a downstream refused is for the operator alone, who asks by log.level. */
@@ -240,8 +253,8 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, 1);
 	meter_add(d->env.meter, METRIC_ATTEMPTS, a->service, a->outcome.code, 1);
 	meter_observe_us(d->env.meter, METRIC_ATTEMPT_SECONDS, a->service, 0, a->done_us - a->started_us);
+	wake_starved(d);
 	lane_dirty(d, lane);
-	list_splice(&d->dirty_lanes, &d->starved);
 	give_back(d, a);
 }
 
@@ -268,7 +281,7 @@ static struct transfer *transfer_new(struct dispatch *d, struct attempt *a)
 		.payload = it->payload,
 		.id = dedupe_key(d, a),
 		.unix_s = a->started_unix_ms / 1000,
-		.trace_id = it->batch->trace_id,
+		.trace = &it->batch->trace,
 		.span_id = rng_u64(&d->rng) | 1,
 	};
 	struct exchange e;
@@ -292,6 +305,7 @@ static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 	if (timeout_us < a->op.deadline_us)
 		op_set_deadline(&d->ops, &a->op, timeout_us, WHY_ATTEMPT_TIMEOUT);
 	a->started = true;
+	atomic_store(&a->item->in_flight, true);
 	lane->in_flight++;
 	d->in_flight++;
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, 1);
@@ -304,7 +318,9 @@ static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 						     .detail = "out of memory; nothing was sent"});
 }
 
-static void lane_pump(struct dispatch *d, struct lane *lane)
+/* Start what may start. With much to do it stops at `until_us` and asks for the
+ * pump again: a thousand signatures would otherwise hold up the loop. */
+static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
 {
 	while (lane->in_flight < lane->service->max_in_flight && !list_empty(&lane->turns)) {
 		struct turn *turn = list_entry(lane->turns.next, struct turn, rr);
@@ -314,6 +330,10 @@ static void lane_pump(struct dispatch *d, struct lane *lane)
 		if (d->in_flight >= d->env.config->limits.in_flight) {
 			list_remove(&lane->dirty);
 			list_append(&d->starved, &lane->dirty);
+			return;
+		}
+		if (now_us > until_us) {
+			lane_dirty(d, lane);
 			return;
 		}
 		/* The timer may be late, or the message was: time decides, not the timer. */
@@ -329,11 +349,13 @@ static void lane_pump(struct dispatch *d, struct lane *lane)
 		else
 			start(d, lane, a, now_us);
 	}
+	wake_starved(d);
 	lane_drop_if_idle(d, lane);
 }
 
 void lanes_pump(struct dispatch *d)
 {
+	int64_t until_us = loop_now_us(d->env.loop) + PUMP_LIMIT_US;
 	struct list now, *node;
 
 	while ((node = list_pop(&d->ended)) != NULL)
@@ -341,5 +363,5 @@ void lanes_pump(struct dispatch *d)
 	list_init(&now);
 	list_splice(&now, &d->dirty_lanes);
 	while ((node = list_pop(&now)) != NULL)
-		lane_pump(d, list_entry(node, struct lane, dirty));
+		lane_pump(d, list_entry(node, struct lane, dirty), until_us);
 }

@@ -3,6 +3,9 @@
 #include "core/batch.h"
 #include "wire/wire.h"
 
+/* The first names of these lists never label anything: "none", "completed". */
+enum { FIRST_ABORT = STOP_REASON_FIRST_FAILURE };
+
 #define NAMES(fn, last, array)                             \
 	static const char *array[last];                        \
 	for (unsigned i = 0; i < last; i++)                    \
@@ -20,7 +23,7 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 	const struct metric_label code = {"code", codes, CODE_MAX};
 	const struct metric_def defs[METRIC_MAX] = {
 		[METRIC_BATCHES] = {"settled_batches_total", "Batches settled, by outcome.",
-				    METRIC_COUNTER, {{"outcome", outcomes, BATCH_OUTCOME_MAX}}},
+				    METRIC_COUNTER, {{"outcome", outcomes + 1, BATCH_OUTCOME_MAX - 1}}},
 		[METRIC_ITEMS] = {"settled_items_total", "Items settled, by status and last code.",
 				  METRIC_COUNTER, {{"status", statuses, STATUS_MAX}, code}},
 		[METRIC_ATTEMPTS] = {"settled_attempts_total", "Attempts made, by service and code.",
@@ -29,7 +32,7 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 					    "Time from the start of an attempt to its outcome.",
 					    METRIC_HISTOGRAM, {service}},
 		[METRIC_ABORTS] = {"settled_aborts_total", "Batches ended before completion, by reason.",
-				   METRIC_COUNTER, {{"reason", reasons, STOP_REASON_MAX}}},
+				   METRIC_COUNTER, {{"reason", reasons + FIRST_ABORT, STOP_REASON_MAX - FIRST_ABORT}}},
 		[METRIC_IN_FLIGHT] = {"settled_attempts_in_flight", "Attempts in flight, by service.",
 				      METRIC_GAUGE, {service}},
 		[METRIC_QUEUED] = {"settled_items_queued", "Unfinished items that are not in flight.",

@@ -7,11 +7,11 @@
 #include "obs/metrics.h"
 
 enum metric {
-	METRIC_BATCHES,                  /* outcome */
+	METRIC_BATCHES,                  /* outcome - 1: there is no "none" */
 	METRIC_ITEMS,                    /* status, code */
 	METRIC_ATTEMPTS,                 /* service, code */
 	METRIC_ATTEMPT_SECONDS,          /* service */
-	METRIC_ABORTS,                   /* reason */
+	METRIC_ABORTS,                   /* reason - STOP_REASON_FIRST_FAILURE */
 	METRIC_IN_FLIGHT,                /* service */
 	METRIC_QUEUED,
 	METRIC_PARKED,

@@ -18,7 +18,6 @@
 #include "base/heap.h"
 #include "base/list.h"
 #include "httpd/httpd.h"
-#include "wire/wire.h"
 
 enum req_state {
 	REQ_NONE,                        /* no request line yet */
@@ -42,10 +41,11 @@ struct http_request {
 	bool bad_escape;
 	bool chunked;
 	enum http_method method;
-	const char *method_str, *path;
+	const char *path;
 	size_t target_n;                 /* as received */
 	size_t welcome;                  /* body bytes the handler takes */
 	size_t discarded;
+	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;
 	struct blob *blob;
 	void *data;
@@ -84,6 +84,7 @@ struct httpd {
 	struct heap due;                 /* struct conn.due */
 	struct list conns;
 	struct httpd_usage usage;
+	size_t held_bytes;               /* of bodies on their way */
 	bool quiescing, closing;
 	int listen_fd;                   /* -1 once closed */
 };
@@ -113,6 +114,7 @@ void request_end(struct http_request *r, bool gone);
 void request_gone(struct http_request *r);
 void request_suspend(struct http_request *r);
 void request_resume(struct http_request *r);
+void request_release(struct http_request *r);    /* its body's bytes are counted no more */
 void *request_on_line(void *cls, const char *uri, struct MHD_Connection *mc);
 size_t request_unescape(void *cls, struct MHD_Connection *mc, char *s);
 enum MHD_Result request_on_access(void *cls, struct MHD_Connection *mc, const char *url,

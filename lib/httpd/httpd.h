@@ -29,6 +29,7 @@
 
 #include "base/buf.h"
 #include "loop/loop.h"
+#include "wire/wire.h"
 
 struct httpd;
 struct http_request;
@@ -47,12 +48,15 @@ struct httpd_handler {
 	size_t (*on_head)(void *arg, struct http_request *r);
 	/* The request is complete. */
 	void (*on_request)(void *arg, struct http_request *r);
+	/* httpd refuses a request by itself. May be NULL. */
+	void (*on_refused)(void *arg, enum problem p);
 	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */
 	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
 };
 
 struct httpd_config {
 	unsigned connections;            /* at once, of this shard */
+	size_t body_bytes;               /* of bodies on their way, of all connections; then 503 */
 	int64_t header_ms, body_ms;      /* first byte to the last, absolute */
 	int64_t idle_ms;                 /* between requests */
 	int64_t write_ms;                /* a reader that takes nothing */
@@ -80,13 +84,10 @@ unsigned httpd_port(int listen_fd);              /* the port the kernel gave */
 
 /* The request. All slices live as long as it does. */
 enum http_method http_method(const struct http_request *r);
-const char *http_method_str(const struct http_request *r);
 const char *http_path(const struct http_request *r);         /* without the query */
-const char *http_query(struct http_request *r, const char *name);  /* NULL: absent */
 const char *http_header(struct http_request *r, const char *name); /* NULL: absent */
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
-void *http_data(const struct http_request *r);
 
 /* Answer. `headers` are copied; takes the reference on `body` (NULL: empty).
  * HEAD sends no body but its length. At most once per request. */
@@ -96,7 +97,8 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 /* Answer with a stream of unknown length, whose end closes the connection. Not
  * from on_head. `fill` is asked for bytes whenever the
  * client takes some: it returns how many it wrote, 0 for "none now: call
- * http_stream_wake()", or -1 for the end. It is never asked while the client is
+ * http_stream_wake()", -1 for the end, or -2 to
+ * break off, so that the client sees an answer that is not whole. It is never asked while the client is
  * not reading, so nothing need be queued for it. */
 void http_stream(struct http_request *r, int status, const struct http_header *headers,
 		 size_t n_headers, ssize_t (*fill)(void *data, char *out, size_t max));

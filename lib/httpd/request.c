@@ -24,6 +24,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 #include "httpd/httpd-i.h"
@@ -156,6 +157,18 @@ static enum http_method parse_method(const char *s)
 	return HTTP_OTHER;
 }
 
+/* The absolute form of a target (RFC 9112 section 3.2.2) names its host, too. */
+static const char *path_of(const char *target)
+{
+	size_t scheme = strncasecmp(target, "http://", 7) == 0 ? 7 : strncasecmp(target, "https://", 8) == 0 ? 8 : 0;
+	const char *slash;
+
+	if (scheme == 0)
+		return target;
+	slash = strchr(target + scheme, '/');
+	return slash == NULL ? "/" : slash;
+}
+
 /* Whoever waits for "100 Continue" has sent nothing yet. Everybody else sends
  * while we refuse: to close on unread bytes would reset the connection, and what
  * the refusal says would be lost on its way. */
@@ -168,6 +181,24 @@ static void refuse_body(struct http_request *r)
 	request_set_state(r, REQ_BODY);
 	deadline_set(request_conn(r), WAIT_BODY);
 	respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
+}
+
+/* Count n more bytes of a body on its way. False: too many of them already. */
+static bool hold(struct http_request *r, size_t n)
+{
+	struct httpd *h = request_conn(r)->h;
+
+	if (n > h->cfg.body_bytes - h->held_bytes)
+		return false;
+	h->held_bytes += n;
+	r->held += n;
+	return true;
+}
+
+void request_release(struct http_request *r)
+{
+	request_conn(r)->h->held_bytes -= r->held;
+	r->held = 0;
 }
 
 /* A body is announced: ask how much of it is welcome, and make room. */
@@ -184,7 +215,7 @@ static void expect_body(struct http_request *r, const struct framing *f)
 		refuse_body(r);
 		return;
 	}
-	if (f->has_length && !buf_reserve(&r->body, f->length)) {
+	if (f->has_length && (!hold(r, f->length) || !buf_reserve(&r->body, f->length))) {
 		respond_problem(r, PROBLEM_OVERLOADED, NULL);
 		return;
 	}
@@ -203,8 +234,7 @@ static enum MHD_Result on_head_complete(struct http_request *r, const char *url,
 
 	deadline_clear(c);
 	r->method = parse_method(method);
-	r->method_str = method;
-	r->path = url;
+	r->path = path_of(url);
 	r->chunked = f.chunked;
 	if (f.error != NULL)
 		respond_problem(r, f.problem, f.error);
@@ -225,6 +255,8 @@ static enum MHD_Result on_body(struct http_request *r, const char *p, size_t n)
 		respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
 		return MHD_YES;
 	}
+	if (r->chunked && !hold(r, n))
+		r->body.failed = true;
 	buf_add(&r->body, p, n);
 	if (r->body.failed)
 		respond_within_body(r, PROBLEM_OVERLOADED, NULL);
@@ -239,6 +271,7 @@ static enum MHD_Result hand_over(struct http_request *r)
 	deadline_clear(request_conn(r));
 	if (r->state == REQ_BODY) {
 		r->blob = blob_from_buf(&r->body);
+		request_release(r);
 		if (r->blob == NULL) {
 			respond_problem(r, PROBLEM_OVERLOADED, NULL);
 			return respond_queue(r);
@@ -305,6 +338,7 @@ void request_on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
 	if (r->response != NULL)
 		MHD_destroy_response(r->response);
 	buf_free(&r->body);
+	request_release(r);
 	blob_unref(r->blob);
 	request_set_state(r, REQ_NONE);
 	*r = (struct http_request){.state = REQ_NONE};
@@ -318,25 +352,9 @@ enum http_method http_method(const struct http_request *r)
 	return r->method;
 }
 
-const char *http_method_str(const struct http_request *r)
-{
-	return r->method_str;
-}
-
 const char *http_path(const struct http_request *r)
 {
 	return r->path;
-}
-
-/* "?name" and "?name=" are both the empty string. */
-const char *http_query(struct http_request *r, const char *name)
-{
-	const char *value = NULL;
-
-	if (MHD_lookup_connection_value_n(request_conn(r)->mc, MHD_GET_ARGUMENT_KIND, name, strlen(name),
-					  &value, NULL) != MHD_YES)
-		return NULL;
-	return value == NULL ? "" : value;
 }
 
 const char *http_header(struct http_request *r, const char *name)
@@ -354,7 +372,3 @@ void http_set_data(struct http_request *r, void *data)
 	r->data = data;
 }
 
-void *http_data(const struct http_request *r)
-{
-	return r->data;
-}

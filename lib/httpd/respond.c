@@ -62,6 +62,14 @@ static struct blob *problem_document(enum problem p, const char *detail)
 	return blob_from_buf(&b);
 }
 
+static void tell_refused(struct http_request *r, enum problem p)
+{
+	const struct httpd_handler *handler = &request_conn(r)->h->handler;
+
+	if (handler->on_refused != NULL)
+		handler->on_refused(handler->arg, p);
+}
+
 /* What httpd refuses by itself. The connection closes: its next byte may be
  * anything. */
 void respond_problem(struct http_request *r, enum problem p, const char *detail)
@@ -72,6 +80,7 @@ void respond_problem(struct http_request *r, enum problem p, const char *detail)
 	struct blob *doc = problem_document(p, detail);
 	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
 
+	tell_refused(r, p);
 	if (resp != NULL && (!add_headers(resp, headers, status == 503 ? 2 : 1) || !add_close(resp)))
 		MHD_destroy_response(STEAL_PTR(resp));
 	answered(r, resp, status, REQ_ANSWERED);
@@ -91,8 +100,10 @@ void respond_within_body(struct http_request *r, enum problem p, const char *det
 	char date[40];
 	time_t now = time(NULL);
 
+	tell_refused(r, p);
 	request_set_state(r, REQ_REFUSED);
 	buf_free(&r->body);
+	request_release(r);
 	r->discarded = 0;
 	strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
 	if (doc != NULL) {
@@ -174,7 +185,8 @@ static ssize_t on_fill(void *cls, uint64_t pos, char *out, size_t max)
 	if (n > 0)
 		return n;
 	if (n < 0)
-		return end_stream(r, MHD_CONTENT_READER_END_OF_STREAM);
+		return end_stream(r, n == -1 ? MHD_CONTENT_READER_END_OF_STREAM
+					     : MHD_CONTENT_READER_END_WITH_ERROR);
 	request_suspend(r);
 	if (r->woken)
 		request_resume(r);

@@ -5,7 +5,7 @@
  * Thread: everything but loop_post() and loop_stop() belongs to the thread that
  * runs loop_run(). Before loop_run() starts, the creating thread may use it.
  *
- * Two priorities: URGENT (a client's disconnect, deadlines) runs before NORMAL
+ * Two priorities: URGENT (a client's disconnect) runs before NORMAL
  * (accept, requests, transfers), and NORMAL is looked away from at least every
  * 500 us, so a flood of transfers cannot delay the detection of a disconnect by
  * more than about a millisecond. Deferred calls and messages run with the

@@ -6,14 +6,20 @@
  *     did not fit, so a cut line is still valid JSON and valid logfmt.
  *  3. TAIL bytes stay free until line_end(), which says `cut=true` if a field
  *     is missing.
- *  4. What is written is printable UTF-8: a byte that is not UTF-8 is shown as
+ *  4. A pipe or socket whose reader has stopped is not waited for: lines are
+ *     dropped and counted, and the next one that finds room is preceded by
+ *     their number. Only a race of threads for the last free page can block.
+ *  5. What is written is printable UTF-8: a byte that is not UTF-8 is shown as
  *     \xNN, a control character as \uNNNN or its short form.
  */
 #include "obs/log.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,11 +38,16 @@ struct line {
 
 static enum log_format format = LOG_LOGFMT;
 static enum log_level threshold = LOG_INFO;
+static bool may_block;                   /* standard error has a reader that may stop */
+static atomic_ulong dropped;
 
 void log_init(enum log_format new_format, enum log_level level)
 {
+	struct stat st;
+
 	format = new_format;
 	threshold = level;
+	may_block = fstat(STDERR_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
 }
 
 bool log_wants(enum log_level level)
@@ -231,23 +242,53 @@ static void line_end(struct line *l)
 	l->n += (size_t)snprintf(l->p + l->n, TAIL, "%s%s", cut, end);
 }
 
+static bool has_room(void)
+{
+	struct pollfd p = {STDERR_FILENO, POLLOUT, 0};
+
+	return !may_block || poll(&p, 1, 0) > 0;
+}
+
+static void make_line(struct line *l, enum log_level level, const char *event, const struct log_field *fields)
+{
+	char now[64];
+
+	l->n = 0;
+	l->full = l->cut = false;
+	now_rfc3339(now, sizeof now);
+	line_add_field(l, "ts", &LOG_STR("", now));
+	line_add_field(l, "level", &LOG_STR("", level_name(level)));
+	line_add_field(l, "event", &LOG_STR("", event));
+	for (; fields->key != NULL; fields++)
+		line_add_field(l, fields->key, fields);
+	line_end(l);
+}
+
+/* A line that standard error does not take is lost: nobody can be told. */
+static void put_line(const struct line *l)
+{
+	while (write(STDERR_FILENO, l->p, l->n) < 0 && errno == EINTR)
+		;
+}
+
 void log_write(enum log_level level, const char *event, const struct log_field *fields)
 {
 	struct line l;
-	char now[64];
 	int saved = errno;
+	unsigned long lost;
 
-	l.n = 0;
-	l.full = l.cut = false;
-	now_rfc3339(now, sizeof now);
-	line_add_field(&l, "ts", &LOG_STR("", now));
-	line_add_field(&l, "level", &LOG_STR("", level_name(level)));
-	line_add_field(&l, "event", &LOG_STR("", event));
-	for (; fields->key != NULL; fields++)
-		line_add_field(&l, fields->key, fields);
-	line_end(&l);
-	/* A line that standard error does not take is lost: nobody can be told. */
-	while (write(STDERR_FILENO, l.p, l.n) < 0 && errno == EINTR)
-		;
+	if (!has_room()) {
+		atomic_fetch_add(&dropped, 1);
+		errno = saved;
+		return;
+	}
+	lost = atomic_exchange(&dropped, 0);
+	if (lost > 0) {
+		make_line(&l, LOG_WARN, "log_lines_dropped",
+			  (const struct log_field[]){LOG_INT("lines", lost), {0}});
+		put_line(&l);
+	}
+	make_line(&l, level, event, fields);
+	put_line(&l);
 	errno = saved;
 }

@@ -72,19 +72,15 @@ static void on_stored(struct store_get *s)
 static void ask_owner(struct loop_msg *msg)
 {
 	struct get *g = container_of(msg, struct get, msg);
-	struct batch *b = dispatch_find(g->owner->env.dispatch, g->id);
-	struct buf text = {0};
 
-	if (b == NULL) {
+	g->document = dispatch_document(g->owner->env.dispatch, g->id, &g->found);
+	if (!g->found) {
 		g->stored = (struct store_get){.reply_to = g->here->env.loop, .id = g->id,
 					       .now_unix_ms = loop_unix_ms(g->owner->env.loop),
 					       .on_done = on_stored};
 		store_get(g->owner->env.store, &g->stored);
 		return;
 	}
-	wire_batch(&text, b, true);
-	g->document = blob_from_buf(&text);
-	g->found = true;
 	g->msg.run = on_live_reply;
 	loop_post(g->here->env.loop, &g->msg);
 }

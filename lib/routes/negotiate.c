@@ -70,6 +70,8 @@ bool negotiate_is_json(const char *content_type)
 	return same(next_part(&rest, ';'), "application/json");
 }
 
+enum { TRACESTATE_MAX = 512 };
+
 static int hex(char c)
 {
 	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
@@ -77,30 +79,46 @@ static int hex(char c)
 
 static bool parse_hex(const char *p, size_t n, unsigned char *ret)
 {
-	unsigned char any = 0;
-
 	for (size_t i = 0; i < n; i++) {
 		int high = hex(p[2 * i]), low = high < 0 ? -1 : hex(p[2 * i + 1]);
 
 		if (low < 0)
 			return false;
 		ret[i] = (unsigned char)(high << 4 | low);
-		any |= ret[i];
 	}
-	return any != 0;
+	return true;
 }
 
-bool negotiate_trace_id(const char *traceparent, unsigned char ret[16])
+static bool any(const unsigned char *p, size_t n)
+{
+	unsigned char bits = 0;
+
+	for (size_t i = 0; i < n; i++)
+		bits |= p[i];
+	return bits != 0;
+}
+
+bool negotiate_traceparent(const char *traceparent, unsigned char retid[16], unsigned char *retflags)
 {
 	struct slice s = slice_str(traceparent);
-	unsigned char parent[8];
+	unsigned char version, parent[8];
 
 	if (s.n < 55 || s.p[2] != '-' || s.p[35] != '-' || s.p[52] != '-')
 		return false;
-	if (hex(s.p[0]) < 0 || hex(s.p[1]) < 0 || hex(s.p[53]) < 0 || hex(s.p[54]) < 0 ||
-	    memcmp(s.p, "ff", 2) == 0)
+	if (!parse_hex(s.p, 1, &version) || !parse_hex(s.p + 53, 1, retflags) || version == 0xff)
 		return false;
 	if (memcmp(s.p, "00", 2) == 0 ? s.n != 55 : s.n > 55 && s.p[55] != '-')
 		return false;
-	return parse_hex(s.p + 3, 16, ret) && parse_hex(s.p + 36, 8, parent);
+	return parse_hex(s.p + 3, 16, retid) && any(retid, 16) && parse_hex(s.p + 36, 8, parent) && any(parent, 8);
+}
+
+struct slice negotiate_tracestate(const char *tracestate)
+{
+	struct slice s = slice_trim(slice_str(tracestate));
+
+	for (size_t i = 0; i < s.n; i++) {
+		if (s.p[i] < 0x20 || s.p[i] > 0x7e)
+			return (struct slice){0};
+	}
+	return s.n <= TRACESTATE_MAX ? s : (struct slice){0};
 }

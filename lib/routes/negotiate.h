@@ -14,5 +14,8 @@ enum media negotiate_accept(const char *accept);
 /* Is this Content-Type JSON (with any parameters)? */
 bool negotiate_is_json(const char *content_type);
 
-/* The trace id of a valid traceparent (W3C Trace Context, section 3.2). */
-bool negotiate_trace_id(const char *traceparent, unsigned char ret[16]);
+/* The trace id and flags of a valid traceparent (W3C Trace Context, section 3.2). */
+bool negotiate_traceparent(const char *traceparent, unsigned char retid[16], unsigned char *retflags);
+
+/* A tracestate that may be passed on (section 3.3); n 0: there is none. */
+struct slice negotiate_tracestate(const char *tracestate);

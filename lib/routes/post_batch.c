@@ -20,6 +20,8 @@
 #include "negotiate.h"
 #include "routes-i.h"
 
+enum { TRACE_SAMPLED = 1 };
+
 struct post {
 	struct route_data data;
 	struct routes *routes;
@@ -127,7 +129,7 @@ static ssize_t fill(void *data, char *out, size_t max)
 		if (p->line_sent == p->line.n && !next_line(p))
 			break;
 		if (p->line.failed)
-			return -1;
+			return -2;
 	}
 	if (n > 0)
 		return (ssize_t)n;
@@ -151,6 +153,14 @@ static const char *check_to(const void *ctx, int service, struct slice to)
 	return channel_check_to(&config->services[service], to);
 }
 
+static size_t service_takes(const void *ctx, int service, const char **retname)
+{
+	const struct service *s = &((const struct config *)ctx)->services[service];
+
+	*retname = s->name;
+	return s->max_payload;
+}
+
 static struct wire_rules rules(const struct config *config)
 {
 	return (struct wire_rules){
@@ -163,6 +173,7 @@ static struct wire_rules rules(const struct config *config)
 		.ctx = config,
 		.find_service = find_service,
 		.check_to = check_to,
+		.service_takes = service_takes,
 	};
 }
 
@@ -227,9 +238,15 @@ static void answer_valid(struct http_request *req, const struct batch *b)
 static void set_trace(struct routes *r, struct http_request *req, struct batch *b)
 {
 	uint64_t id[2] = {rng_u64(&r->rng), rng_u64(&r->rng) | 1};
+	struct slice state = negotiate_tracestate(http_header(req, "tracestate"));
 
-	if (!negotiate_trace_id(http_header(req, "traceparent"), b->trace_id))
-		memcpy(b->trace_id, id, sizeof id);
+	if (negotiate_traceparent(http_header(req, "traceparent"), b->trace.id, &b->trace.flags)) {
+		if (state.n > 0)
+			b->trace.state = arena_copy(&b->arena, state);
+		return;
+	}
+	memcpy(b->trace.id, id, sizeof id);
+	b->trace.flags = TRACE_SAMPLED;
 }
 
 static void submit(struct routes *r, struct http_request *req, struct batch *b, bool stream)

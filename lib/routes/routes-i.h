@@ -21,7 +21,7 @@ struct route {
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 };
 
-extern const struct route route_post_batch, route_get_batch, route_livez, route_readyz, route_metrics,
+extern const struct route route_post_batch, route_get_batch, route_get_limits, route_livez, route_readyz, route_metrics,
 	route_openapi;
 
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */

@@ -9,7 +9,8 @@
 enum { RETRY_AFTER_S = 1 };
 
 static const struct route *const table[] = {
-	&route_post_batch, &route_get_batch, &route_livez, &route_readyz, &route_metrics, &route_openapi,
+	&route_post_batch, &route_get_batch, &route_get_limits, &route_livez, &route_readyz, &route_metrics,
+	&route_openapi,
 };
 
 static bool pattern_matches(const char *pattern, const char *path, struct slice *retid)
@@ -108,6 +109,13 @@ static void on_request(void *arg, struct http_request *req)
 		route->run(r, req, id);
 }
 
+static void on_refused(void *arg, enum problem p)
+{
+	struct routes *r = arg;
+
+	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+}
+
 static void on_end(void *arg, struct http_request *req, void *data, bool gone)
 {
 	struct route_data *d = data;
@@ -141,7 +149,8 @@ struct routes *routes_new(const struct routes_env *env)
 
 	r->env = *env;
 	r->handler = (struct httpd_handler){
-		.arg = r, .on_head = on_head, .on_request = on_request, .on_end = on_end};
+		.arg = r, .on_head = on_head, .on_request = on_request,
+		.on_refused = on_refused, .on_end = on_end};
 	rng_seed_from_os(&r->rng);
 	return r;
 }

@@ -184,6 +184,20 @@ void fault_at(struct reader *r, int64_t item, const char *member, enum fault f, 
 	add(r, item, f, &pointer, detail);
 }
 
+void fault_count_more(struct reader *r)
+{
+	for (size_t i = 0; i < r->n_drafts; i++) {
+		struct draft *d = &r->drafts[i];
+		char text[2 * DETAIL_MAX];
+		int n;
+
+		if (d->faults < 2 || d->detail == NULL)
+			continue;
+		n = snprintf(text, sizeof text, "%s; and %u more", d->detail, d->faults - 1);
+		d->detail = keep(r, &r->arena, (struct slice){text, MIN((size_t)n, sizeof text - 1)});
+	}
+}
+
 static void write_fault(struct buf *out, const struct reader *r, const struct fault_record *f)
 {
 	buf_add_str(out, "{\"pointer\":");

@@ -262,7 +262,7 @@ bool read_service(struct reader *r, int32_t *ret)
 	if (r->last_found >= 0)
 		*ret = r->last_found;
 	else
-		fault_here(r, FAULT_UNKNOWN_SERVICE, "no service has the name " QUOTE "; GET /v1/services lists them",
-			   QUOTED(name));
+		fault_here(r, FAULT_UNKNOWN_SERVICE, "no service has the name " QUOTE
+			   ": the names are the keys under `services` in the configuration", QUOTED(name));
 	return true;
 }

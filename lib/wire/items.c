@@ -210,6 +210,20 @@ static void check_service(struct reader *r, int64_t i, struct draft *d)
 		fault_at(r, i, "to", FAULT_FORMAT, "%s", wrong);
 }
 
+/* What would come back as payload_too_large if the batch were sent. */
+static void check_sendable(struct reader *r, int64_t i, const struct draft *d)
+{
+	const char *name;
+	size_t max;
+
+	if (!r->policy.validate_only || r->rules->service_takes == NULL || d->service < 0 || d->payload.p == NULL)
+		return;
+	max = r->rules->service_takes(r->rules->ctx, d->service, &name);
+	if (d->payload.n > max)
+		fault_at(r, i, "payload", FAULT_LENGTH, "the payload has %zu bytes; the service \"%s\" takes at most %zu",
+			 d->payload.n, name, max);
+}
+
 int check_items(struct reader *r)
 {
 	struct key *ids = malloc(MAX(r->n_drafts, (size_t)1) * sizeof *ids);
@@ -224,6 +238,7 @@ int check_items(struct reader *r)
 
 		check_required(r, (int64_t)i, d);
 		check_service(r, (int64_t)i, d);
+		check_sendable(r, (int64_t)i, d);
 		if (d->id.p == NULL)
 			continue;
 		ids[n] = (struct key){slice_hash(d->id, r->scan.seed), d->id};

@@ -37,11 +37,6 @@ int problem_status(enum problem p)
 	return problems[p].status;
 }
 
-const char *problem_title(enum problem p)
-{
-	return problems[p].title;
-}
-
 void wire_problem(struct buf *out, enum problem p, const char *detail)
 {
 	buf_add_str(out, "{\"type\":\"about:blank\",\"title\":");

@@ -13,7 +13,7 @@
 #include "wire/wire-i.h"
 
 enum { MAX_CONCURRENCY = 1024, DEFAULT_CONCURRENCY = 64, MAX_ATTEMPTS = 20 };
-enum { MAX_ATTEMPT_TIMEOUT_MS = 600000, MAX_BASE_MS = 3600000, MAX_CAP_MS = 86400000 };
+enum { MAX_ATTEMPT_TIMEOUT_MS = 3600000, MAX_BASE_MS = 3600000, MAX_CAP_MS = 86400000 };
 enum { METADATA_PAIRS = 16, METADATA_BYTES = 1024 };
 
 /* The synchronous ones of the contract, section 3. */
@@ -274,7 +274,6 @@ static void check_policy(struct reader *r)
 	const struct retry_policy *d = rules->default_retry.max_attempts != 0 ? &rules->default_retry
 									      : &retry_defaults;
 	struct policy *p = &r->policy;
-	bool base_given = p->retry.base_ms >= 0;
 
 	if (p->sequential && r->concurrency > 1)
 		fault_at(r, NO_ITEM, "concurrency", FAULT_CONFLICT,
@@ -282,14 +281,10 @@ static void check_policy(struct reader *r)
 	p->concurrency = r->concurrency > 0 ? (unsigned)r->concurrency
 					    : (p->sequential ? 1 : DEFAULT_CONCURRENCY);
 	p->retry.max_attempts = r->max_attempts > 0 ? (unsigned)r->max_attempts : d->max_attempts;
-	if (!base_given)
+	if (p->retry.base_ms < 0)
 		p->retry.base_ms = d->base_ms;
 	if (p->retry.cap_ms < 0)
 		p->retry.cap_ms = d->cap_ms;
-	if (p->retry.base_ms > p->retry.cap_ms)
-		fault_at(r, NO_ITEM, base_given ? "retry/base_ms" : "retry/cap_ms", FAULT_CONFLICT,
-			 "base_ms (%lld) is over cap_ms (%lld): give both, base_ms the smaller one",
-			 (long long)p->retry.base_ms, (long long)p->retry.cap_ms);
 	if (p->deadline_ms == 0)
 		p->deadline_ms = MIN(rules->default_deadline_ms, rules->max_deadline_ms);
 	if (r->service == SERVICE_NONE && rules->default_service >= 0)
@@ -337,9 +332,13 @@ static int read_all(struct reader *r, enum problem *retkind, struct buf *reterr)
 		return -EINVAL;
 	}
 	check_policy(r);
-	if (check_items(r) < 0 || r->scan.no_memory)
+	if (check_items(r) < 0)
 		return -ENOMEM;
 	item_faults_refuse = r->policy.contract != CONTRACT_BEST_EFFORT || r->policy.validate_only;
+	if (!item_faults_refuse)
+		fault_count_more(r);
+	if (r->scan.no_memory)
+		return -ENOMEM;
 	if (r->batch_faults.count == 0 && (r->item_faults.count == 0 || !item_faults_refuse))
 		return 0;
 	*retkind = PROBLEM_VALIDATION_FAILED;

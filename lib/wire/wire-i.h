@@ -164,6 +164,9 @@ bool fault_wanted(const struct reader *r);
 void fault_at(struct reader *r, int64_t item, const char *member, enum fault f, const char *fmt, ...)
 	PRINTF_LIKE(5, 6);
 
+/* Of items with several faults: how many more there are than the one that is told. */
+void fault_count_more(struct reader *r);
+
 /* The whole problem documents. */
 void problem_malformed(struct buf *out, const struct scan *s);
 void problem_invalid(struct buf *out, struct reader *r);

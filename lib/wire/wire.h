@@ -28,7 +28,6 @@ enum problem { PROBLEM_TABLE(X) PROBLEM_MAX };
 
 const char *problem_str(enum problem p);
 int problem_status(enum problem p);      /* the HTTP status it is answered with */
-const char *problem_title(enum problem p);
 
 /* A problem document without an error list; `detail` may be NULL. */
 void wire_problem(struct buf *out, enum problem p, const char *detail);
@@ -45,6 +44,8 @@ struct wire_rules {
 	int (*find_service)(const void *ctx, struct slice name);         /* index or -1 */
 	/* NULL: fine; else static text saying what is wrong with `to`. */
 	const char *(*check_to)(const void *ctx, int service, struct slice to);
+	/* How many bytes of payload a service takes, and its name; NULL: any number. */
+	size_t (*service_takes)(const void *ctx, int service, const char **retname);
 };
 
 /* Read a batch. On success takes the reference on `body`, returns 0, and items
@@ -52,7 +53,8 @@ struct wire_rules {
  * -EINVAL with a whole problem document in `reterr` and its kind in `retkind`,
  * or -ENOMEM; `body` is then still the caller's. The batch's id, times and
  * trace are the caller's to set. Under validate_only invalid items refuse the
- * batch whatever its contract. */
+ * batch whatever its contract, and so do payloads over their service's limit,
+ * which otherwise are results. */
 int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, struct batch **ret,
 		    enum problem *retkind, struct buf *reterr);
 

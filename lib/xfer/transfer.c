@@ -96,7 +96,8 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
 		note_status(t);
 	else if (t->seen.status != 0 && n > retry_after.n && strncasecmp(p, retry_after.p, retry_after.n) == 0)
 		note_retry_after(t, slice_trim((struct slice){p + retry_after.n, n - retry_after.n}));
-	return n;
+	/* What follows a switch is no HTTP, and may never end. */
+	return t->seen.switched ? 0 : n;
 }
 
 /* CURLOPT_WRITEFUNCTION: returning less than n ends the transfer. */
@@ -113,15 +114,14 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
 	return 0;
 }
 
-/* CURLOPT_RESOLVER_START_FUNCTION. */
+/* CURLOPT_RESOLVER_START_FUNCTION: its cache does not know the host. */
 static int on_resolve(void *resolver, void *reserved, void *arg)
 {
 	struct transfer *t = arg;
 
 	(void)resolver;
 	(void)reserved;
-	t->seen.resolving = true;
-	return 0;
+	return xfer_names_allow(t) ? 0 : 1;
 }
 
 static void set_callbacks(struct transfer *t)
@@ -317,6 +317,7 @@ bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 	struct curl_slist *headers;
 
 	t->fd = -1;
+	t->lookup = NULL;
 	t->seen = (struct evidence){.retry_after_ms = RETRY_AFTER_NONE};
 	t->guarded = e->guarded;
 	t->tls = strncasecmp(e->url, "https:", 6) == 0;

@@ -1,7 +1,7 @@
 /*
  * What the files of this module share: the multi handle with its sockets
- * (xfer.c, sockets.c), one transfer's life (transfer.c), the address guard
- * (guard.c) and the trusted certificates (tls.c).
+ * (xfer.c, sockets.c), one transfer's life (transfer.c), look-ups of names
+ * (names.c), the address guard (guard.c) and the trusted certificates (tls.c).
  */
 #pragma once
 
@@ -9,12 +9,14 @@
 
 #include "base/buf.h"
 #include "base/heap.h"
+#include "base/idmap.h"
 #include "xfer/xfer.h"
 
 enum transfer_state {
 	TRANSFER_SPARE,                  /* x->spare: kept for the next start */
 	TRANSFER_STARTING,               /* x->starting: libcurl gets it soon */
 	TRANSFER_LIVE,                   /* libcurl has it */
+	TRANSFER_UNRESOLVED,             /* t->lookup: waits for its host's address */
 	TRANSFER_DONE,                   /* x->done: answer known, on_done to come */
 };
 
@@ -23,6 +25,15 @@ struct closing {
 	int *fds;
 	unsigned first, n, cap;
 	struct loop_timer *timer;
+};
+
+/* Look-ups, one per origin. */
+struct names {
+	struct idmap all;
+	struct list queued, running;     /* struct lookup */
+	unsigned n_running, max;
+	unsigned n_waiters;
+	uint64_t seed;
 };
 
 struct xfer {
@@ -49,6 +60,7 @@ struct xfer {
 	struct list spare;               /* struct transfer */
 	unsigned n_spare;
 	struct closing closing;
+	struct names names;
 };
 
 struct transfer {
@@ -57,6 +69,7 @@ struct transfer {
 	struct xfer *x;
 	CURL *easy;
 	curl_socket_t fd;                /* that libcurl has watched for it, or -1 */
+	struct lookup *lookup;
 	void (*on_done)(void *arg, const struct answer *answer);
 	void *arg;
 
@@ -73,6 +86,7 @@ struct transfer {
 	struct evidence {
 		unsigned requests;       /* times libcurl was about to send one */
 		bool resolving;
+		bool unresolved;         /* ended, to wait for a look-up */
 		bool connecting;
 		bool handshake;          /* of TLS, begun */
 		bool refused;            /* the guard said no at least once */
@@ -106,8 +120,21 @@ int xfer_sockets_on_close(void *arg, curl_socket_t fd);
 void xfer_sockets_close_some(void *arg);
 void xfer_sockets_close_all(struct xfer *x);
 
+/* names.c. Inside libcurl's call: may this transfer resolve its host by itself?
+ * If not, it ends, and xfer_names_wait() has it wait for the look-up. */
+void xfer_names_init(struct names *names, unsigned max);
+void xfer_names_free(struct xfer *x);
+bool xfer_names_allow(struct transfer *t);
+void xfer_names_wait(struct transfer *t);
+void xfer_names_leave(struct transfer *t);
+void xfer_names_ended(struct xfer *x, CURL *easy, CURLcode rc);
+
 /* xfer.c */
 void xfer_act(struct xfer *x, curl_socket_t fd, int events);
+bool xfer_multi_add(struct xfer *x, CURL *easy) MUST_CHECK;
+void xfer_multi_remove(struct xfer *x, CURL *easy);
+void xfer_start_again(struct transfer *t);       /* UNRESOLVED: its name is known */
+void xfer_give_up(struct transfer *t, CURLcode rc);
 
 /* tls.c */
 CURLcode xfer_tls_configure(void *ssl_ctx);

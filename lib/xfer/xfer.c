@@ -4,8 +4,12 @@
  * A transfer's states, each change in the function named:
  *
  *     SPARE ── xfer_start() ──► STARTING ─ start_some() ─► LIVE
- *       ▲                          │ xfer_cancel()          │ finish(), xfer_cancel()
- *       └────── deliver() ─────── DONE ◄────────────────────┘
+ *       ▲                       │  ▲                        │       │
+ *       │                       │  │ xfer_start_again()     │       │
+ *       │                       │  └────── UNRESOLVED ◄─────┘       │
+ *       │         xfer_cancel() │             │ xfer_give_up(),     │ finish(),
+ *       │                       ▼             ▼ xfer_cancel()       ▼ xfer_cancel()
+ *       └────── deliver() ─────────────────────── DONE
  *
  * Invariants
  *  1. LIVE: the easy handle is in the multi. Otherwise it is not.
@@ -19,6 +23,7 @@
  *  4. Messages of the multi are drained after each call into it that can make
  *     some, so xfer_cancel() never meets a finished transfer.
  *  5. No callback of libcurl calls the multi or the owner.
+ *  6. UNRESOLVED: in the list of its look-up, see names.c.
  */
 #include <errno.h>
 #include <signal.h>
@@ -75,25 +80,53 @@ static void set_done(struct transfer *t)
 	loop_call_soon(t->x->loop, &t->x->deliver);
 }
 
-static void remove_from_multi(struct transfer *t)
+bool xfer_multi_add(struct xfer *x, CURL *easy)
 {
-	struct xfer *x = t->x;
+	x->in_multi++;
+	allow_connections(x);
+	if (curl_multi_add_handle(x->multi, easy) == CURLM_OK)
+		return true;
+	x->in_multi--;
+	return false;
+}
 
-	curl_multi_remove_handle(x->multi, t->easy);
+void xfer_multi_remove(struct xfer *x, CURL *easy)
+{
+	curl_multi_remove_handle(x->multi, easy);
 	x->in_multi--;
 	allow_connections(x);
 	if (x->in_multi == 0)
 		note_quiet(x);
 }
 
-static void finish(CURL *easy, CURLcode rc)
+void xfer_give_up(struct transfer *t, CURLcode rc)
+{
+	xfer_transfer_conclude(t, rc, false);
+	set_done(t);
+}
+
+void xfer_start_again(struct transfer *t)
+{
+	t->state = TRANSFER_STARTING;
+	list_append(&t->x->starting, &t->node);
+	loop_call_soon(t->x->loop, &t->x->start);
+}
+
+static void finish(struct xfer *x, CURL *easy, CURLcode rc)
 {
 	struct transfer *t = NULL;
 
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t);
-	xfer_transfer_conclude(t, rc, false);
-	remove_from_multi(t);
-	set_done(t);
+	if (t == NULL) {
+		xfer_names_ended(x, easy, rc);
+	} else if (t->seen.unresolved) {
+		xfer_multi_remove(x, easy);
+		xfer_names_wait(t);
+	} else {
+		xfer_transfer_conclude(t, rc, false);
+		xfer_multi_remove(x, easy);
+		set_done(t);
+	}
 }
 
 /* Let libcurl handle an event. Its only error here is a lack of memory, which
@@ -106,7 +139,7 @@ void xfer_act(struct xfer *x, curl_socket_t fd, int events)
 	curl_multi_socket_action(x->multi, fd, events, &n);
 	while ((m = curl_multi_info_read(x->multi, &n)) != NULL) {
 		if (m->msg == CURLMSG_DONE)
-			finish(m->easy_handle, m->data.result);
+			finish(x, m->easy_handle, m->data.result);
 	}
 }
 
@@ -137,16 +170,9 @@ static void on_timer(void *arg)
 
 static void add_to_multi(struct transfer *t)
 {
-	struct xfer *x = t->x;
-
-	x->in_multi++;
-	allow_connections(x);
 	t->state = TRANSFER_LIVE;
-	if (curl_multi_add_handle(x->multi, t->easy) == CURLM_OK)
-		return;
-	x->in_multi--;
-	xfer_transfer_conclude(t, CURLE_OUT_OF_MEMORY, false);
-	set_done(t);
+	if (!xfer_multi_add(t->x, t->easy))
+		xfer_give_up(t, CURLE_OUT_OF_MEMORY);
 }
 
 static void start_some(struct xfer *x)
@@ -290,6 +316,7 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 	list_init(&x->starting);
 	list_init(&x->done);
 	list_init(&x->spare);
+	xfer_names_init(&x->names, cfg->lookups);
 	loop_call_init(&x->deliver, deliver);
 	x->multi = new_multi(x);
 	if (x->multi == NULL) {
@@ -312,6 +339,7 @@ void xfer_free(struct xfer *x)
 		return;
 	REQUIRE(x->live == 0 && !x->delivering);
 	loop_call_cancel(&x->deliver);
+	xfer_names_free(x);
 	free_spares(x);
 	/* Closes the idle connections, through the queue. */
 	curl_multi_cleanup(x->multi);
@@ -366,7 +394,11 @@ void xfer_cancel(struct transfer *t)
 		break;
 	case TRANSFER_LIVE:
 		xfer_transfer_conclude(t, CURLE_OK, true);
-		remove_from_multi(t);
+		xfer_multi_remove(t->x, t->easy);
+		break;
+	case TRANSFER_UNRESOLVED:
+		xfer_transfer_conclude(t, CURLE_OK, true);
+		xfer_names_leave(t);
 		break;
 	case TRANSFER_DONE:
 	case TRANSFER_SPARE:
@@ -377,5 +409,8 @@ void xfer_cancel(struct transfer *t)
 
 struct xfer_usage xfer_usage(const struct xfer *x)
 {
-	return (struct xfer_usage){.live = x->live, .closing = x->closing.n};
+	return (struct xfer_usage){.live = x->live,
+				   .closing = x->closing.n,
+				   .lookups = x->names.n_running,
+				   .unresolved = x->names.n_waiters};
 }

@@ -4,8 +4,8 @@
  * certificates.
  *
  * Owner: one struct xfer per shard; its loop's thread only.
- * Limits: it queues nothing and has no timeouts of its own: callers start only
- * what may run now, and cancel what is due.
+ * Limits: it queues nothing but look-ups of names, and has no timeouts of its
+ * own: callers start only what may run now, and cancel what is due.
  *
  * Invariants
  *  1. on_done runs exactly once per started transfer, from the loop, never
@@ -26,6 +26,7 @@ struct xfer_config {
 	unsigned max_idle;               /* connections kept open while unused */
 	int64_t idle_ms;                 /* and for how long at most */
 	const char *user_agent;
+	unsigned lookups;                /* of callers' names at once: a thread, two descriptors each */
 };
 
 /* Once per process, before any thread. 0 or a negative errno. */
@@ -50,6 +51,8 @@ void xfer_cancel(struct transfer *t);
 struct xfer_usage {
 	unsigned live;                   /* started, on_done not yet called */
 	unsigned closing;                /* sockets waiting for their close() */
+	unsigned lookups;                /* of names, running */
+	unsigned unresolved;             /* live, waiting for a look-up */
 };
 struct xfer_usage xfer_usage(const struct xfer *x);
 

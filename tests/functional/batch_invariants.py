@@ -60,12 +60,13 @@ def stop_reason_is_plausible(record, items):
 @of(RESULT_INVARIANTS)
 def all_or_nothing_starts_nothing_after_a_failure(record, items):
     """Of one attempt at a time, the log and the ledger give the order: nothing
-    comes after the last attempt of an item that failed by itself."""
+    comes after an attempt that its item's failure was decided by. A deadline or
+    a ttl may end a later wait, in which others had their turn."""
     if record.plan.get("contract") != "all_or_nothing" or record.plan.concurrency > 1:
         return
     for item in items:
         r = item.result
-        if r is None or r["ok"] or not item.attempts or r["stop"] not in OWN_STOPS:
+        if r is None or r["ok"] or not item.attempts or r["stop"] not in OWN_STOPS - {"deadline", "ttl"}:
             continue
         ended = item.attempts[-1].ended_us
         later = [f"{o.plan.id} attempt {a.n}" for o in items for a in o.attempts if a.started_us > ended]

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -32,14 +33,15 @@ os.environ.pop("SETTLED_CONFIG", None)
 
 
 class Process:
-    """A child whose output lines can be waited for; ended by its own id."""
+    """A child whose output lines can be waited for; ended by its own id. `files`: how many it may have open."""
 
-    def __init__(self, argv, env=None):
+    def __init__(self, argv, env=None, files=None):
         self.lines = []
         self.changed = threading.Condition()
         self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT, text=True, errors="replace",
-                                      env={**os.environ, **(env or {})})
+                                      env={**os.environ, **(env or {})},
+                                      preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))))
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
@@ -140,7 +142,7 @@ class Answer:
 class Daemon(Process):
     """The daemon; `config` is what differs from the tests' defaults."""
 
-    def __init__(self, config=None, downstream=None, env=None, args=()):
+    def __init__(self, config=None, downstream=None, env=None, args=(), files=None):
         self.dir = tempfile.mkdtemp(prefix="settled-test-")
         services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}
         if downstream is not None:
@@ -150,7 +152,7 @@ class Daemon(Process):
         self.config_path = os.path.join(self.dir, "settled.json")
         with open(self.config_path, "w", encoding="utf-8") as f:
             json.dump(full, f)
-        super().__init__([*SETTLED, "--config", self.config_path, *args], env)
+        super().__init__([*SETTLED, "--config", self.config_path, *args], env, files)
         try:
             self.port = int(self.wait_line(r'event"?[=:]"?listening\b.*\bport"?[=:](\d+)')[1])
         except AssertionError:

@@ -19,6 +19,10 @@ import harness
 
 SECRET = "whsec_c2V0dGxlZCB0ZXN0cyBzaWduIHdpdGggdGhpcw=="
 NARROW_PAYLOAD = 2000
+# Of a body, in the ledger.
+BODY_KEPT = 400000
+# ESTABLISHED and CLOSE_WAIT in /proc/net/tcp.
+TCP_OPEN = ("01", "08")
 # How long a client waits for its moment before it leaves all the same.
 MOMENT_MS = 300
 
@@ -73,7 +77,7 @@ class SeedRecord:
 class Rig:
     def __init__(self, shards):
         self.shards = shards
-        self.down = harness.Downstream("--ledger-body", "400000")
+        self.down = harness.Downstream("--ledger-body", str(BODY_KEPT))
         services = {
             "webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]},
             "signed": {"kind": "webhook", "allow": ["127.0.0.0/8"], "secret": SECRET},
@@ -82,7 +86,8 @@ class Rig:
                        "max_in_flight": 3, "max_payload_bytes": NARROW_PAYLOAD},
         }
         try:
-            self.settled = harness.Daemon({"shards": shards, "services": services})
+            self.settled = harness.Daemon({"shards": shards, "services": services,
+                                           "limits": {"payload_bytes": 4000000}})
         except AssertionError:
             self.down.stop()
             raise
@@ -95,35 +100,35 @@ class Rig:
         return status
 
     def count_fds(self):
-        """The daemon's, without its connections to the downstream, which it may keep."""
+        """The daemon's, without its connections to the downstream, which it may
+        keep; None while a connection of a client is not over, accepted or not."""
         pid = self.settled.child.pid
-        kept = set()
+        kept, clients = set(), 0
         with open("/proc/net/tcp", encoding="ascii") as f:
             for line in f.readlines()[1:]:
-                part = line.split()
-                if int(part[2].split(":")[1], 16) == self.down.port:
-                    kept.add(f"socket:[{part[9]}]")
+                _, local, peer, state, *more = line.split()
+                if int(peer.split(":")[1], 16) == self.down.port:
+                    kept.add(f"socket:[{more[5]}]")
+                clients += int(local.split(":")[1], 16) == self.settled.port and state in TCP_OPEN
         n = 0
         for fd in os.listdir(f"/proc/{pid}/fd"):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 n += os.readlink(f"/proc/{pid}/fd/{fd}") not in kept
-            except FileNotFoundError:
-                continue
-        return n
+        return n if clients == 0 else None
 
     def is_quiet(self):
         gauges = r"settled_(requests_parked|items_queued|attempts_in_flight)"
         return not any(v != 0 for k, v in self.settled.metrics().items() if re.match(gauges, k))
 
     def wait_quiet(self):
-        """Until nothing is going on: twice, so that what was on its way has been
-        seen. Returns the open fds; when it takes too long, the judge will say
-        what is left."""
+        """Until nothing is going on: first in the table of connections, so that
+        every request has been read, and then by the gauges. Returns the open
+        fds; when it takes too long, the judge will say what is left."""
         until = time.monotonic() + harness.LIMIT_S
         while True:
-            fds = self.count_fds() if self.is_quiet() and self.is_quiet() else None
-            if fds == self.fds or time.monotonic() > until:
-                return fds or self.count_fds()
+            fds = self.count_fds() if self.is_quiet() else None
+            if (fds == self.fds and self.is_quiet() and self.is_quiet()) or time.monotonic() > until:
+                return fds
             with self.settled.changed:
                 self.settled.changed.wait(0.005)
 

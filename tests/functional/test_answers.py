@@ -171,6 +171,11 @@ class Raw(harness.Case):
         result = self.answered(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
         self.assertEqual(verdict(result), ("bad_response", "maybe", False))
 
+    def test_switching_protocols_is_an_answer_and_is_not_waited_out(self):
+        result = self.settled.post({"attempt_timeout_ms": 2000, "retry": RETRY,
+                                    "items": [item(1, self.url("/x?interim=101"))]}).results["i1"]
+        self.assertEqual((verdict(result), result["attempts"]), (("bad_response", "maybe", False), 1))
+
     def test_a_status_with_anything_after_it_counts(self):
         for rest in (b"", b"Content-Length: 99999999999999999999\r\n\r\n", b"Content-Length: -1\r\n\r\n", b"Content-Length: 5\r\nContent-Length: 7\r\n\r\n",
                      b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"Transfer-Encoding: gzip\r\n\r\nxxx", b"X: " + b"y" * 150000 + b"\r\n\r\n",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import harness
+import rawhttp
 from harness import item
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,8 +101,14 @@ class Api(harness.Case):
                 self.fits("Problem", answer.json)
                 self.assertEqual((answer.json["code"], answer.json["status"]), (code, answer.status))
 
+    def test_the_example_of_a_problem_is_the_answer_to_its_request(self):
+        content = DOC["components"]["responses"]["Invalid"]["content"]["application/problem+json"]
+        shown = content["examples"]["validation"]
+        answer = self.settled.ask("POST", "/v1/batches", json.dumps(shown["x-request"]), {"Content-Type": "application/json"})
+        self.assertEqual((answer.status, answer.json), (422, json.loads((ROOT / "api" / shown["x-file"]).read_bytes())))
+
     def test_probes_and_metrics_answer_as_described(self):
-        for path in ("/livez", "/readyz", "/metrics", "/openapi.json"):
+        for path in ("/v1/limits", "/livez", "/readyz", "/metrics", "/openapi.json"):
             with self.subTest(path=path):
                 answer = self.settled.ask("GET", path)
                 content = DOC["paths"][path]["get"]["responses"]["200"]["content"]
@@ -111,9 +118,145 @@ class Api(harness.Case):
                 if kind == "application/json":
                     self.assertEqual(openapi.errors_of(DOC, content[kind]["schema"], answer.json), [])
 
+    def test_the_limits_in_force_are_those_of_the_example(self):
+        content = DOC["paths"]["/v1/limits"]["get"]["responses"]["200"]["content"]["application/json"]
+        self.assertEqual(self.settled.ask("GET", "/v1/limits").json, content["examples"]["defaults"]["value"])
+
+    def test_what_is_no_http_is_refused_without_a_problem_document(self):
+        for status, request in (
+                (400, rawhttp.head("GET", "/livez").replace(b"Host:", b"Host")),
+                (414, rawhttp.head("GET", "/" + "a" * 40000)), (431, rawhttp.head("GET", "/livez", X="a" * 40000)),
+                (505, rawhttp.head("GET", "/livez").replace(b"HTTP/1.1", b"HTTP/2.0"))):
+            with self.subTest(status=status):
+                answer, = rawhttp.exchange(self.settled.port, request)
+                self.assertEqual(answer.status, status)
+                self.assertNotEqual(answer.headers["Content-Type"], "application/problem+json")
+
     def test_the_description_is_served_with_its_examples(self):
         want = embed.with_examples(DOC, ROOT / "api")
         self.assertEqual(self.settled.ask("GET", "/openapi.json").json, want)
+
+
+def resolved(schema):
+    """Without $ref, and with what its allOf says."""
+    schema = openapi.follow(DOC, schema)
+    for part in schema.get("allOf", []):
+        schema = {**openapi.follow(DOC, part), **schema}
+    return schema
+
+
+def members(schema, path=()):
+    """(path, schema) of a request and of everything in it that has a type."""
+    schema = resolved(schema)
+    yield path, schema
+    for name, sub in schema.get("properties", {}).items():
+        yield from members(sub, (*path, name))
+    if "items" in schema:
+        yield from members(schema["items"], (*path, 0))
+
+
+def with_value(path, value):
+    """A batch that is fine, but for what stands at `path`."""
+    batch = node = {"validate_only": True, "service": "push", "payload": 1, "items": [{"id": "a", "to": "b"}]}
+    for part, after in zip(path, path[1:]):
+        if isinstance(node, dict):
+            node.setdefault(part, [None] if after == 0 else {})
+        node = node[part]
+    node[path[-1]] = value
+    return batch
+
+
+def integer_samples(s):
+    low, high = s["minimum"], s["maximum"]
+    return [(low - 1, "range"), (low, None), (high, None), (high + 1, "range")]
+
+
+def length_samples(char, low, high):
+    return [(char * (low - 1), "length"), (char * low, None), (char * high, None), (char * (high + 1), "length")]
+
+
+def text_samples(s):
+    if "enum" in s:
+        return [(word, None) for word in s["enum"]] + [("no such word", "enum")]
+    if "pattern" in s:
+        of, low, high = re.fullmatch(r"\^(\[.*\])\{(\d+),(\d+)\}\$", s["pattern"]).groups()
+        chars = [chr(c) for c in range(128)] + ["\u00e9", "\u20ac"]
+        return (length_samples(next(c for c in chars if re.match(of, c)), int(low), int(high))
+                + [(c, None if re.match(of, c) else "format") for c in chars])
+    return length_samples("x", s["minLength"], s["maxLength"])
+
+
+def object_samples(s):
+    known = [({}, None)] if not s.get("required") else []
+    if "maxProperties" not in s:
+        return known
+    return known + [({str(n): "" for n in range(s["maxProperties"] + more)}, code) for more, code in ((0, None), (1, "length"))]
+
+
+def array_samples(s):
+    words = resolved(s["items"]).get("enum", [])
+    if "maxItems" not in s:
+        return [([], None), (words, None), (words * 2, None)]
+    return [([{"id": str(n), "to": "b"} for n in range(size)], code) for size, code in (
+        (s["minItems"] - 1, "empty_batch"), (s["minItems"], None), (s["maxItems"], None), (s["maxItems"] + 1, "too_many_items"))]
+
+
+SAMPLES = {"integer": integer_samples, "string": text_samples, "object": object_samples, "array": array_samples,
+           "boolean": lambda s: [], None: lambda s: []}
+REQUEST = {"$ref": "#/components/schemas/BatchRequest"}
+# Any text has the schema's leave; the daemon looks it up.
+NAMES = [("service",), ("items", 0, "service")]
+
+
+class Bounds(harness.Case):
+    """Samples made from the request's schema: each bound and what is just beyond it."""
+
+    def judge(self, path, batch, code):
+        answer = self.settled.post(batch)
+        found = [(e["pointer"], e["code"]) for e in answer.json.get("errors", [])]
+        self.assertEqual((answer.status, found), (422, [("#/" + "/".join(map(str, path)), code)]) if code else (200, []))
+        if len(batch.get("items", [])) < 1000:
+            self.assertEqual(openapi.errors_of(DOC, REQUEST, batch) == [], code is None, batch)
+
+    def test_each_bound_is_the_daemons(self):
+        kinds = {}
+        for path, schema in members(REQUEST):
+            if not path or path == ("items", 0) or path in NAMES:
+                continue
+            for value, code in SAMPLES[schema.get("type")](schema):
+                with self.subTest(path=path, value=str(value)[:60], code=code):
+                    self.judge(path, with_value(path, value), code)
+                    kinds[code] = kinds.get(code, 0) + 1
+        self.assertEqual(set(kinds), {None, "range", "length", "format", "enum", "empty_batch", "too_many_items"})
+        self.assertGreater(sum(kinds.values()), 300)
+        self.assertEqual(self.down.ledger(), [])
+
+    def test_no_field_is_missing_and_none_is_too_many(self):
+        for path, schema in members(REQUEST):
+            if "properties" not in schema:
+                continue
+            with self.subTest(path=path):
+                batch = with_value((*path, "no-such-name"), 1)
+                self.judge((*path, "no-such-name"), batch, "unknown_field")
+                detail = self.settled.post(batch).json["errors"][0]["detail"]
+                self.assertEqual(set(detail.split("the fields here are ")[1].split(", ")), set(schema["properties"]))
+
+    def test_what_is_required_is_required_and_nothing_else(self):
+        for path, schema in members(REQUEST):
+            if schema.get("type") != "object":
+                continue
+            with self.subTest(path=path):
+                answer = self.settled.post(with_value(path, {}) if path else {"validate_only": True})
+                self.assertEqual({(e["pointer"], e["code"]) for e in answer.json.get("errors", [])},
+                                 {("#/" + "/".join(map(str, (*path, name))), "required") for name in schema.get("required", [])})
+
+    def test_the_words_that_are_listed_are_all(self):
+        for path, schema in members(REQUEST):
+            if "enum" not in schema:
+                continue
+            with self.subTest(path=path):
+                detail = self.settled.post(with_value(path, "no such word")).json["errors"][0]["detail"]
+                self.assertEqual(set(detail.split("is not one of: ")[1].split(", ")), set(schema["enum"]))
 
 
 if __name__ == "__main__":

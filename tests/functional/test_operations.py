@@ -193,6 +193,27 @@ class Metrics(Case):
         self.assertEqual(self.exposition().get("settled_aborts_total", reason="disconnected"), before + 5)
 
 
+class Limits(harness.Case):
+    config = {"limits": {"items": 3, "body_bytes": 5000, "payload_bytes": 70, "json_depth": 9, "keep_results_ms": 100000,
+                         "results_bytes": 2**40, "drain_ms": 0, "deadline_ms": 2000, "max_deadline_ms": 4000}}
+
+    def test_they_are_the_configured_ones_and_hold(self):
+        answer = self.settled.ask("GET", "/v1/limits")
+        self.assertEqual((answer.status, answer.headers["Content-Type"]), (200, "application/json"))
+        limits = answer.json
+        self.assertEqual({name: limits[name] for name in self.config["limits"]}, self.config["limits"])
+        self.assertEqual((limits["answer_bytes"], limits["write_ms"]), (65536, 30000))
+        for name, batch in (("items", {"items": [item(n, self.url("/ok")) for n in range(limits["items"] + 1)]}),
+                            ("items/0/ttl_ms", {"items": [item(1, self.url("/ok"), ttl_ms=limits["max_deadline_ms"] + 1)]}),
+                            ("deadline_ms", {"deadline_ms": limits["max_deadline_ms"] + 1, "items": [item(1, self.url("/ok"))]})):
+            self.assertEqual(self.settled.post(batch).json["errors"][0]["pointer"], "#/" + name)
+
+    def test_other_methods_are_not_allowed(self):
+        self.assertEqual(self.settled.ask("HEAD", "/v1/limits").status, 200)
+        answer = self.settled.ask("POST", "/v1/limits", b"{}")
+        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD"))
+
+
 class Shards(Case):
     config = {"shards": 3}
 

@@ -217,6 +217,32 @@ print(conn.getresponse().read().decode())
         finally:
             self.assertEqual(daemon.stop(), 0)
 
+    def test_with_few_file_descriptors_it_does_less_at_once(self):
+        downstream = harness.Downstream()
+        self.addCleanup(downstream.stop)
+        services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"], "max_in_flight": 1000}}
+        for shards, files in ((1, 200), (2, 300)):
+            downstream.clear()
+            settled = harness.Daemon({"shards": shards, "services": services}, files=files)
+            try:
+                warned = settled.wait_line("event=few_file_descriptors")
+                in_force = dict(re.findall(r"(\w+)=(\d+)", warned.string))
+                self.assertEqual(in_force["have"], str(files))
+                self.assertIn("ulimit -n", warned.string)
+                answer = settled.post({"concurrency": 500, "items": [harness.item(n, downstream.url + "/wait_ms=20")
+                                                                    for n in range(500)]})
+                self.assertEqual(answer.status, 200, answer.body[:1000])
+                self.assertEqual({r["attempts"] for r in answer.json["results"]}, {1})
+                self.assertLessEqual(downstream.stats()["max_in_flight"], int(in_force["in_flight"]))
+                self.assertEqual(settled.text().count("few_file_descriptors"), 1)
+            finally:
+                self.assertEqual(settled.stop(), 0, settled.text())
+
+    def test_with_enough_file_descriptors_it_says_nothing(self):
+        settled = harness.Daemon({"limits": {"in_flight": 10, "connections": 10}}, files=200)
+        self.assertEqual(settled.stop(), 0)
+        self.assertNotIn("few_file", settled.text())
+
     def test_every_number_of_shards_serves_and_stops(self):
         for shards in (1, 2, 3, 7, "auto"):
             daemon = harness.Daemon({"shards": shards})

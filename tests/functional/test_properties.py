@@ -6,6 +6,7 @@ Each seed is a plan (plan.py) that is run (rig.py) and judged (invariants.py).
   SETTLED_PROPERTY_FIRST=N   the first of them; together with SEEDS=1, one again
 """
 
+import http.client
 import os
 import re
 
@@ -14,7 +15,7 @@ import invariants
 import plan
 import rig
 
-SEEDS = int(os.environ.get("SETTLED_PROPERTY_SEEDS", "180"))
+SEEDS = int(os.environ.get("SETTLED_PROPERTY_SEEDS", "300"))
 FIRST = int(os.environ.get("SETTLED_PROPERTY_FIRST", "1"))
 SHARDS = (1, 2, 3)
 
@@ -45,10 +46,13 @@ def tell(seed, shards, record, complaints):
     accused = [b for b in record.batches if any(b is c[1] for c in complaints)]
     for batch in accused[:2] or record.batches:
         text += tell_batch(batch, [c for c in complaints if c[1] is batch])
-    text.append("again: SETTLED_PROPERTY_FIRST=%d SETTLED_PROPERTY_SEEDS=1 SETTLED_BIN=%s DOWNSTREAM_BIN=%s "
-                "/usr/bin/python3 tests/functional/test_properties.py"
-                % (seed, " ".join(harness.SETTLED), harness.DOWNSTREAM))
-    return "\n".join(text)
+    return "\n".join([*text, again(seed)])
+
+
+def again(seed):
+    return ("again: SETTLED_PROPERTY_FIRST=%d SETTLED_PROPERTY_SEEDS=1 SETTLED_BIN=%s DOWNSTREAM_BIN=%s "
+            "/usr/bin/python3 tests/functional/test_properties.py"
+            % (seed, " ".join(harness.SETTLED), harness.DOWNSTREAM))
 
 
 class Properties(harness.unittest.TestCase):
@@ -61,15 +65,22 @@ class Properties(harness.unittest.TestCase):
         r = rig.Rig(shards)
         try:
             for seed in seeds:
-                drawn = plan.draw(seed, r.down.url, shards)
-                record = r.run(drawn)
-                complaints = invariants.judge(record)
-                if complaints:
-                    self.fail(tell(seed, shards, record, complaints))
+                self.settle(r, seed)
         finally:
             status = r.stop()
-            log = r.settled.text()
+        log = r.settled.text()
         self.assertEqual((status, re.findall(r".*(?:Sanitizer|runtime error).*", log)), (0, []), log[-5000:])
+
+    def settle(self, r, seed):
+        drawn = plan.draw(seed, r.down.url, r.shards)
+        try:
+            record = r.run(drawn)
+        except (OSError, http.client.HTTPException, AssertionError) as e:
+            self.fail(f"seed {seed} with {r.shards} shards: {e!r}\n{again(seed)}\n"
+                      f"the log ends:\n{r.settled.text()[-8000:]}")
+        complaints = invariants.judge(record)
+        if complaints:
+            self.fail(tell(seed, r.shards, record, complaints))
 
     def test_every_invariant_holds_on_one_shard(self):
         self.settle_seeds(1)

@@ -121,11 +121,13 @@ class Requests(Case):
         answer = self.settled.post({"service": "hook", "items": [item(n, self.url("/x")) for n in range(3)]})
         self.assertEqual({e["webhook_id"] for e in self.down.ledger()}, {f"{answer.json['id']}.i{n}" for n in range(3)})
 
-    def traces(self, traceparent=None):
-        headers = {} if traceparent is None else {"traceparent": traceparent}
+    def traces(self, traceparent=None, flags="01", **headers):
+        headers |= {} if traceparent is None else {"traceparent": traceparent}
         self.settled.post({"service": "hook", "retry": {"max_attempts": 2, "base_ms": 1, "cap_ms": 1},
                            "items": [item(1, self.url("/flaky?times=1")), item(2, self.url("/ok"))]}, headers)
-        parts = [re.fullmatch("00-([0-9a-f]{32})-([0-9a-f]{16})-01", e["traceparent"]) for e in self.down.ledger()]
+        ledger = self.down.ledger()
+        parts = [re.fullmatch(f"00-([0-9a-f]{{32}})-([0-9a-f]{{16}})-{flags}", e["traceparent"]) for e in ledger]
+        self.assertEqual({dict(e["headers"]).get("tracestate") for e in ledger}, {headers.get("tracestate")})
         self.down.clear()
         self.assertEqual(len(parts), 3)
         self.assertEqual(len({m[2] for m in parts}), 3, "every attempt is a span of its own")
@@ -136,7 +138,8 @@ class Requests(Case):
         trace, spans = self.traces(f"00-{TRACE}-b7ad6b7169203331-01")
         self.assertEqual(trace, TRACE)
         self.assertNotIn("b7ad6b7169203331", spans)
-        self.assertEqual(self.traces(f"01-{TRACE}-b7ad6b7169203331-00-more")[0], TRACE)
+        self.assertEqual(self.traces(f"01-{TRACE}-b7ad6b7169203331-00-more", flags="00")[0], TRACE)
+        self.assertEqual(self.traces(f"00-{TRACE}-b7ad6b7169203331-01", tracestate="vendor=x,other=y")[0], TRACE)
 
     def test_a_trace_is_started_where_none_is_given_or_it_is_wrong(self):
         seen = set()
@@ -167,6 +170,16 @@ class Limits(Case):
                           result["retryable"]), ("failed", "payload_too_large", 0, "not_retryable", "no", False))
         self.assertEqual([answer.results[i]["status"] for i in ("i2", "i3")], ["succeeded", "succeeded"])
         self.assertEqual(len(self.down.ledger()), 2)
+
+    def test_validation_alone_names_the_service_whose_limit_it_is(self):
+        batch = {"service": "small", "items": [item(1, self.url("/ok"), payload="x" * 8), item(2, self.url("/ok"), payload="x" * 9),
+                                               item(3, self.url("/ok"), payload="x" * 9, service="webhook")]}
+        for contract in ("all_or_nothing", "partial_success", "best_effort"):
+            answer = self.settled.post({"validate_only": True, "contract": contract, **batch})
+            self.assertEqual((answer.status, answer.json["errors"]), (422, [
+                {"pointer": "#/items/1/payload", "item_id": "i2", "code": "length",
+                 "detail": 'the payload has 11 bytes; the service "small" takes at most 10'}]))
+        self.assertEqual(self.down.ledger(), [])
 
     def test_the_services_timeout_holds_unless_the_batch_has_one(self):
         once = {"retry": {"max_attempts": 1}}

@@ -22,7 +22,8 @@ TABLES = [("ErrorCode", "lib/core/outcome.h", "CODE_TABLE", {"ok"}),
           ("State", "lib/core/batch.h", "BATCH_STATE_TABLE", set()),
           ("Outcome", "lib/core/batch.h", "BATCH_OUTCOME_TABLE", {"none"}),
           ("StopReason", "lib/core/batch.h", "STOP_REASON_TABLE", {"none"}),
-          ("ProblemCode", "lib/wire/wire.h", "PROBLEM_TABLE", set())]
+          ("ProblemCode", "lib/wire/wire.h", "PROBLEM_TABLE", set()),
+          ("FieldCode", "lib/wire/wire-i.h", "FAULT_TABLE", set())]
 
 
 def load(root):
@@ -129,7 +130,7 @@ def check_examples(root, doc):
 
 def table(text, name):
     body = re.search(rf"#define {name}\(X\)((?:.*\\\n)*.*\n)", text)[1]
-    return [m for m in re.findall(r"X\(\w+, (\w+)", body)]
+    return re.findall(r"X\(\w+, (\w+)", body)
 
 
 def check_tables(root, doc):

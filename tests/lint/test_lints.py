@@ -195,6 +195,8 @@ CHECKS = [
     ("an undeclared path parameter is found", broken_api(drop_at("paths", "/v1/batches/{id}", "parameters"))),
     ("a list of codes that differs from the program's is found",
      broken_api(lambda doc: doc["components"]["schemas"]["ErrorCode"]["enum"].pop())),
+    ("a list of field codes that differs is found",
+     broken_api(lambda doc: doc["components"]["schemas"]["FieldCode"]["enum"].pop())),
     ("a table of settings that is right passes", settings_table(SETTINGS + "\nAfter.\n", SETTINGS, False)),
     ("a setting that the README lacks is found", settings_table(SETTINGS + "\nAfter.\n", SETTINGS + "| b | 2 |\n", True)),
     ("a setting that is gone is found", settings_table(SETTINGS + "| b | 2 |\n\nAfter.\n", SETTINGS, True)),

@@ -417,7 +417,7 @@ void check_step(void)
 		if (at == NULL || at == sim.loops[b->shard])
 			check_settled_now(b);
 		check_idle(b);
-		if (b->detached && dispatch_find(sim.dispatches[b->shard], b->id) == NULL)
+		if (b->detached && b->b->live == NULL)
 			check_batch(b, NULL);
 	}
 }

@@ -61,6 +61,7 @@ static void plan_limits(void)
 	sim.config.limits.answer_bytes = 4096;
 	sim.config.limits.json_depth = 64;
 	sim.config.limits.queued_items = dice_chance(10) ? 10 : 100000;
+	sim.config.limits.queued_bytes = (size_t)1 << 30;
 	sim.config.limits.results_bytes = 1 << 20;
 	sim.config.limits.in_flight = (unsigned)pick(in_flight, ARRAY_LEN(in_flight));
 	sim.config.limits.keep_results_ms = 86400000;

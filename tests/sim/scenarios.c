@@ -27,6 +27,7 @@ static void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const st
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.json_depth = 64;
 	sim.config.limits.queued_items = 100000;
+	sim.config.limits.queued_bytes = (size_t)1 << 30;
 	sim.config.limits.results_bytes = 16 << 20;
 	sim.config.limits.in_flight = 1000;
 	sim.config.limits.keep_results_ms = 86400000;
@@ -355,6 +356,35 @@ static void a_batch_of_1000_does_not_starve_a_batch_of_1(void)
 	finish();
 }
 
+/* The items of the second service go to another origin, so to another lane. */
+static void a_lane_gets_its_turn_although_another_fills_the_shard(void)
+{
+	struct sim_batch *many, *one;
+	unsigned before;
+
+	open_quiet(1, 0, quick);
+	sim.config.limits.in_flight = 2;
+	sim.services[1] = sim.services[0];
+	sim.services[1].name = "mail";
+	sim.services[1].url = "http://mail.test/{to}";
+	sim.config.n_services = 2;
+	many = add_batch(500);
+	one = add_batch(1);
+	one->items[0].service = 1;
+	one->items[0].own_service = true;
+	for (unsigned i = 0; i < many->n_items; i++)
+		many->items[i].own_service = true;
+	world_open();
+	world_submit(many);
+	run_until_ms(10);
+	before = sim.n_requests;
+	world_submit(one);
+	run_to_done(one);
+	CHECK(LIVENESS, sim.n_requests - before <= 3 * 2, "%u requests before it was served", sim.n_requests - before);
+	CHECK(LIVENESS, !many->done && sim.n_requests < 100, "the large batch is done already");
+	finish();
+}
+
 /* ---- what seeds have found ---- */
 
 /* The shard stands still until both have passed: the timer fires late. */
@@ -444,6 +474,7 @@ const struct scenario scenarios[] = {
 	{"mixed success in one batch: one of each status", mixed_success},
 	{"all_or_nothing stops at the first failure", all_or_nothing_stops_at_the_first_failure},
 	{"a batch of 1,000 does not starve a batch of 1", a_batch_of_1000_does_not_starve_a_batch_of_1},
+	{"a lane gets its turn although another fills the shard", a_lane_gets_its_turn_although_another_fills_the_shard},
 	{"nothing starts late although the timer is late", nothing_starts_late_although_the_timer_is_late},
 	{"a final answer is the stop, though the ttl passed", a_final_answer_is_the_stop_though_the_ttl_passed},
 	{"a cancel after the last result changes nothing", a_cancel_after_the_last_result_changes_nothing},

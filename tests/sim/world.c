@@ -111,7 +111,7 @@ void world_submit(struct sim_batch *b)
 	b->pending = real->counts.pending;
 	b->b = real;
 	b->id = real->id;
-	CHECK(ADMISSION, dispatch_find(sim.dispatches[b->shard], b->id) == real, "the batch is not found");
+	CHECK(ADMISSION, real->live != NULL, "the batch does not live");
 }
 
 void world_end(struct sim_batch *b, enum why why)

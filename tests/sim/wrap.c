@@ -13,7 +13,7 @@
 	ret __wrap_##name(__VA_ARGS__); \
 	ret __wrap_##name(__VA_ARGS__)
 
-WRAPPED(enum why, gate_why, struct gate *g)
+WRAPPED(enum why, gate_why, const struct gate *g)
 {
 	if (sim.plant == PLANT_GATE_OPEN)
 		return WHY_NONE;

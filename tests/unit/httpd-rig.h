@@ -109,15 +109,16 @@ static ssize_t fill(void *data, char *out, size_t max)
 
 static void on_request(void *arg, struct http_request *r)
 {
-	const char *path = http_path(r), *name;
+	const char *path = http_path(r);
 	struct blob *body;
 
 	(void)arg;
 	s.requests++;
 	http_set_data(r, &s);
 	if (strcmp(path, "/hi") == 0) {
-		name = http_query(r, "name");
-		respond(r, 200, name == NULL ? "hello" : name);
+		respond(r, 200, "hello");
+	} else if (strncmp(path, "/hi/", 4) == 0) {
+		respond(r, 200, path + 4);
 	} else if (strcmp(path, "/echo") == 0 || strcmp(path, "/big") == 0) {
 		body = http_take_body(r);
 		assert_null(http_take_body(r));
@@ -177,7 +178,7 @@ static void start(struct httpd_config cfg)
 }
 
 static const struct httpd_config usual = {.connections = 64,
-					  .header_ms = 20000,
+					  .body_bytes = 1 << 30, .header_ms = 20000,
 					  .body_ms = 20000,
 					  .idle_ms = 20000,
 					  .write_ms = 20000};

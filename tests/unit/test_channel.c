@@ -11,8 +11,9 @@
 /* The Standard Webhooks specification's example. */
 static const char spec_key[] = "\x31\xf2\x90\xf6\xbf\x06\x29\x8a\xab\x4f\x08\xd4"
 			       "\x3c\x3f\x08\x2c\xf6\x48\xa3\x62\xda\x2d\xa4\xb0";
-static const unsigned char trace[16] = {0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6,
-					0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36};
+static const struct trace trace = {.id = {0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6,
+					  0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36},
+				   .flags = 1};
 static const struct service webhook = {.name = "webhook", .kind = SERVICE_WEBHOOK};
 static const struct service push = {
 	.name = "push", .kind = SERVICE_HTTP, .url = "http://Push.Internal/send/{to}?again={to}", .method = "PUT"};
@@ -21,7 +22,7 @@ static struct channel_message message(const char *to, const char *payload)
 {
 	return (struct channel_message){
 		.to = slice_str(to), .payload = slice_str(payload), .id = SLICE("msg_p5jXN8AQM9LWM0D4loKWxJek"),
-		.unix_s = 1614265330, .trace_id = trace, .span_id = 0x00f067aa0ba902b7};
+		.unix_s = 1614265330, .trace = &trace, .span_id = 0x00f067aa0ba902b7};
 }
 
 static const char *header(const struct exchange *e, const char *name)
@@ -68,6 +69,8 @@ static void webhook_refuses_everything_else(void **state)
 		if (channel_check_to(&webhook, slice_str(bad[i])) == NULL)
 			fail_msg("accepted %s", bad[i]);
 	}
+	assert_string_equal(channel_check_to(&webhook, SLICE("a b")),
+			    "must be a URL of printable ASCII, without spaces or backslashes");
 	assert_non_null(channel_check_to(&webhook, (struct slice){"http://h/\0", 10}));
 	memset(longest + 9, 'a', 2040);
 	assert_non_null(channel_check_to(&webhook, slice_str(longest)));
@@ -140,7 +143,7 @@ static void webhook_signature_matches_the_specification(void **state)
 
 static void http_fills_the_operators_request(void **state)
 {
-	const char *headers[] = {"authorization: Bearer x", "CONTENT-TYPE: text/x"};
+	const char *headers[] = {"authorization: Bearer x", "x-tag: 7"};
 	struct service s = push;
 	struct channel_message m = message("", "{}");
 	struct channel_scratch scratch CLEANUP(channel_scratch_free) = {0};
@@ -154,13 +157,32 @@ static void http_fills_the_operators_request(void **state)
 	assert_string_equal(e.url, "http://Push.Internal/send/a%2Fb%3F%C3%A9%20~-._%25%00Z"
 				   "?again=a%2Fb%3F%C3%A9%20~-._%25%00Z");
 	assert_string_equal(e.method, "PUT");
-	assert_string_equal(header(&e, "content-type"), "text/x");
+	assert_string_equal(header(&e, "content-type"), "application/json");
+	assert_string_equal(header(&e, "x-tag"), "7");
 	assert_string_equal(header(&e, "authorization"), "Bearer x");
 	assert_null(header(&e, "webhook-signature"));
 	assert_false(e.guarded);
 	s.n_headers = 0;
 	assert_true(channel_encode(&s, &m, &scratch, &e));
 	assert_string_equal(header(&e, "content-type"), "application/json");
+}
+
+static void a_callers_trace_goes_on_as_it_came(void **state)
+{
+	struct channel_message m = message("http://h/", "{}");
+	struct trace unsampled = trace;
+	struct channel_scratch scratch CLEANUP(channel_scratch_free) = {0};
+	struct exchange e;
+
+	(void)state;
+	assert_true(channel_encode(&webhook, &m, &scratch, &e));
+	assert_null(header(&e, "tracestate"));
+	unsampled.flags = 0;
+	unsampled.state = SLICE("vendor=1,other=2");
+	m.trace = &unsampled;
+	assert_true(channel_encode(&webhook, &m, &scratch, &e));
+	assert_string_equal(header(&e, "traceparent"), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+	assert_string_equal(header(&e, "tracestate"), "vendor=1,other=2");
 }
 
 static void an_id_cannot_break_out_of_its_header(void **state)
@@ -354,6 +376,7 @@ int main(void)
 		cmocka_unit_test(origin_is_lower_case_with_its_port),
 		cmocka_unit_test(webhook_signature_matches_the_specification),
 		cmocka_unit_test(http_fills_the_operators_request),
+		cmocka_unit_test(a_callers_trace_goes_on_as_it_came),
 		cmocka_unit_test(an_id_cannot_break_out_of_its_header),
 		cmocka_unit_test(scratch_is_reused_for_long_and_short),
 		cmocka_unit_test(every_status_has_its_code),

@@ -160,6 +160,36 @@ static void the_description_has_a_row_for_every_setting(void **state)
 	buf_free(&out);
 }
 
+/* Name and value of each, one a line. */
+static void add_limit(void *arg, const char *name, int64_t value)
+{
+	buf_printf(arg, "%s %lld\n", name, (long long)value);
+}
+
+static void every_limit_is_told_as_it_is_in_force(void **state)
+{
+	struct config *c = load("limits: {items: 7, results_bytes: 8589934592, drain_ms: 0}\n");
+	struct buf have = {0}, all = {0};
+	size_t rows = 0, lines = 0;
+
+	(void)state;
+	config_each_limit(c, add_limit, &have);
+	buf_add_char(&have, '\0');
+	assert_non_null(strstr(have.p, "items 7\nbody_bytes 16777216\npayload_bytes 262144\n"));
+	assert_non_null(strstr(have.p, "\nresults_bytes 8589934592\n"));
+	assert_non_null(strstr(have.p, "\ndrain_ms 0\n"));
+	config_describe(&all);
+	buf_add_char(&all, '\0');
+	for (const char *p = all.p; (p = strstr(p, "| `limits.")) != NULL; p++)
+		rows++;
+	for (const char *p = have.p; (p = strchr(p, '\n')) != NULL; p++)
+		lines++;
+	assert_int_equal(lines, rows);
+	buf_free(&have);
+	buf_free(&all);
+	config_free(c);
+}
+
 static void every_setting_is_read(void **state)
 {
 	struct config *c = load(
@@ -376,7 +406,7 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("1:1", "lisen: unknown key: did you mean listen?")
 	        LINE("3:3", "limits.itmes: unknown key: did you mean items?")
 	        LINE("4:3", "limits.zzz: unknown key: known here are items, body_bytes, payload_bytes, answer_bytes, "
-	             "json_depth, connections, queued_items, results_bytes, in_flight, keep_results_ms, header_ms, body_ms, "
+	             "json_depth, connections, queued_items, queued_bytes, results_bytes, in_flight, keep_results_ms, header_ms, body_ms, "
 	             "idle_ms, write_ms, drain_ms, deadline_ms, max_deadline_ms")
 	        LINE("5:7", "log.colour: unknown key: known here are format, level")
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
@@ -574,6 +604,7 @@ int main(void)
 		cmocka_unit_test(no_file_and_files_that_say_nothing_are_the_defaults),
 		cmocka_unit_test(the_printed_defaults_load_as_the_defaults),
 		cmocka_unit_test(the_description_has_a_row_for_every_setting),
+		cmocka_unit_test(every_limit_is_told_as_it_is_in_force),
 		cmocka_unit_test(every_setting_is_read),
 		cmocka_unit_test(json_is_a_configuration_too),
 		cmocka_unit_test(ranges_are_parsed_as_such),

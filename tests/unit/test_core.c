@@ -89,6 +89,19 @@ static void waits_are_full_jitter_below_the_cap(void **state)
 	}
 }
 
+static void a_base_over_the_cap_waits_as_the_cap_says(void **state)
+{
+	const struct retry_policy p = {.max_attempts = 9, .base_ms = 500, .cap_ms = 20};
+	int64_t high = 0;
+	struct rng rng;
+
+	(void)state;
+	rng_seed(&rng, 3);
+	for (unsigned i = 0; i < 2000; i++)
+		high = MAX(high, retry_wait_us(&p, 1 + i % 4, &rng));
+	assert_in_range(high, 18000, 20000);
+}
+
 static struct retry_answer ask(struct retry_question q, enum code code)
 {
 	const struct retry_policy p = {.max_attempts = 3, .base_ms = 0, .cap_ms = 0};
@@ -211,6 +224,7 @@ int main(void)
 		cmocka_unit_test(a_cancel_flows_down_once_with_its_first_reason),
 		cmocka_unit_test(a_deadline_is_the_smaller_of_its_own_and_its_parents),
 		cmocka_unit_test(waits_are_full_jitter_below_the_cap),
+		cmocka_unit_test(a_base_over_the_cap_waits_as_the_cap_says),
 		cmocka_unit_test(the_policy_answers_which_how_many_and_when),
 		cmocka_unit_test(delivered_is_the_maximum_over_all_attempts),
 		cmocka_unit_test(only_an_attempt_that_was_sent_can_be_a_duplicate),

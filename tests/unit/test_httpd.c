@@ -29,12 +29,12 @@ static void a_connection_serves_many_requests(void **state)
 		assert_true(has("\r\nx-test: yes\r\n"));
 		assert_false(has("\r\nconnection: close"));
 	}
-	say(fd, GET("/hi?other&name=a%20b"));
+	say(fd, GET("/hi/a%20b?other"));
 	hear(fd, false);
 	assert_string_equal(reply.body, "a b");
-	say(fd, GET("/hi?name"));
+	say(fd, GET("http://example.test/hi/absolute"));
 	hear(fd, false);
-	assert_int_equal(reply.n, 0);
+	assert_string_equal(reply.body, "absolute");
 	say(fd, "HEAD /hi HTTP/1.1\r\n" HOST "\r\n");
 	hear(fd, true);
 	assert_int_equal(reply.n, 5);
@@ -42,7 +42,7 @@ static void a_connection_serves_many_requests(void **state)
 	hear(fd, false);
 	assert_int_equal(reply.status, 404);
 	assert_string_equal(reply.body, "/not/here");
-	say(fd, GET("/hi") GET("/hi?name=second"));
+	say(fd, GET("/hi") GET("/hi/second"));
 	hear(fd, false);
 	hear(fd, false);
 	assert_string_equal(reply.body, "second");
@@ -222,7 +222,7 @@ static const struct {
 	{400, "GET /hi HTTP/1.1\r\n\r\n"},
 	{400, "GET /a%00b HTTP/1.1\r\n" HOST "\r\n"},
 	{400, "GET /a%zz HTTP/1.1\r\n" HOST "\r\n"},
-	{400, "GET /hi?name=%0 HTTP/1.1\r\n" HOST "\r\n"},
+	{400, "GET /hi/%0 HTTP/1.1\r\n" HOST "\r\n"},
 	{411, "POST /echo HTTP/1.1\r\n" HOST "\r\n"},
 	{400, "GET /hi HTTP/1.1\r\n" HOST "X: y\r\n z\r\n\r\n"},
 	{400, "GET /hi HTTP/1.1\r\n" HOST "X: y\nZ: y\r\n\r\n"},

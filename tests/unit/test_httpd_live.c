@@ -184,7 +184,7 @@ static void what_came_with_a_parked_request_is_answered_after_it(void **state)
 	(void)state;
 	start(usual);
 	fd = dial();
-	say(fd, GET("/park") GET("/hi?name=second"));
+	say(fd, GET("/park") GET("/hi/second"));
 	patiently(&s.parked_sem);
 	tell(answer_parked);
 	hear(fd, false);
@@ -491,7 +491,7 @@ static void connections_beyond_the_limit_wait(void **state)
 	say(b, GET("/hi"));
 	hear(b, false);
 	c = dial();
-	say(c, GET("/hi?name=third"));
+	say(c, GET("/hi/third"));
 	tell(read_usage);
 	assert_int_equal(usage.connections, 2);
 	close(b);

@@ -70,6 +70,29 @@ static void a_line_has_time_level_event_and_fields(void **state)
 	assert_non_null(strstr(text, " level=warn event=bare\n"));
 }
 
+static void a_reader_that_stops_blocks_nobody(void **state)
+{
+	char page[4096];
+	int lines = 0;
+
+	(void)state;
+	capture();
+	log_init(LOG_LOGFMT, LOG_INFO);
+	/* More than a pipe holds: without the look before it, this would never return. */
+	for (int i = 0; i < 3000; i++)
+		log_event(LOG_INFO, "flood", LOG_INT("i", i));
+	for (int i = 0; i < 8; i++)
+		assert_true(read(pipe_fds[0], page, sizeof page) > 0);
+	log_event(LOG_INFO, "after");
+	captured();
+	log_init(LOG_LOGFMT, LOG_INFO);
+	assert_non_null(strstr(text, "level=warn event=log_lines_dropped lines="));
+	assert_non_null(strstr(text, "event=after\n"));
+	for (const char *p = text; (p = strstr(p, "event=log_lines_dropped")) != NULL; p++)
+		lines++;
+	assert_int_equal(lines, 1);
+}
+
 static void the_time_is_the_clocks(void **state)
 {
 	struct timespec before, after;
@@ -331,6 +354,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_line_has_time_level_event_and_fields),
+		cmocka_unit_test(a_reader_that_stops_blocks_nobody),
 		cmocka_unit_test(the_time_is_the_clocks),
 		cmocka_unit_test(levels_below_the_threshold_are_silent),
 		cmocka_unit_test(logfmt_quotes_only_what_needs_it),

@@ -513,7 +513,7 @@ static void unused_connections_are_closed_after_a_while(void **state)
 
 	(void)state;
 	rig_teardown(NULL);
-	rig_setup_with(4, 1);
+	rig_setup_with(&(struct xfer_config){.max_idle = 4, .idle_ms = 1});
 	for (unsigned i = 1; i <= 3; i++) {
 		job_post(&j, d->port);
 		job_run(&j);

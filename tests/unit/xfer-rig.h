@@ -268,13 +268,11 @@ static void *rig_main(void *arg)
 	return NULL;
 }
 
-static void rig_setup_with(unsigned max_idle, int64_t idle_ms)
+static void rig_setup_with(const struct xfer_config *cfg)
 {
-	const struct xfer_config cfg = {.max_idle = max_idle, .idle_ms = idle_ms, .user_agent = "rig"};
-
 	rig_loop = loop_new();
 	assert_non_null(rig_loop);
-	rig_xfer = xfer_new(rig_loop, &cfg);
+	rig_xfer = xfer_new(rig_loop, cfg);
 	assert_non_null(rig_xfer);
 	pthread_create(&rig_thread, NULL, rig_main, NULL);
 }
@@ -282,7 +280,7 @@ static void rig_setup_with(unsigned max_idle, int64_t idle_ms)
 static int rig_setup(void **state)
 {
 	(void)state;
-	rig_setup_with(64, 60000);
+	rig_setup_with(&(struct xfer_config){.max_idle = 64, .idle_ms = 60000, .user_agent = "rig"});
 	return 0;
 }
 

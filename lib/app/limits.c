@@ -1,0 +1,25 @@
+/*
+ * What the process does at once, from the file descriptors that it may have.
+ *
+ * Each shard needs some for itself and two for each look-up of a name, and the
+ * process a reserve. The rest goes to callers (limits.connections) and attempts
+ * (limits.in_flight in each shard, connections kept open included): as
+ * configured if that is enough, else to both in the proportion configured, but
+ * at least one of each in each shard.
+ */
+#include "app-i.h"
+
+enum { RESERVE = 64, SHARD_OWN = 8, LOOKUP_FDS = 2 };
+
+bool limits_fit(struct config *c, uint64_t fds)
+{
+	uint64_t fixed = RESERVE + (uint64_t)c->shards * (SHARD_OWN + LOOKUP_FDS * LOOKUPS);
+	uint64_t wanted = c->limits.connections + (uint64_t)c->shards * c->limits.in_flight;
+	uint64_t left = fds > fixed ? fds - fixed : 0;
+
+	if (wanted <= left)
+		return false;
+	c->limits.connections = (unsigned)MAX(c->limits.connections * left / wanted, (uint64_t)c->shards);
+	c->limits.in_flight = (unsigned)MAX(c->limits.in_flight * left / wanted, UINT64_C(1));
+	return true;
+}

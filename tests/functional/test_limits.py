@@ -1,0 +1,94 @@
+"""What bounds the process: bytes of batches and of bodies on their way, and what
+is refused in the metrics. And a batch that runs tells what it does."""
+
+import http.client
+import json
+import select
+import socket
+
+import harness
+from harness import LIMIT_S, item
+
+SPACES = b" " * 60000
+
+
+class Bytes(harness.Case):
+    config = {"limits": {"queued_bytes": 150000}}
+
+    def padded(self, path="/hang"):
+        return harness.encode({"deadline_ms": 600000, "attempt_timeout_ms": 600000,
+                               "items": [item(1, self.url(path))]}) + SPACES
+
+    def refused(self, answer):
+        self.assertEqual((answer.status, answer.json["code"]), (503, "overloaded"))
+        self.assertGreaterEqual(int(answer.headers["Retry-After"]), 1)
+
+    def test_batches_are_refused_before_they_fill_the_memory(self):
+        held = [self.settled.start_post(self.padded()) for _ in range(2)]
+        self.down.wait(requests=2)
+        self.refused(self.settled.post(self.padded("/ok")))
+        self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
+        held[0].close()
+        self.settled.wait_done("disconnected", self.log_start)
+        self.assertEqual(self.settled.post(self.padded("/ok")).status, 200)
+        held[1].close()
+        self.down.wait(in_flight=0)
+
+    def test_invalid_items_count_too(self):
+        answer = self.settled.post({"contract": "best_effort", "items": [{"id": f"i{n}"} for n in range(900)]})
+        self.refused(answer)
+
+    def test_bodies_on_their_way_count_too(self):
+        head = (f"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(SPACES)}\r\n\r\n").encode()
+        slow = [socket.create_connection(("127.0.0.1", self.settled.port), timeout=LIMIT_S) for _ in range(3)]
+        for sock in slow:
+            sock.sendall(head)
+        refused, _, _ = select.select(slow, [], [], LIMIT_S)
+        self.assertEqual(len(refused), 1)
+        answer = http.client.HTTPResponse(refused[0])
+        answer.begin()
+        self.assertEqual((answer.status, json.loads(answer.read())["code"]), (503, "overloaded"))
+        for sock in slow:
+            sock.close()
+        self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
+
+
+class Metrics(harness.Case):
+    config = {"limits": {"body_bytes": 1000}}
+
+    def refusals(self):
+        return {name.split('"')[1]: n for name, n in self.settled.metrics().items() if "refused_total" in name and n > 0}
+
+    def test_every_refusal_is_counted_whoever_refuses(self):
+        before = self.refusals()
+        self.settled.ask("POST", "/v1/batches", b" " * 2000, {"Content-Type": "application/json"})
+        self.settled.ask("GET", "/nothing")
+        for head in (b"POST /v1/batches HTTP/1.1\r\nHost: x\r\n\r\n",
+                     b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", self.settled.port), timeout=LIMIT_S) as sock:
+                sock.sendall(head)
+                while sock.recv(4096):
+                    pass
+        after = self.refusals()
+        self.assertEqual({p: after[p] - before.get(p, 0) for p in after},
+                         {"body_too_large": 1, "not_found": 1, "length_required": 1, "malformed_request": 1})
+
+
+class Running(harness.Case):
+    def test_an_attempt_in_flight_is_counted(self):
+        self.down.script("/x", "status=503", "hang")
+        sock = self.settled.start_post({"retry": {"base_ms": 0, "cap_ms": 0}, "items": [item(1, self.url("/x"))]})
+        self.down.wait(requests=2)
+        batch = self.settled.wait_line(r"event=attempt_done batch=(\S+)", self.log_start)[1]
+        running = self.settled.get_batch(batch)
+        self.assertEqual((running.status, running.json["state"], running.json["outcome"]), (200, "running", None))
+        result = running.results["i1"]
+        self.assertEqual((result["status"], result["ok"], result["attempts"]), ("running", None, 2))
+        sock.close()
+        self.settled.wait_done("disconnected", self.log_start)
+        self.assertEqual(self.settled.get_batch(batch).results["i1"]["attempts"], 2)
+
+
+if __name__ == "__main__":
+    harness.main()
