@@ -75,7 +75,7 @@ struct loop_msg {
 
 void loop_post(struct loop *to, struct loop_msg *msg);       /* any thread */
 
-/* Live watchers, timers and pending calls: zero means nothing leaked. */
+/* Live watchers and timers: zero means nothing leaked. */
 struct loop_usage {
 	unsigned fds, timers;
 };

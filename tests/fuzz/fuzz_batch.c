@@ -3,7 +3,7 @@
  *  1. malformed exactly when jansson says so;
  *  2. a refusal is a problem document whose errors add up;
  *  3. an accepted payload lies inside the body, and is the value that jansson
- *     finds there;
+ *     finds there; under validate_only its service takes it;
  *  4. the results of an accepted batch are JSON without duplicate keys, one per
  *     item, and the counts add up;
  *  5. a string that is written reads back as it was.
@@ -29,6 +29,16 @@ static const char *check_to(const void *ctx, int service, struct slice to)
 	return to.p[0] == '!' ? "not this one" : NULL;
 }
 
+enum { SERVICE_TAKES = 100 };
+
+static size_t service_takes(const void *ctx, int service, const char **retname)
+{
+	(void)ctx;
+	(void)service;
+	*retname = "push";
+	return SERVICE_TAKES;
+}
+
 static const struct wire_rules rules = {
 	.max_items = 50,
 	.max_payload = 200,
@@ -38,6 +48,7 @@ static const struct wire_rules rules = {
 	.default_service = 0,
 	.find_service = find_service,
 	.check_to = check_to,
+	.service_takes = service_takes,
 };
 
 static json_t *judge(struct slice text, size_t flags, enum json_error_code *ret)
@@ -103,6 +114,7 @@ static void check_payloads(const struct batch *b, json_t *doc)
 			continue;
 		}
 		REQUIRE(it->id.p != NULL && it->to.n > 0 && it->payload.n > 0);
+		REQUIRE(!b->policy.validate_only || it->payload.n <= SERVICE_TAKES);
 		REQUIRE(it->payload.p >= b->body->p && it->payload.p + it->payload.n <= b->body->p + b->body->n);
 		if (doc == NULL)
 			continue;
