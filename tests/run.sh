@@ -10,7 +10,8 @@ usage() {
 	cat <<'END'
 usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--build DIR]
                     [--setup ARG]... [--wrap COMMAND] [--slow N]
-  --suite NAME     only these suites: lint, unit, sim, functional (default: all)
+  --suite NAME     only these suites: lint, unit, sim, functional (default: all), or
+                   valgrind, the functional tests that SETTLED_WRAP=valgrind is for
   --no-suite NAME  all but these
   --seeds N        seeds for the simulator (default 10000)
   --build DIR      build directory (default: build)

@@ -1,10 +1,31 @@
-"""A downstream that answers when it is told to, byte for byte."""
+"""Downstreams that answer when they are told to, byte for byte: a Gate, whose
+requests a test takes one after the other, and a Held, which has them by path."""
 
+import re
 import socket
+import threading
 
 import harness
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def read_request(conn):
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += receive(conn, data)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.I)
+    while length and len(body) < int(length[1]):
+        body += receive(conn, body)
+    return head + b"\r\n\r\n" + body
+
+
+def receive(conn, so_far):
+    part = conn.recv(65536)
+    if not part:
+        raise AssertionError(f"the connection ended inside a request: {so_far!r}")
+    return part
 
 
 class Gate:
@@ -24,19 +45,7 @@ class Gate:
         if conn is None:
             conn, _ = self.sock.accept()
             conn.settimeout(harness.LIMIT_S)
-        data = b""
-        while b"\r\n\r\n" not in data:
-            part = conn.recv(65536)
-            if not part:
-                raise AssertionError(f"the connection ended inside a request: {data!r}")
-            data += part
-        length = 0
-        for line in data.split(b"\r\n\r\n")[0].split(b"\r\n"):
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        while len(data.split(b"\r\n\r\n", 1)[1]) < length:
-            data += conn.recv(65536)
-        return conn, data
+        return conn, read_request(conn)
 
     def has_caller(self):
         """Somebody has connected and was not taken yet."""
@@ -49,3 +58,65 @@ class Gate:
             return False
         finally:
             self.sock.settimeout(harness.LIMIT_S)
+
+
+class Held:
+    """Keeps every request until it is told what to send; a thread takes them."""
+
+    def __init__(self):
+        self.gate = Gate()
+        self.gate.sock.settimeout(None)
+        self.changed = threading.Condition()
+        self.requests = {}               # path: socket
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def url(self, path):
+        return f"{self.gate.url}/{path}"
+
+    def _accept(self):
+        while True:
+            try:
+                conn, _ = self.gate.sock.accept()
+            except OSError:
+                return
+            conn.settimeout(harness.LIMIT_S)
+            threading.Thread(target=self._read, args=(conn,), daemon=True).start()
+
+    def _read(self, conn):
+        path = read_request(conn).split()[1].decode().lstrip("/")
+        with self.changed:
+            self.requests[path] = conn
+            self.changed.notify_all()
+
+    def _socket(self, path):
+        with self.changed:
+            if not self.changed.wait_for(lambda: path in self.requests, harness.LIMIT_S):
+                raise AssertionError(f"no request for {path}")
+            return self.requests[path]
+
+    def wait(self, *paths):
+        for path in paths:
+            self._socket(path)
+
+    def send(self, path, data):
+        self._socket(path).sendall(data)
+
+    def answer(self, path, status="200 OK"):
+        self.send(path, f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        self.requests.pop(path).close()
+
+    def wait_gone(self, path):
+        """Until the daemon has closed the connection of this request."""
+        try:
+            assert self._socket(path).recv(1) == b""
+        except ConnectionResetError:
+            pass
+        self.requests.pop(path).close()
+
+    def close(self):
+        self.gate.sock.shutdown(socket.SHUT_RDWR)
+        self.gate.close()
+        self.thread.join(harness.LIMIT_S)
+        for conn in self.requests.values():
+            conn.close()

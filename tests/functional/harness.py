@@ -22,7 +22,8 @@ import time
 import traceback
 import unittest
 
-LIMIT_S = 30 * float(os.environ.get("SETTLED_TEST_PATIENCE", "1"))
+PATIENCE = float(os.environ.get("SETTLED_TEST_PATIENCE", "1"))
+LIMIT_S = 30 * PATIENCE
 # Perhaps under another program, such as valgrind.
 SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.environ.get("SETTLED_BIN", "build/cmd/settled/settled")]
 DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-downstream")
@@ -205,6 +206,11 @@ def encode(batch):
     if isinstance(batch, bytes):
         return batch
     return json.dumps({"service": "webhook", **batch} if isinstance(batch, dict) else batch).encode()
+
+
+def ms(n):
+    """A policy's time in which a daemon, however slow, has to have come somewhere."""
+    return int(n * PATIENCE)
 
 
 def reset(sock):

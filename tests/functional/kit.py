@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import socket
-import threading
 import time
 import unittest
 
+import gate
 import harness
 from harness import LIMIT_S
 
@@ -141,76 +141,8 @@ class HeldCase(Case):
 
     def setUp(self):
         super().setUp()
-        self.held = Held()
+        self.held = gate.Held()
         self.addCleanup(self.held.close)
-
-
-class Held:
-    """A downstream that keeps every request until it is told what to send."""
-
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port = self.listener.getsockname()[1]
-        self.changed = threading.Condition()
-        self.requests = {}               # path: socket
-        self.thread = threading.Thread(target=self._accept, daemon=True)
-        self.thread.start()
-
-    def url(self, path):
-        return f"http://127.0.0.1:{self.port}/{path}"
-
-    def _accept(self):
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            sock.settimeout(LIMIT_S)
-            threading.Thread(target=self._read, args=(sock,), daemon=True).start()
-
-    def _read(self, sock):
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += sock.recv(65536)
-        head, _, body = data.partition(b"\r\n\r\n")
-        length = int(re.search(rb"content-length: *(\d+)", head, re.I)[1])
-        while len(body) < length:
-            body += sock.recv(65536)
-        with self.changed:
-            self.requests[head.split()[1].decode().lstrip("/")] = sock
-            self.changed.notify_all()
-
-    def _socket(self, path):
-        with self.changed:
-            if not self.changed.wait_for(lambda: path in self.requests, LIMIT_S):
-                raise AssertionError(f"no request for {path}")
-            return self.requests[path]
-
-    def wait(self, *paths):
-        for path in paths:
-            self._socket(path)
-
-    def send(self, path, data):
-        self._socket(path).sendall(data)
-
-    def answer(self, path, status="200 OK"):
-        self.send(path, f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
-        self.requests.pop(path).close()
-
-    def wait_gone(self, path):
-        """Until the daemon has closed the connection of this request."""
-        try:
-            assert self._socket(path).recv(1) == b""
-        except ConnectionResetError:
-            pass
-        self.requests.pop(path).close()
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.thread.join(LIMIT_S)
-        for sock in self.requests.values():
-            sock.close()
 
 
 class Unreachable:

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 
+import gate
 import harness
 import kit
 from harness import item
@@ -254,7 +255,7 @@ class Abort(kit.Case):
                 self.check_end()
 
     def test_on_disconnect_continue_goes_on_to_its_end(self):
-        held = kit.Held()
+        held = gate.Held()
         self.addCleanup(held.close)
         for name, leave in LEAVE.items():
             with self.subTest(leave=name):
@@ -277,7 +278,7 @@ class Abort(kit.Case):
 
     @each_way
     def test_another_batch_in_the_same_lane_goes_on(self, leave):
-        held = kit.Held()
+        held = gate.Held()
         self.addCleanup(held.close)
         one = self.start({"items": [item(1, held.url("one"))]})
         other = self.start({"items": [item(1, held.url("other")), item(2, held.url("another"))]})
@@ -291,7 +292,7 @@ class Abort(kit.Case):
 
     @each_way
     def test_an_answer_whose_status_came_before_the_abort_wins(self, leave):
-        held = kit.Held()
+        held = gate.Held()
         self.addCleanup(held.close)
         sock = self.start({"items": [item(n, held.url(p)) for n, p in enumerate(("good", "bad", "none", "last"))]})
         held.wait("good", "bad", "none", "last")
@@ -311,7 +312,7 @@ class Abort(kit.Case):
 
     @each_way
     def test_an_answer_that_arrived_unread_before_the_abort_wins(self, leave):
-        held = kit.Held()
+        held = gate.Held()
         self.addCleanup(held.close)
         sock = self.start({"items": [item(n, held.url(p)) for n, p in enumerate(("whole", "begun"))]})
         held.wait("whole", "begun")

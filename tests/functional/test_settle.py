@@ -136,7 +136,7 @@ class Deadlines(harness.Case):
 
 class Delivery(harness.Case):
     def test_at_most_once_never_repeats_what_may_have_arrived(self):
-        answer = self.settled.post({"delivery": "at_most_once", "attempt_timeout_ms": 100, "items": [
+        answer = self.settled.post({"delivery": "at_most_once", "attempt_timeout_ms": harness.ms(100), "items": [
             item(1, self.url("/hang")), item(2, self.url("/x?status=500")), item(3, self.url("/x?reset=after")),
             item(4, self.url("/x?status=429&times=1&then=200"))], "retry": {"base_ms": 1, "cap_ms": 2}})
         for i in ("i1", "i2", "i3"):

@@ -277,7 +277,7 @@ class Memory(kit.HeldCase):
 
     def instrumented(self):
         with open(f"/proc/{self.settled.child.pid}/maps", encoding="ascii") as f:
-            return re.search("lib[at]san", f.read()) is not None
+            return re.search("lib[at]san|vgpreload", f.read()) is not None
 
     def start(self):
         reader = Reader(self.settled, many_lines(self.held))
