@@ -1,3 +1,7 @@
+/*
+ * What the process shares with its shards. The main thread writes all of it
+ * before the shards' threads start, and after they have ended.
+ */
 #pragma once
 
 #include <pthread.h>

@@ -1,3 +1,11 @@
+/*
+ * One shard: its modules made and freed in order, and its part in a stop.
+ *
+ *   drain ──► last batch done ──► quiesce ──► connections closed ──► loop stopped
+ *
+ * Threads: shard_init() and shard_free() run in the main thread while no other
+ * does; the steps are posted to the shard and run in its own.
+ */
 #include <errno.h>
 #include <signal.h>
 #include <unistd.h>
@@ -106,6 +114,10 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	}
 	s->quiet = loop_timer_new(s->loop, LOOP_NORMAL, look, s);
 	s->xfer = xfer_new(s->loop, &xc);
+	if (s->xfer == NULL) {
+		close(take_listen_fd);
+		return -ENOMEM;
+	}
 	s->dispatch = dispatch_new(&(struct dispatch_env){.loop = s->loop, .xfer = s->xfer,
 							  .store = app->store, .config = c,
 							  .group = &app->group, .meter = meter,

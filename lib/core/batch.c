@@ -1,3 +1,4 @@
+/* The states and invariants are in the header's head. */
 #include "core/batch.h"
 
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* Listening sockets: what every accepted one inherits is set here. */
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>

@@ -1,3 +1,13 @@
+/*
+ * Answers and streams.
+ *
+ * Invariants
+ *  1. A response is built by whoever answers and queued by respond_queue(), the
+ *     one place that libmicrohttpd lets it be queued.
+ *  2. A refusal closes its connection: the next byte may be anything.
+ *  3. A stream's fill runs only while the client takes bytes; a fill that has
+ *     none leaves the connection suspended.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>

@@ -1,3 +1,6 @@
+/*
+ * What the routes share: the table's entries, a request's state, the answers.
+ */
 #pragma once
 
 #include "obs/log.h"

@@ -454,6 +454,8 @@ static struct verdict judge(const struct transfer *t, CURLcode rc)
 		v = (struct verdict){.end = ANSWER_FORBIDDEN, .detail = "not a URL that may be called"};
 	else if (rc == CURLE_PEER_FAILED_VERIFICATION && chain_is_good(t))
 		v.detail = "the certificate is for another host";
+	else if (t->seen.requests == 0 && rc == CURLE_OUT_OF_MEMORY)
+		v = (struct verdict){.end = ANSWER_NO_CONNECTION, .detail = "out of memory; nothing was sent"};
 	else if (t->seen.requests == 0 && v.end == ANSWER_MALFORMED)
 		v = (struct verdict){.end = ANSWER_INTERNAL};
 	if (v.end == ANSWER_LOST && !t->answer.wrote)

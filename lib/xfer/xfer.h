@@ -33,7 +33,7 @@ struct xfer_config {
 int xfer_global_init(void);
 void xfer_global_free(void);
 
-struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg) MUST_CHECK;
+struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg) MUST_CHECK;     /* NULL: no memory */
 void xfer_free(struct xfer *x);                  /* no transfer may be live */
 
 /* Start one request. `e` and what it points at are copied or used up inside the
