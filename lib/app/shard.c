@@ -50,7 +50,7 @@ static void look(void *arg)
 	struct shard *s = arg;
 	int64_t now_us = loop_now_us(s->loop);
 
-	if (httpd_connections(s->httpd) == 0 || now_us >= s->quiet_by_us)
+	if (httpd_usage(s->httpd).connections == 0 || now_us >= s->quiet_by_us)
 		step_done(s);
 	else
 		loop_timer_at(s->quiet, now_us + QUIET_LOOK_US);

@@ -148,9 +148,7 @@ struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_c
 	h->again = loop_timer_new(l, LOOP_NORMAL, on_again, h);
 	h->due_timer = loop_timer_new(l, LOOP_URGENT, deadline_due, h);
 	h->epoll = loop_fd_new(l, epoll_fd, LOOP_READ, LOOP_NORMAL, on_epoll, h);
-	if (h->again != NULL && h->due_timer != NULL && h->epoll != NULL)
-		return h;
-	errno = ENOMEM;
+	return h;
 fail:
 	if (errno == 0)
 		errno = EINVAL;
@@ -176,11 +174,6 @@ void httpd_quiesce(struct httpd *h)
 			deadline_soon(c);
 	}
 	httpd_kick(h);
-}
-
-unsigned httpd_connections(const struct httpd *h)
-{
-	return h->usage.connections;
 }
 
 struct httpd_usage httpd_usage(const struct httpd *h)

@@ -71,7 +71,6 @@ void httpd_last_answers(struct httpd *h);
 
 /* Stop accepting too, and close what is idle. */
 void httpd_quiesce(struct httpd *h);
-unsigned httpd_connections(const struct httpd *h);
 void httpd_free(struct httpd *h);                /* ends what is open: on_end, gone */
 
 struct httpd_usage {

@@ -66,7 +66,6 @@ void watch_start(struct http_request *r)
 	r->discarded = 0;
 	r->watch = loop_fd_new(c->h->loop, c->fd, LOOP_READ | LOOP_CLOSED | LOOP_EDGE, LOOP_URGENT,
 			       on_ready, r);
-	REQUIRE(r->watch != NULL);
 }
 
 void watch_stop(struct http_request *r)
