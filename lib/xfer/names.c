@@ -96,14 +96,10 @@ static CURL *handle_new(const struct lookup *l)
 
 	if (c == NULL)
 		return NULL;
-	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
 	/* A connection from the pool would be used without asking for a socket. */
 	curl_easy_setopt(c, CURLOPT_FRESH_CONNECT, 1L);
 	curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, refuse_socket);
-	if (curl_easy_setopt(c, CURLOPT_URL, l->origin.p) == CURLE_OK &&
-	    curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
-	    curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
-	    curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK)
+	if (curl_easy_setopt(c, CURLOPT_URL, l->origin.p) == CURLE_OK && xfer_easy_confine(c))
 		return c;
 	curl_easy_cleanup(c);
 	return NULL;
@@ -147,7 +143,7 @@ static void settle(struct xfer *x, struct lookup *l, CURLcode rc)
 		t->lookup = NULL;
 		x->names.n_waiters--;
 		if (rc == CURLE_COULDNT_CONNECT)
-			xfer_start_again(t);
+			xfer_start_soon(t);
 		else
 			xfer_give_up(t, rc);
 	}

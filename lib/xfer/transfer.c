@@ -156,12 +156,22 @@ static CURLcode on_handshake(CURL *easy, void *ssl_ctx, void *arg)
 }
 
 /* False: no memory, or a libcurl without something that safety needs. */
+bool xfer_easy_confine(CURL *c)
+{
+	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
+	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
+	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
+	       /* Without it, giving up on a slow name blocks the loop until it resolves. */
+	       curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK;
+}
+
+/* False: as above. */
 static bool set_constants(struct transfer *t)
 {
 	CURL *c = t->easy;
 	const struct xfer *x = t->x;
 
-	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(c, CURLOPT_HTTP09_ALLOWED, 0L);
 	curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
@@ -172,11 +182,7 @@ static bool set_constants(struct transfer *t)
 	curl_easy_setopt(c, CURLOPT_MAXAGE_CONN, (long)MAX(x->idle_ms / 1000, INT64_C(1)));
 	curl_easy_setopt(c, CURLOPT_FORBID_REUSE, (long)(x->max_idle == 0));
 	set_callbacks(t);
-	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
-	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
-	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
-	       /* Without it, giving up on a slow name blocks the loop until it resolves. */
-	       curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK &&
+	return xfer_easy_confine(c) &&
 	       curl_easy_setopt(c, CURLOPT_CAINFO, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAPATH, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, on_handshake) == CURLE_OK &&

@@ -106,6 +106,7 @@ struct transfer {
 /* transfer.c */
 struct transfer *xfer_transfer_new(struct xfer *x) MUST_CHECK;
 void xfer_transfer_free(struct transfer *t);
+bool xfer_easy_confine(CURL *c) MUST_CHECK;      /* what every handle must be told */
 bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e) MUST_CHECK;
 void xfer_transfer_conclude(struct transfer *t, CURLcode rc, bool cancelled);
 void xfer_transfer_reset(struct transfer *t);
@@ -133,7 +134,7 @@ void xfer_names_ended(struct xfer *x, CURL *easy, CURLcode rc);
 void xfer_act(struct xfer *x, curl_socket_t fd, int events);
 bool xfer_multi_add(struct xfer *x, CURL *easy) MUST_CHECK;
 void xfer_multi_remove(struct xfer *x, CURL *easy);
-void xfer_start_again(struct transfer *t);       /* UNRESOLVED: its name is known */
+void xfer_start_soon(struct transfer *t);        /* SPARE, or UNRESOLVED: its name is known */
 void xfer_give_up(struct transfer *t, CURLcode rc);
 
 /* tls.c */

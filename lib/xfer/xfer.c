@@ -5,7 +5,7 @@
  *
  *     SPARE ── xfer_start() ──► STARTING ─ start_some() ─► LIVE
  *       ▲                       │  ▲                        │       │
- *       │                       │  │ xfer_start_again()     │       │
+ *       │                       │  │ xfer_start_soon()      │       │
  *       │                       │  └────── UNRESOLVED ◄─────┘       │
  *       │         xfer_cancel() │             │ xfer_give_up(),     │ finish(),
  *       │                       ▼             ▼ xfer_cancel()       ▼ xfer_cancel()
@@ -105,7 +105,7 @@ void xfer_give_up(struct transfer *t, CURLcode rc)
 	set_done(t);
 }
 
-void xfer_start_again(struct transfer *t)
+void xfer_start_soon(struct transfer *t)
 {
 	t->state = TRANSFER_STARTING;
 	list_append(&t->x->starting, &t->node);
@@ -367,9 +367,7 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 	}
 	t->on_done = on_done;
 	t->arg = arg;
-	t->state = TRANSFER_STARTING;
-	loop_call_soon(x->loop, &x->start);
-	list_append(&x->starting, &t->node);
+	xfer_start_soon(t);
 	x->live++;
 	return t;
 }
