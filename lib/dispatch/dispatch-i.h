@@ -50,7 +50,6 @@ struct dispatch {
 	struct op root;
 	struct loop_call pump;
 	struct loop_timer *timer;
-	int64_t armed_us;                /* when the timer is due; INT64_MAX: not set */
 	/* batch.c */
 	struct idmap live_by_id;
 	struct list live;                /* every struct live, oldest first */

@@ -12,12 +12,7 @@
 
 static void arm(struct dispatch *d)
 {
-	int64_t next = MIN(op_next(&d->ops), heap_min(&d->waits));
-
-	if (next >= d->armed_us)
-		return;
-	d->armed_us = next;
-	loop_timer_at(d->timer, next);
+	loop_timer_by(d->timer, MIN(op_next(&d->ops), heap_min(&d->waits)));
 }
 
 static void pump(struct loop_call *call)
@@ -34,7 +29,6 @@ static void on_timer(void *arg)
 	struct dispatch *d = arg;
 	int64_t now_us = loop_now_us(d->env.loop);
 
-	d->armed_us = INT64_MAX;
 	op_expire(&d->ops, now_us);
 	batches_wake(d, now_us);
 	dispatch_pump_soon(d);
@@ -56,7 +50,6 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->spare);
 	lanes_init(d);
 	d->timer = loop_timer_new(env->loop, LOOP_NORMAL, on_timer, d);
-	d->armed_us = INT64_MAX;
 	return d;
 }
 

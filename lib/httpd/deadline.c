@@ -7,8 +7,7 @@
  *     writer's moves, and only if the peer has taken something since.
  *  3. Once soon after a wait for bytes began, the socket is looked at: when a FIN
  *     comes together with bytes, libmicrohttpd reads those and misses the FIN.
- *  4. `due_armed` is never later than the heap's smallest key. The timer is not
- *     moved back when a deadline goes; a ring too early costs one look.
+ *  4. The timer rings at the heap's smallest key or before.
  */
 #include <linux/sockios.h>
 #include <linux/tcp.h>
@@ -24,12 +23,7 @@ enum { LOOK_MS = 100, STOPPING_IDLE_MS = 100 };
 
 static void arm(struct httpd *h)
 {
-	int64_t at = heap_min(&h->due);
-
-	if (at >= h->due_armed)
-		return;
-	h->due_armed = at;
-	loop_timer_at(h->due_timer, at);
+	loop_timer_by(h->due_timer, heap_min(&h->due));
 }
 
 static void set_after(struct conn *c, enum conn_wait wait, int64_t ms)
@@ -116,7 +110,6 @@ void deadline_due(void *arg)
 	int64_t now = loop_now_us(h->loop);
 	struct heap_node *node;
 
-	h->due_armed = HEAP_NONE;
 	while ((node = heap_pop(&h->due, now)) != NULL)
 		ring(container_of(node, struct conn, due), now);
 	arm(h);

@@ -80,7 +80,6 @@ struct httpd {
 	bool again_armed;
 	struct loop_call kick;           /* after a resume */
 	struct loop_timer *due_timer;
-	int64_t due_armed;
 	struct heap due;                 /* struct conn.due */
 	struct list conns;
 	struct httpd_usage usage;

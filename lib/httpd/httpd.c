@@ -136,8 +136,7 @@ struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_c
 	struct httpd *h = xcalloc(1, sizeof *h);
 	int epoll_fd;
 
-	*h = (struct httpd){.loop = l, .cfg = *cfg, .handler = *handler, .listen_fd = take_listen_fd,
-			    .due_armed = HEAP_NONE};
+	*h = (struct httpd){.loop = l, .cfg = *cfg, .handler = *handler, .listen_fd = take_listen_fd};
 	list_init(&h->conns);
 	loop_call_init(&h->kick, on_kick);
 	errno = 0;

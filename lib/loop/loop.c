@@ -59,6 +59,7 @@ struct loop_timer {
 	struct loop *loop;
 	struct event *event;
 	enum loop_priority prio;
+	int64_t at_us;                   /* when it rings; INT64_MAX: not armed */
 	void (*on_due)(void *arg);
 	void *arg;
 };
@@ -316,6 +317,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	running = t->prio;
+	t->at_us = INT64_MAX;
 	t->on_due(t->arg);
 }
 
@@ -324,7 +326,7 @@ struct loop_timer *loop_timer_new(struct loop *l, enum loop_priority prio, void 
 {
 	struct loop_timer *t = xcalloc(1, sizeof *t);
 
-	*t = (struct loop_timer){.loop = l, .prio = prio, .on_due = on_due, .arg = arg};
+	*t = (struct loop_timer){.loop = l, .prio = prio, .at_us = INT64_MAX, .on_due = on_due, .arg = arg};
 	t->event = event_new(l->base, -1, 0, on_timer, t);
 	REQUIRE(t->event != NULL);
 	event_priority_set(t->event, (int)prio);
@@ -336,12 +338,19 @@ void loop_timer_at(struct loop_timer *t, int64_t at_us)
 {
 	int64_t wait;
 
+	t->at_us = at_us;
 	if (at_us == INT64_MAX) {
 		event_del(t->event);
 		return;
 	}
 	wait = MAX(at_us - loop_now_us(t->loop), (int64_t)0);
 	event_add(t->event, &(struct timeval){.tv_sec = wait / 1000000, .tv_usec = wait % 1000000});
+}
+
+void loop_timer_by(struct loop_timer *t, int64_t at_us)
+{
+	if (at_us < t->at_us)
+		loop_timer_at(t, at_us);
 }
 
 void loop_timer_free(struct loop_timer *t)

@@ -51,6 +51,11 @@ void loop_fd_free(struct loop_fd *f);                        /* NULL is fine */
 struct loop_timer *loop_timer_new(struct loop *l, enum loop_priority prio, void (*on_due)(void *arg),
 				  void *arg) MUST_CHECK;
 void loop_timer_at(struct loop_timer *t, int64_t at_us);     /* monotonic; HEAP_NONE disarms */
+
+/* Ring then or earlier: a time later than the present one changes nothing. For
+ * the earliest of many times that change: a ring too early costs one look, which
+ * asks again, and moving the timer with each change costs more. */
+void loop_timer_by(struct loop_timer *t, int64_t at_us);
 void loop_timer_free(struct loop_timer *t);                  /* NULL is fine */
 
 /* Run `run` once, later in this turn or early in the next, never inside this

@@ -40,9 +40,8 @@ struct xfer {
 	struct loop *loop;
 	CURLM *multi;
 	struct loop_timer *timer;        /* libcurl's one timer ... */
-	int64_t due_us, armed_us;        /* when it wants it, and when it rings; HEAP_NONE: not */
+	int64_t due_us;                  /* and when it wants it; HEAP_NONE: not */
 	struct loop_timer *quiet;        /* closes what nothing has used */
-	bool quiet_armed;
 	int64_t quiet_since_us;
 	unsigned max_idle;
 	int64_t idle_ms;

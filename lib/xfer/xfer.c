@@ -67,10 +67,7 @@ static void allow_connections(struct xfer *x)
 static void note_quiet(struct xfer *x)
 {
 	x->quiet_since_us = loop_now_us(x->loop);
-	if (x->quiet_armed)
-		return;
-	x->quiet_armed = true;
-	loop_timer_at(x->quiet, x->quiet_since_us + x->idle_ms * 1000);
+	loop_timer_by(x->quiet, x->quiet_since_us + x->idle_ms * 1000);
 }
 
 static void set_done(struct transfer *t)
@@ -143,14 +140,6 @@ void xfer_act(struct xfer *x, curl_socket_t fd, int events)
 	}
 }
 
-static void arm_timer(struct xfer *x)
-{
-	if (x->due_us >= x->armed_us)
-		return;
-	x->armed_us = x->due_us;
-	loop_timer_at(x->timer, x->due_us);
-}
-
 /* libcurl says anew when it wants the timer, if it still does. */
 static void run_timeouts(struct xfer *x)
 {
@@ -162,10 +151,9 @@ static void on_timer(void *arg)
 {
 	struct xfer *x = arg;
 
-	x->armed_us = HEAP_NONE;
 	if (x->due_us <= loop_now_us(x->loop))
 		run_timeouts(x);
-	arm_timer(x);
+	loop_timer_by(x->timer, x->due_us);
 }
 
 static void add_to_multi(struct transfer *t)
@@ -186,7 +174,7 @@ static void start_some(struct xfer *x)
 		x->starting_now = false;
 		run_timeouts(x);
 	} while (!list_empty(&x->starting) && loop_now_us(x->loop) < until_us);
-	arm_timer(x);
+	loop_timer_by(x->timer, x->due_us);
 	if (!list_empty(&x->starting))
 		loop_timer_at(x->start_rest, 0);
 }
@@ -201,8 +189,7 @@ static void on_start_rest(void *arg)
 	start_some(arg);
 }
 
-/* CURLMOPT_TIMERFUNCTION. The loop's timer is only ever moved forward: a ring
- * too early is cheaper than moving it with every transfer. */
+/* CURLMOPT_TIMERFUNCTION. */
 static int on_set_timer(CURLM *multi, long ms, void *arg)
 {
 	struct xfer *x = arg;
@@ -210,7 +197,7 @@ static int on_set_timer(CURLM *multi, long ms, void *arg)
 	(void)multi;
 	x->due_us = ms < 0 ? HEAP_NONE : ms == 0 ? 0 : loop_now_us(x->loop) + (int64_t)ms * 1000;
 	if (!x->starting_now)
-		arm_timer(x);
+		loop_timer_by(x->timer, x->due_us);
 	return 0;
 }
 
@@ -285,12 +272,10 @@ static void on_quiet(void *arg)
 	int64_t due = x->quiet_since_us + x->idle_ms * 1000;
 	CURLM *fresh;
 
-	x->quiet_armed = false;
 	if (x->in_multi > 0)
 		return;
 	if (due > loop_now_us(x->loop)) {
-		x->quiet_armed = true;
-		loop_timer_at(x->quiet, due);
+		loop_timer_by(x->quiet, due);
 		return;
 	}
 	fresh = new_multi(x);
@@ -309,7 +294,7 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 	struct xfer *x = xcalloc(1, sizeof *x);
 
 	x->loop = l;
-	x->due_us = x->armed_us = HEAP_NONE;
+	x->due_us = HEAP_NONE;
 	x->max_idle = cfg->max_idle;
 	x->idle_ms = MAX(cfg->idle_ms, INT64_C(1));
 	x->user_agent = cfg->user_agent == NULL ? NULL : xstrdup(cfg->user_agent);

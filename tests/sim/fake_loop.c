@@ -309,6 +309,12 @@ void loop_timer_at(struct loop_timer *t, int64_t at_us)
 	set_alarm(t->loop);
 }
 
+void loop_timer_by(struct loop_timer *t, int64_t at_us)
+{
+	if (at_us < (heap_has(&t->due) ? t->due.key : HEAP_NONE))
+		loop_timer_at(t, at_us);
+}
+
 void loop_timer_free(struct loop_timer *t)
 {
 	if (t == NULL)

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/heap.h"
 #include "loop/loop.h"
 
 static struct loop *loop;
@@ -61,6 +62,23 @@ static void timers_calls_and_messages_run_once_and_never_inside(void **state)
 	loop_timer_free(t);
 	assert_int_equal(loop_usage(loop).timers, 0);
 	loop_free(loop);
+}
+
+static void a_timer_that_is_moved_forward_only_keeps_its_earliest_time(void **state)
+{
+	struct loop_timer *t;
+
+	(void)state;
+	for (int round = 0; round < 2; round++) {
+		loop = loop_new();
+		t = loop_timer_new(loop, LOOP_NORMAL, stop_loop, NULL);
+		loop_timer_by(t, loop_now_us(loop) + (round == 0 ? 1000 : INT64_C(3600000000)));
+		loop_timer_by(t, loop_now_us(loop) + (round == 0 ? INT64_C(3600000000) : 1000));
+		loop_timer_by(t, HEAP_NONE);
+		loop_run(loop);
+		loop_timer_free(t);
+		loop_free(loop);
+	}
 }
 
 static unsigned seen_events;
@@ -132,6 +150,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(timers_calls_and_messages_run_once_and_never_inside),
+		cmocka_unit_test(a_timer_that_is_moved_forward_only_keeps_its_earliest_time),
 		cmocka_unit_test(a_peer_that_leaves_is_seen_behind_its_bytes),
 		cmocka_unit_test(messages_from_another_thread_arrive_in_order),
 	};
