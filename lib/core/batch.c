@@ -60,10 +60,13 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items)
 		.refs = 1,
 		.body = take_body,
 		.items = items,
+		.n_items = n_items,
+		.durability = "memory",
 		.counts = {.total = n_items, .pending = n_items},
 	};
 	for (uint32_t i = 0; i < n_items; i++) {
 		items[i].batch = b;
+		items[i].index = i;
 		items[i].ttl_ms = HEAP_NONE;
 		items[i].retry_after_ms = RETRY_AFTER_NONE;
 	}
@@ -72,13 +75,13 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items)
 
 struct batch *batch_ref(struct batch *b)
 {
-	b->refs++;
+	atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
 	return b;
 }
 
 void batch_unref(struct batch *b)
 {
-	if (b == NULL || --b->refs > 0)
+	if (b == NULL || atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) > 1)
 		return;
 	REQUIRE(!b->op.live);
 	if (b->held != NULL)

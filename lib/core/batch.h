@@ -82,6 +82,9 @@ struct live;
 
 enum item_state { ITEM_PENDING, ITEM_QUEUED, ITEM_WAITING, ITEM_FINAL };
 
+/* The service that the item was accepted for is no longer configured. */
+enum { ITEM_NO_SERVICE = UINT16_MAX };
+
 struct item {
 	struct slice id;                 /* p NULL: an invalid item had no usable id */
 	struct slice to, payload;        /* in the batch's body or arena */
@@ -99,8 +102,10 @@ struct item {
 	int64_t ttl_ms;                  /* HEAP_NONE: none */
 	int64_t started_us;              /* first attempt, monotonic; 0: none */
 	int64_t retry_after_ms;
+	int64_t due_unix_ms;             /* WAITING: the end of the wait, by the wall clock; the store keeps it */
+	uint32_t index;                  /* its place in the request */
 	int32_t latency_ms;
-	uint16_t service;                /* index into the configuration */
+	uint16_t service;                /* index into the configuration, or ITEM_NO_SERVICE */
 	uint16_t http_status;
 	uint8_t attempts;                /* come to an end */
 	atomic_bool in_flight;           /* one more has started: the lane's shard says so */
@@ -124,22 +129,37 @@ struct trace {
 	struct slice state;              /* tracestate; n 0: none */
 };
 
+/* The caller's Idempotency-Key. */
+struct batch_key {
+	struct slice scope;              /* where it counts: the route, and what it is applied to */
+	struct slice key;
+	unsigned char digest[32];        /* SHA-256 of the request's body */
+};
+
 struct counts {
 	uint32_t total, succeeded, failed, indeterminate, not_attempted, pending;
 };
 
 struct batch {
 	struct batch_id id;
-	unsigned refs;                   /* batch_ref(); the owner's thread only */
+	atomic_uint refs;                /* batch_ref() */
 	struct policy policy;
-	struct blob *body;               /* the request's bytes; items point into it */
+	bool asynchronous;               /* a job: no disconnect ends it, and a restart goes on with it */
+	bool durable;                    /* the store has it before its first attempt, and each step of it after */
+	const char *durability;          /* what is promised for it: "disk" or "memory"; static */
+	struct batch_id retry_of;        /* all zero: none */
+	int64_t store_row;               /* the store's own number for it; 0: none yet. The store's to set */
+	struct blob *body;               /* the request's bytes; items point into it; may be NULL */
+	struct slice payload;            /* the default payload, which items share by pointer; p NULL: none */
 	struct arena arena;
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
+	const struct batch_key *key;     /* in the arena; NULL: none */
 	atomic_size_t *held;             /* where held_bytes are counted; NULL: nowhere */
 	size_t held_bytes;
 	struct item *items;
-	struct counts counts;
+	uint32_t n_items;                /* in `items`: all of them, or those that the store was asked for */
+	struct counts counts;            /* of the whole batch */
 	struct gate gate;
 	struct op op;
 	struct live *live;               /* dispatch's side of it, while it lives */
@@ -155,8 +175,8 @@ struct batch {
 	enum stop_reason stop_reason;
 };
 
-/* An empty batch of n items, PENDING and zeroed; NULL: no memory. Takes `body`
- * on success. One reference, the caller's. */
+/* An empty batch of n items, PENDING, with their index; NULL: no memory. Takes
+ * `body` on success. One reference, the caller's; any thread may drop the last. */
 struct batch *batch_new(struct blob *take_body, uint32_t n_items);
 struct batch *batch_ref(struct batch *b);
 void batch_unref(struct batch *b);             /* NULL is fine */

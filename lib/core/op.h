@@ -35,6 +35,8 @@ enum why {
 	WHY_DISCONNECTED,
 	WHY_CANCELLED,
 	WHY_SHUTDOWN,
+	WHY_INTERRUPTED,                 /* the process that ran it died */
+	WHY_PARKED,                      /* no end: this process lets go of it, the store has it */
 };
 
 const char *why_str(enum why w);

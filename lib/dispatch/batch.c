@@ -158,7 +158,7 @@ static bool admit(struct dispatch *d, struct batch *b)
 	const struct config *c = d->env.config;
 	struct dispatch_group *g = d->env.group;
 	uint32_t n = b->counts.pending;
-	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->counts.total * sizeof *b->items;
+	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
 
 	if (atomic_fetch_add(&g->unfinished, n) + n > c->limits.queued_items) {
 		atomic_fetch_sub(&g->unfinished, n);
@@ -305,7 +305,7 @@ static struct item *next_item(struct live *lv)
 		return ready;
 	if (b->policy.sequential && !list_empty(&b->op.children))
 		return NULL;
-	while (b->next_pending < b->counts.total) {
+	while (b->next_pending < b->n_items) {
 		struct item *it = &b->items[b->next_pending++];
 
 		if (it->state == ITEM_PENDING)
@@ -341,7 +341,7 @@ static void settle_rest(struct live *lv, enum why why)
 		heap_remove(&lv->d->waits, &it->wake);
 		item_final(lv, it, CODE_NOT_ATTEMPTED, stop);
 	}
-	for (; b->next_pending < b->counts.total; b->next_pending++) {
+	for (; b->next_pending < b->n_items; b->next_pending++) {
 		if (b->items[b->next_pending].state == ITEM_PENDING)
 			item_final(lv, &b->items[b->next_pending], CODE_NOT_ATTEMPTED, stop);
 	}
@@ -447,7 +447,7 @@ static void log_done(const struct live *lv)
 
 	if (!log_wants(LOG_INFO))
 		return;
-	for (uint32_t i = 0; i < b->counts.total; i++)
+	for (uint32_t i = 0; i < b->n_items; i++)
 		attempts += b->items[i].attempts;
 	batch_id_format(b->id, id);
 	log_event(LOG_INFO, "batch_done", LOG_STR("batch", id),

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include "base/idmap.h"
 #include "config/config.h"
 #include "core/batch.h"
 #include "loop/loop.h"
@@ -47,6 +48,9 @@ void dispatch_free(struct dispatch *d);          /* no batch and no attempt may 
 /* Who wants to know about a batch. Called from the loop, never inside
  * dispatch_submit() or dispatch_cancel(). */
 struct dispatch_listener {
+	/* A durable batch only: what the store said to it. With anything but STORE_OK
+	 * the batch is gone, and no other call follows. */
+	void (*on_accepted)(void *arg, struct batch *b, const struct store_accept *said);
 	/* Items have settled since the last call: see batch.settled_first. May be NULL. */
 	void (*on_settled)(void *arg, struct batch *b);
 	/* The batch is done; exactly once. `document` is its JSON with results,
@@ -56,7 +60,9 @@ struct dispatch_listener {
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
  * reference on success. -EBUSY: too many unfinished items, or too many bytes held
- * for batches; -ESHUTDOWN: draining. */
+ * for batches; -ESHUTDOWN: draining. A durable batch goes to the store first, and
+ * nothing of it starts before the store's answer; on_done follows the commit of
+ * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
 
 /* Nobody listens any more: no further call of its listener. */
@@ -66,16 +72,38 @@ void dispatch_detach(struct dispatch *d, struct batch_id id);
  * attempt of it starts, in any shard; on_done follows when all are back. */
 void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why);
 
+/* The same for a job that may not be in memory: it is fetched to be ended. False:
+ * it is not unfinished here. */
+bool dispatch_cancel_job(struct dispatch *d, struct batch_id id);
+
+/* A batch that was unfinished when the process before ended: an asynchronous one
+ * goes on when its time comes, a synchronous one ends as `interrupted`. Before
+ * the loop runs. */
+void dispatch_recover(struct dispatch *d, const struct store_unfinished *u);
+
+/* Who wants to know that a batch has changed: embed it. on_change runs on the
+ * loop of the batch's shard, after the change is committed, never inside
+ * dispatch_watch(); after `done` there is no other call. A watch of an id that is
+ * not unfinished here is told nothing: look into the store after watching. */
+struct dispatch_watch {
+	struct idmap_node node;          /* private */
+	void (*on_change)(struct dispatch_watch *w, bool done);
+};
+void dispatch_watch(struct dispatch *d, struct dispatch_watch *w, struct batch_id id);
+void dispatch_unwatch(struct dispatch *d, struct dispatch_watch *w);     /* also after `done` */
+
 /* End everything, for good: after dispatch_drain() only. */
 void dispatch_cancel_all(struct dispatch *d, enum why why);
 
 /* The document of a live batch as it stands, with a reference; NULL: there is no
- * such batch, or (with *retlive) no memory. Making it takes time that the loop
+ * such batch or the store has it (it is durable), or (with *retlive) no memory. Making it takes time that the loop
  * has not, so who asks again soon gets the same: at most a tenth of the time goes
  * into a batch's documents. */
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive);
 
-/* Accept nothing more; call on_idle once, when this shard's last batch is done. */
+/* Accept nothing more; call on_idle once, when this shard's last batch is done.
+ * Jobs start nothing more, and leave memory when what is in flight has come back:
+ * the next process goes on with them. */
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
 

@@ -313,6 +313,7 @@ static struct batch *build(struct reader *r, struct blob *body)
 		return NULL;
 	b->policy = r->policy;
 	b->metadata = r->metadata;
+	b->payload = r->payload;
 	for (size_t i = 0; i < r->n_drafts; i++)
 		fill_item(&b->items[i], &r->drafts[i]);
 	b->arena = r->arena;

@@ -107,7 +107,7 @@ void wire_item(struct buf *out, const struct item *it)
 	bool ok = it->delivered == DELIVERED_YES;
 
 	ADD(out, "{\"index\":");
-	buf_add_u64(out, (uint64_t)(it - it->batch->items));
+	buf_add_u64(out, it->index);
 	ADD(out, ",\"id\":");
 	if (it->id.p == NULL)
 		ADD(out, "null");
@@ -197,9 +197,13 @@ void wire_batch(struct buf *out, const struct batch *b, bool results)
 	add_name_if(out, done, stop_reason_str(b->stop_reason));
 	ADD(out, ",\"contract\":");
 	add_name(out, contract_str(b->policy.contract));
-	ADD(out, ",\"durability\":\"memory\"");
+	ADD(out, ",\"durability\":");
+	add_name(out, b->durability);
 	add_times(out, b, done);
-	ADD(out, ",\"retry_of\":null,\"metadata\":");
+	ADD(out, ",\"retry_of\":");
+	batch_id_format(b->retry_of, id);
+	add_name_if(out, (b->retry_of.hi | b->retry_of.lo) != 0, id);
+	ADD(out, ",\"metadata\":");
 	if (b->metadata.n > 0)
 		buf_add_slice(out, b->metadata);
 	else
@@ -207,7 +211,7 @@ void wire_batch(struct buf *out, const struct batch *b, bool results)
 	add_counts(out, &b->counts);
 	if (results) {
 		ADD(out, ",\"results\":[");
-		for (uint32_t i = 0; i < b->counts.total; i++) {
+		for (uint32_t i = 0; i < b->n_items; i++) {
 			if (i > 0)
 				buf_add_char(out, ',');
 			wire_item(out, &b->items[i]);
