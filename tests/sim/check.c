@@ -323,7 +323,7 @@ static bool has_first_failure(const struct sim_batch *b)
 
 /* A deadline that passed and a first failure are ends, too. What was open at the
  * end of the last step was open until this one. */
-static void notice_end(struct sim_batch *b)
+void notice_end(struct sim_batch *b)
 {
 	if (b->pending > 0 && clock_now() >= model_deadline_us(b) - model_slack_us(b) && !b->deadline_noted) {
 		b->deadline_noted = true;

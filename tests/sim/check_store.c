@@ -119,6 +119,12 @@ static void accept_answered(const struct store_accept *a)
 
 /* ---- claims ---- */
 
+static bool may_start(const struct sim_batch *b, const struct sim_item *si)
+{
+	return si->claimed && !si->claim_used && clock_now() < model_ttl_us(b, si) - model_slack_us(b);
+}
+
+/* Those that may not start any more are on their way back, and hold no place in the lane. */
 static unsigned unused_claims(const struct sim_item *like)
 {
 	unsigned n = 0;
@@ -126,8 +132,8 @@ static unsigned unused_claims(const struct sim_item *like)
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		const struct sim_batch *b = &sim.batches[i];
 
-		for (unsigned j = 0; b->fate == FATE_KEPT && j < b->n_items; j++)
-			n += b->items[j].claimed && !b->items[j].claim_used && b->items[j].service == like->service &&
+		for (unsigned j = 0; b->fate == FATE_KEPT && b->end.why == WHY_NONE && j < b->n_items; j++)
+			n += may_start(b, &b->items[j]) && b->items[j].service == like->service &&
 			     slice_eq(model_origin(&b->items[j]), model_origin(like));
 	}
 	return n;
@@ -147,7 +153,8 @@ static void claim_asked(const struct store_claim *c)
 	CHECK(CLAIM, c->synced == b->want.at_most_once, "batch %u: a claim is synced: %d", number(b), c->synced);
 	si->claimed = true;
 	si->claim_used = false;
-	CHECK(CLAIM, unused_claims(si) <= sim.services[si->service].max_in_flight,
+	si->claim_life = sim.life;
+	CHECK(CLAIM, sim.down || unused_claims(si) <= sim.services[si->service].max_in_flight,
 	      "%u attempts of a lane are claimed and not started", unused_claims(si));
 }
 
@@ -155,6 +162,7 @@ static void claim_answered(const struct store_claim *c)
 {
 	struct sim_batch *b = batch_by_row(c->row);
 
+	trace("claim kept: batch, item", number(b), c->index, 0);
 	CHECK(UPDATE, c->op.answer == STORE_OK, "a claim is answered with %d", (int)c->op.answer);
 	b->items[c->index].claim_kept = true;
 }
@@ -190,10 +198,12 @@ static void check_due(const struct sim_batch *b, const struct sim_item *si, cons
 		bound = MIN(bound * 2, b->want.retry.cap_ms);
 	bound = MIN(bound, b->want.retry.cap_ms);
 	wait = it->due_unix_ms - clock_to_unix_ms(last->done_us);
-	CHECK(RETRY_WAIT, wait + 1 >= wish && wait <= MAX(bound, wish) + 1, "a wait of %lld ms, %lld at most",
-	      (long long)wait, (long long)MAX(bound, wish));
+	/* What should have begun already begins now. */
+	CHECK(RETRY_WAIT, wait + 1 >= wish && (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
+	      "a wait of %lld ms, %lld at most", (long long)wait, (long long)MAX(bound, wish));
 	CHECK(RETRY_WAIT,
-	      it->due_unix_ms <= clock_to_unix_ms(MIN(model_deadline_us(b), model_ttl_us(b, si))) + 2,
+	      it->due_unix_ms <= clock_to_unix_ms(MIN(model_deadline_us(b), model_ttl_us(b, si))) + 2 ||
+		      it->due_unix_ms <= clock_unix_ms(),
 	      "a wait that ends after the item's deadline");
 }
 
@@ -223,6 +233,7 @@ static void update_asked(const struct store_update *u)
 	CHECK(UPDATE, b != NULL && b->fate == FATE_KEPT && !b->finish_asked && it->index < b->n_items,
 	      "an update of a batch that is not kept");
 	si = &b->items[it->index];
+	notice_end(b);
 	trace("ask for update: batch, item, state", number(b), it->index, it->state);
 	check_progress(b, si, it, it->index);
 	note_item(si, it);
@@ -235,6 +246,7 @@ static void update_asked(const struct store_update *u)
 		      it->index);
 		check_final(b, it, it->index);
 	}
+	notice_end(b);
 	CHECK(UPDATE, u->seq == (it->state == ITEM_FINAL ? b->settled_steps : 0), "item %u: place %u, not %u",
 	      it->index, u->seq, b->settled_steps);
 	check_counts(b, u);

@@ -254,6 +254,7 @@ static void take_group(struct store *s)
 static void on_writer(struct event *e)
 {
 	struct store *s = container_of(e, struct store, writer);
+	bool fails = s->disk->fails_until > clock_now() && !s->void_now;
 
 	if (list_empty(&s->group))
 		take_group(s);
@@ -264,7 +265,7 @@ static void on_writer(struct event *e)
 	else
 		commit_group(s);
 	if (!list_empty(&s->group) || !list_empty(&s->queue))
-		event_at(&s->writer, clock_now() + dice_log(0, s->disk->slow_us));
+		event_at(&s->writer, clock_now() + (fails ? dice_log(10000, 1000000) : dice_log(0, s->disk->slow_us)));
 }
 
 /* Items that are in the store and not final, with those on their way there. */

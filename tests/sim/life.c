@@ -279,9 +279,12 @@ void life_crash(unsigned next_shards)
 static void check_no_claims(void)
 {
 	for (unsigned i = 0; i < sim.n_batches; i++)
-		for (unsigned j = 0; sim.batches[i].fate == FATE_KEPT && j < sim.batches[i].n_items; j++)
-			CHECK(SHUTDOWN, !sim.batches[i].items[j].claim_kept, "batch %u, item %u: its claim is left behind", i,
-			      j);
+		for (unsigned j = 0; sim.batches[i].fate == FATE_KEPT && j < sim.batches[i].n_items; j++) {
+			const struct sim_item *si = &sim.batches[i].items[j];
+
+			CHECK(SHUTDOWN, !si->claim_kept || si->claim_life != sim.life,
+			      "batch %u, item %u: its claim is left behind", i, j);
+		}
 }
 
 /* Everything is idle: the next process goes on. */

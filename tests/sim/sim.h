@@ -104,6 +104,7 @@ struct sim_item {
 	/* Durable: what was asked of the store, and what it kept. */
 	bool claimed;                    /* asked for, and no update since */
 	bool claim_kept, claim_used;     /* kept; and an attempt started on it */
+	unsigned claim_life;             /* the process that asked for it */
 	int64_t due_unix_ms;             /* the end of its wait as last told */
 	struct step kept;
 	int64_t kept_final_us;
@@ -285,6 +286,7 @@ void check_start(struct request *r, const struct exchange *e);
 void check_running(const struct request *r);
 void check_seen(const struct request *r, struct slice body);
 void check_settled_now(struct sim_batch *b);
+void notice_end(struct sim_batch *b);
 void check_step(void);
 
 /* check_end.c, check_json.c: when a batch is done. */
