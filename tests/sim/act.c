@@ -54,11 +54,37 @@ static void come_back(struct act *a)
 		event_at(&a->event, clock_now() + POLL_US);
 }
 
+/* Whose thread it is in. */
+static unsigned shard_of(const struct act *a)
+{
+	const struct sim_batch *b = &sim.batches[a->on];
+
+	switch (a->kind) {
+	case ACT_SUBMIT:
+	case ACT_DISCONNECT:
+	case ACT_DETACH:
+		return b->shard % sim.n_shards;
+	case ACT_CANCEL:
+	case ACT_WATCH:
+	case ACT_LEAVE:
+		return b->fate == FATE_KEPT ? batch_id_shard(b->id) % sim.n_shards : b->shard % sim.n_shards;
+	case ACT_DRAIN:
+	case ACT_SHUT_DOWN:
+	case ACT_STALL:
+	case ACT_CRASH:
+	case ACT_GO_DOWN:
+	case ACT_COME_BACK:
+	case ACT_DISK_FAILS:
+	case ACT_DISK_BUSY:
+		break;
+	}
+	return a->on % sim.n_shards;
+}
+
 /* Not now: the loop that it would run in stands still, or the process goes down. */
 static bool is_put_off(struct act *a)
 {
-	unsigned shard = a->kind == ACT_SUBMIT ? sim.batches[a->on].shard : a->on;
-	int64_t until = fake_loop_stalled_until(sim.loops[shard % sim.n_shards]);
+	int64_t until = fake_loop_stalled_until(sim.loops[shard_of(a)]);
 
 	if (a->kind == ACT_COME_BACK)
 		return false;
@@ -97,7 +123,7 @@ static void on_act(struct event *e)
 		listen_watch(&sim.batches[a->on]);
 		break;
 	case ACT_LEAVE:
-		listen_leave(&sim.batches[a->on]);
+		listen_leave(&sim.batches[a->on], false);
 		break;
 	case ACT_CRASH:
 		life_crash(1 + (unsigned)dice_below(MAX_SHARDS));

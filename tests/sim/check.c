@@ -464,7 +464,7 @@ void check_step(void)
 		if (at == NULL || at == sim.loops[b->shard])
 			check_settled_now(b);
 		check_idle(b);
-		if (b->detached && b->b->live == NULL)
+		if (b->detached && b->b->state == BATCH_DONE)
 			check_batch(b, NULL);
 	}
 }

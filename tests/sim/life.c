@@ -104,7 +104,7 @@ static void check_usage(unsigned i)
 void life_close(void)
 {
 	for (unsigned i = 0; i < sim.n_batches; i++) {
-		listen_leave(&sim.batches[i]);
+		listen_leave(&sim.batches[i], true);
 		batch_unref(sim.batches[i].b);
 		sim.batches[i].b = NULL;
 	}
@@ -162,8 +162,17 @@ static void interrupt(const struct sim_batch *b, struct sim_item *si)
 	si->claim_used = true;
 }
 
+/* Why attempts were cancelled is known as long as their process is. */
+static void note_cancels(const struct sim_batch *b)
+{
+	for (unsigned i = 0; i < b->n_items; i++)
+		for (int at = b->items[i].first; at >= 0; at = sim.requests[at].next)
+			sim.requests[at].from_outside = model_from_outside(b, &sim.requests[at]);
+}
+
 static void fall_back(struct sim_batch *b)
 {
+	note_cancels(b);
 	b->pending = b->settled_steps = 0;
 	for (unsigned i = 0; i < b->n_items; i++) {
 		struct sim_item *si = &b->items[i];
@@ -247,7 +256,7 @@ static void bury(void)
 	sim.dead = true;
 	store_bury(sim.store);
 	for (unsigned i = 0; i < sim.n_batches; i++)
-		listen_leave(&sim.batches[i]);
+		listen_leave(&sim.batches[i], false);
 	for (unsigned i = 0; i < sim.n_shards; i++) {
 		fake_loop_enter(sim.loops[i]);
 		fake_loop_stall(sim.loops[i], 0);

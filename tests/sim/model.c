@@ -113,15 +113,20 @@ static struct verdict judge_status(const struct service *s, int status)
 	return verdict(BIT(REJECTED), DELIVERED_NO);
 }
 
+bool model_from_outside(const struct sim_batch *b, const struct request *r)
+{
+	const unsigned local = 1u << WHY_DEADLINE;
+
+	return r->from_outside || sim.shut_down || ((b->end.reasons & ~local) != 0 && b->end.at_us <= r->cancel_us);
+}
+
 /* Was it a deadline or an end from outside? Before its deadline only the latter
  * can have been; from then on whichever came first to the attempt. */
 static uint32_t judge_cancel(const struct sim_batch *b, const struct request *r)
 {
-	const unsigned local = 1u << WHY_DEADLINE;
-
 	if (r->cancel_us < r->deadline_us - model_slack_us(b))
 		return BIT(ABORTED);
-	if (sim.shut_down || ((b->end.reasons & ~local) != 0 && b->end.at_us <= r->cancel_us))
+	if (r->cancel_us < r->deadline_us || model_from_outside(b, r))
 		return BIT(TIMEOUT) | BIT(ABORTED);
 	return BIT(TIMEOUT);
 }

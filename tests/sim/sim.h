@@ -75,6 +75,7 @@ struct request {
 	int64_t deadline_us;             /* when its own timeout is due */
 	unsigned seen;                   /* times the downstream got it whole */
 	bool recorded;                   /* a transfer was really started */
+	bool from_outside;               /* its cancel may have come from outside, in a process before */
 	bool interrupted;                /* its process died before what became of it was kept */
 	struct answer answer;            /* body: a static text */
 };
@@ -261,7 +262,7 @@ void run_seed(uint64_t seed, enum plant plant);
 extern const struct dispatch_listener sim_listener;
 void listen_idle(void *arg);
 void listen_watch(struct sim_batch *b);
-void listen_leave(struct sim_batch *b);
+void listen_leave(struct sim_batch *b, bool at_rest);
 
 /* life.c: one process after the other. */
 void life_open(void);
@@ -305,6 +306,7 @@ struct verdict {
 	uint32_t codes;                  /* a bit for each code that is right */
 	enum delivered delivered;
 };
+bool model_from_outside(const struct sim_batch *b, const struct request *r);
 struct verdict model_judge(const struct sim_batch *b, const struct request *r);
 bool model_retryable(enum code c);
 enum status model_status(enum delivered d, unsigned attempts, enum code c);
