@@ -147,16 +147,20 @@ void dispatch_cancel_all(struct dispatch *d, enum why why)
 	op_cancel(&d->ops, &d->root, why);
 }
 
-/* A job of a shard that goes down: nothing more of it starts, and what a lane has
- * not started comes back. */
-static void hand_over(struct live *lv)
+void live_hand_over(struct live *lv)
 {
-	if (!lv->batch->asynchronous || lv->listener != NULL || lv->phase == LIVE_ACCEPTING ||
-	    gate_why(&lv->batch->gate) != WHY_NONE)
+	if (gate_why(&lv->batch->gate) != WHY_NONE)
 		return;
 	gate_close(&lv->batch->gate, WHY_PARKED);
 	tell_lanes(lv, WHY_PARKED);
 	live_dirty(lv);
+}
+
+/* A job of a shard that goes down, unless somebody waits for it. */
+static void hand_over(struct live *lv)
+{
+	if (lv->batch->asynchronous && lv->listener == NULL && lv->phase != LIVE_ACCEPTING)
+		live_hand_over(lv);
 }
 
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg)
