@@ -76,6 +76,7 @@ static void check_claim(const struct sim_batch *b, struct sim_item *it, unsigned
 	CHECK(RETRY_WAIT, clock_unix_ms() + 1 >= it->due_unix_ms, "item %u starts %lld ms too early", item,
 	      (long long)(it->due_unix_ms - clock_unix_ms()));
 	it->claim_used = true;
+	it->claim_unstarted = false;
 }
 
 static void check_order(const struct sim_batch *b, unsigned item)

@@ -121,7 +121,7 @@ static void accept_answered(const struct store_accept *a)
 
 static bool may_start(const struct sim_batch *b, const struct sim_item *si)
 {
-	return si->claimed && !si->claim_used && clock_now() < model_ttl_us(b, si) - model_slack_us(b);
+	return si->claim_unstarted && clock_now() < model_ttl_us(b, si) - model_slack_us(b);
 }
 
 /* Those that may not start any more are on their way back, and hold no place in the lane. */
@@ -139,6 +139,14 @@ static unsigned unused_claims(const struct sim_item *like)
 	return n;
 }
 
+static bool any_draining(void)
+{
+	for (unsigned i = 0; i < sim.n_shards; i++)
+		if (sim.draining[i])
+			return true;
+	return false;
+}
+
 static void claim_asked(const struct store_claim *c)
 {
 	struct sim_batch *b = batch_by_row(c->row);
@@ -151,10 +159,9 @@ static void claim_asked(const struct store_claim *c)
 	CHECK(CLAIM, !si->claimed, "item %u is claimed twice, and nothing was said of it between", c->index);
 	CHECK(STICKY, si->state != ITEM_FINAL, "a final item is claimed");
 	CHECK(CLAIM, c->synced == b->want.at_most_once, "batch %u: a claim is synced: %d", number(b), c->synced);
-	si->claimed = true;
-	si->claim_used = false;
+	si->claimed = si->claim_unstarted = true;
 	si->claim_life = sim.life;
-	CHECK(CLAIM, sim.down || unused_claims(si) <= sim.services[si->service].max_in_flight,
+	CHECK(CLAIM, any_draining() || unused_claims(si) <= sim.services[si->service].max_in_flight,
 	      "%u attempts of a lane are claimed and not started", unused_claims(si));
 }
 
@@ -165,6 +172,7 @@ static void claim_answered(const struct store_claim *c)
 	trace("claim kept: batch, item", number(b), c->index, 0);
 	CHECK(UPDATE, c->op.answer == STORE_OK, "a claim is answered with %d", (int)c->op.answer);
 	b->items[c->index].claim_kept = true;
+	b->items[c->index].claim_used = false;
 }
 
 /* ---- updates ---- */
@@ -237,7 +245,7 @@ static void update_asked(const struct store_update *u)
 	trace("ask for update: batch, item, state", number(b), it->index, it->state);
 	check_progress(b, si, it, it->index);
 	note_item(si, it);
-	si->claimed = false;
+	si->claimed = si->claim_unstarted = false;
 	if (it->state == ITEM_FINAL) {
 		b->pending--;
 		b->settled_steps++;

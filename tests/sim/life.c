@@ -187,6 +187,7 @@ static void fall_back(struct sim_batch *b)
 		si->due_unix_ms = si->kept.due_unix_ms;
 		si->final_us = si->kept_final_us;
 		si->claimed = si->claim_kept;
+		si->claim_unstarted = false;
 		if (si->state == ITEM_FINAL)
 			b->settled_steps++;
 		else

@@ -103,7 +103,7 @@ struct sim_item {
 	int64_t final_us, since_us;      /* ... and in this state since */
 	bool duplicate_risk;
 	/* Durable: what was asked of the store, and what it kept. */
-	bool claimed;                    /* asked for, and no update since */
+	bool claimed, claim_unstarted;   /* asked for, and no update since; and no start */
 	bool claim_kept, claim_used;     /* kept; and an attempt started on it */
 	unsigned claim_life;             /* the process that asked for it */
 	int64_t due_unix_ms;             /* the end of its wait as last told */
