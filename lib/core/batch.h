@@ -181,6 +181,11 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items);
 struct batch *batch_ref(struct batch *b);
 void batch_unref(struct batch *b);             /* NULL is fine */
 
+/* A new batch of some items of another, by their places in its `items`: with the
+ * same policy, metadata, ids and dedupe keys, in memory of its own. They must
+ * have their letters. NULL: no memory. */
+struct batch *batch_again(const struct batch *first, const uint32_t *chosen, uint32_t n) MUST_CHECK;
+
 /* An outcome came back from an attempt: count and remember it. */
 void item_record(struct item *it, const struct outcome *o, int64_t started_us, int64_t now_us,
 		 int64_t started_unix_ms);
