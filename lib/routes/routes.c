@@ -9,7 +9,7 @@
 #define RETRY_AFTER "1"
 
 static const struct route *const table[] = {
-	&route_post_batch, &route_get_batch, &route_delete_batch, &route_cancel, &route_get_limits,
+	&route_post_batch, &route_get_batch, &route_delete_batch, &route_cancel, &route_retry, &route_get_limits,
 	&route_livez, &route_readyz, &route_metrics, &route_openapi,
 };
 
