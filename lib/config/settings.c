@@ -60,6 +60,8 @@ static const struct setting table[] = {
 	 ONLY_NONE, "Finished results kept in memory; the oldest go first."},
 	{"limits.in_flight", &cfg_type_integer, IN_CONFIG(limits.in_flight), "4096", 1, 65536, "attempts", NULL, ONLY_NONE,
 	 "Attempts at once in each shard, because each takes a file descriptor."},
+	{"limits.waiting", &cfg_type_integer, IN_CONFIG(limits.waiting), "10000", 1, MILLION, "requests", NULL, ONLY_NONE,
+	 "Requests that wait for the end of a batch (Prefer: wait); more are refused with 503."},
 	{"limits.keep_results_ms", &cfg_type_integer, IN_CONFIG(limits.keep_results_ms), "86400000", 1, 30 * DAY, "ms", NULL,
 	 ONLY_NONE, "How long a result can be asked for."},
 	{"limits.header_ms", &cfg_type_integer, IN_CONFIG(limits.header_ms), "10000", 1, HOUR, "ms", NULL, ONLY_NONE,

@@ -105,6 +105,10 @@ void dispatch_cancel_all(struct dispatch *d, enum why why);
  * into a batch's documents. */
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive);
 
+/* Is the batch shown from memory: does it live here, and is not durable?
+ * *retoutcome: NULL until it is done. */
+bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome);
+
 /* Accept nothing more; call on_idle once, when this shard's last batch is done.
  * Jobs start nothing more, and leave memory when what is in flight has come back:
  * the next process goes on with them. */
