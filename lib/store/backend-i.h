@@ -20,11 +20,13 @@ struct backend_ops {
 	bool keeps_notes;                /* wants the note of a batch that is not durable */
 
 	/* A group: begin, any number of writes, commit or rollback. `synced`: it must
-	 * be on the medium when commit returns. A write that fails spoils its group:
-	 * the front rolls it back, and tries its operations again or refuses them. */
-	int (*begin)(struct backend *b);
+	 * be on the medium when commit returns; known at the start, for a database
+	 * takes it for a whole transaction. A begin, write or commit that fails spoils
+	 * the group: the front rolls it back, and tries its operations again or refuses
+	 * them. */
+	int (*begin)(struct backend *b, bool synced);
 	int (*write)(struct backend *b, struct store_op *op);
-	int (*commit)(struct backend *b, bool synced);
+	int (*commit)(struct backend *b);
 	void (*rollback)(struct backend *b);
 
 	/* Reads, and the answer in op->answer. */
