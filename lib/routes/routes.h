@@ -25,5 +25,9 @@ struct routes;
 struct routes *routes_new(const struct routes_env *env) MUST_CHECK;
 void routes_free(struct routes *r);
 
+/* The end is near: whoever waits for a batch is answered with what is there, and
+ * nobody waits any more. In the shard's thread. */
+void routes_stop(struct routes *r);
+
 /* What to give to httpd_new(); valid as long as the routes. */
 const struct httpd_handler *routes_handler(struct routes *r);
