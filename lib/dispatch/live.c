@@ -184,6 +184,16 @@ void dispatch_detach(struct dispatch *d, struct batch_id id)
 
 /* ---- documents ---- */
 
+bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome)
+{
+	const struct live *lv = live_find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	*retoutcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
+	return true;
+}
+
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive)
 {
 	struct live *lv = live_find(d, id);
