@@ -44,6 +44,8 @@ struct config {
 		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
 		size_t results_bytes;        /* finished results kept in memory */
 		unsigned in_flight;          /* attempts at once, per shard */
+		unsigned event_readers;      /* of event streams, per process */
+		int64_t event_comment_ms;    /* how often a quiet one gets a comment */
 		int64_t keep_results_ms;
 		int64_t header_ms, body_ms, idle_ms, write_ms; /* inbound, absolute */
 		int64_t drain_ms;

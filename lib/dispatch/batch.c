@@ -138,6 +138,16 @@ struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *ret
 	return lv->document == NULL ? NULL : blob_ref(lv->document);
 }
 
+bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg)
+{
+	struct live *lv = find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	show(arg, lv->batch);
+	return true;
+}
+
 /* ---- accept ---- */
 
 static int64_t after(int64_t now_us, int64_t ms)

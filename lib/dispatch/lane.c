@@ -170,6 +170,7 @@ static void unqueue(struct dispatch *d, struct attempt *a)
 	struct turn *turn = STEAL_PTR(a->turn);
 
 	list_remove(&a->node);
+	meter_add(d->env.meter, METRIC_LANES_QUEUED, a->service, 0, -1);
 	turn_drop_if_empty(d, turn);
 }
 
@@ -212,6 +213,7 @@ void lane_on_submit(struct loop_msg *msg)
 	lane = lane_get(d, a);
 	a->turn = turn_get(d, lane, a->batch);
 	list_append(&a->turn->queued, &a->node);
+	meter_add(d->env.meter, METRIC_LANES_QUEUED, a->service, 0, 1);
 	lane_dirty(d, lane);
 }
 

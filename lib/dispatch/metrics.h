@@ -16,6 +16,8 @@ enum metric {
 	METRIC_QUEUED,
 	METRIC_PARKED,
 	METRIC_REFUSED,                  /* problem */
+	METRIC_EVENT_READERS,
+	METRIC_LANES_QUEUED,             /* service */
 	METRIC_MAX,
 };
 
