@@ -60,6 +60,8 @@ static const struct setting table[] = {
 	 "Event streams at once, because each holds its connection for as long as its batch runs; more are refused with 503."},
 	{"limits.event_comment_ms", &cfg_type_integer, IN_CONFIG(limits.event_comment_ms), "15000", 10, HOUR, "ms", NULL, ONLY_NONE,
 	 "How often an event stream that has nothing to tell sends a comment, so that proxies keep it open."},
+	{"limits.waiting", &cfg_type_integer, IN_CONFIG(limits.waiting), "10000", 1, MILLION, "requests", NULL, ONLY_NONE,
+	 "Requests that wait for the end of a batch (Prefer: wait); more are refused with 503."},
 	{"limits.keep_results_ms", &cfg_type_integer, IN_CONFIG(limits.keep_results_ms), "86400000", 1, 30 * DAY, "ms", NULL,
 	 ONLY_NONE, "How long a result can be asked for."},
 	{"limits.header_ms", &cfg_type_integer, IN_CONFIG(limits.header_ms), "10000", 1, HOUR, "ms", NULL, ONLY_NONE,

@@ -93,6 +93,10 @@ const char *http_header(struct http_request *r, const char *name); /* NULL: abse
  * sign is a space, and `value` has p NULL where there is no "=". To the end, or
  * until `each` returns false; which is what this then returns. */
 bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slice name, struct slice value), void *arg);
+
+/* The lines of a header that may come in several, in their order: how many there
+ * are; the first `max` of them are in `ret`. */
+size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
 

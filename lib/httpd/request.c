@@ -386,6 +386,32 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 	return !v.stopped;
 }
 
+struct header_visit {
+	const char *name, **ret;
+	size_t n, max;
+};
+
+static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+	struct header_visit *v = cls;
+
+	(void)kind;
+	if (strcasecmp(name, v->name) != 0)
+		return MHD_YES;
+	if (v->n < v->max)
+		v->ret[v->n] = value == NULL ? "" : value;
+	v->n++;
+	return MHD_YES;
+}
+
+size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max)
+{
+	struct header_visit v = {.name = name, .ret = ret, .max = max};
+
+	MHD_get_connection_values(request_conn(r)->mc, MHD_HEADER_KIND, on_header, &v);
+	return v.n;
+}
+
 struct blob *http_take_body(struct http_request *r)
 {
 	return STEAL_PTR(r->blob);

@@ -20,16 +20,15 @@
  *     taken: nothing grows with one that stalls.
  *  4. Each item comes once, with its place in the order of settling as its id.
  *     Of a batch that cannot be read to its end the stream breaks off.
- *  5. Readers of this shard are in routes.readers from the admission to their
- *     request's end.
+ *  5. Readers of this shard are in routes.readers from the admission until they
+ *     are freed; what is left when the loops have stopped is freed with it.
  */
 #include <stdlib.h>
 
-#include "negotiate.h"
 #include "page.h"
 #include "query.h"
 
-enum { PAGE_ITEMS = 256 };
+enum { PAGE_ITEMS = 64 };
 
 struct reader {
 	struct list node;                /* routes.readers */
@@ -150,15 +149,16 @@ static void add_progress(struct reader *r)
 }
 
 /* The page's events behind what opens the stream, and before what closes the
- * burst. An id beyond the batch's items means that all of them are known. */
+ * burst. An id beyond what has settled means that the client has all of that. */
 static void add_page(struct reader *r)
 {
-	const struct page *p = &r->page;
+	struct page *p = &r->page;
 
-	r->text.n = r->sent = 0;
-	r->seq = MIN(r->seq, p->counts.total);
-	if (!r->streaming)
+	r->sent = 0;
+	if (!r->streaming) {
+		r->seq = MIN(r->seq, p->counts.total - p->counts.pending);
 		event_add(&r->text, "snapshot", r->seq, buf_slice(&p->head));
+	}
 	buf_add_slice(&r->text, buf_slice(&p->items));
 	r->seq += p->n;
 	if (!p->more && p->state == BATCH_DONE) {
@@ -168,6 +168,7 @@ static void add_page(struct reader *r)
 		add_progress(r);
 	}
 	r->broken = r->text.failed || p->items.failed || p->head.failed;
+	page_done(p);
 }
 
 /* ---- the stream ---- */
@@ -184,7 +185,9 @@ static ssize_t fill(void *data, char *out, size_t max)
 		r->sent += n;
 		return (ssize_t)n;
 	}
-	if (r->last || r->here->events_closed)
+	buf_free(&r->text);
+	r->sent = 0;
+	if (r->last || r->here->stopping)
 		return -1;
 	ask(r);
 	return 0;
@@ -196,8 +199,8 @@ static void begin_stream(struct reader *r)
 	struct batch_headers h;
 
 	batch_headers(&h, p->id, p->state == BATCH_DONE ? batch_outcome_str(p->outcome) : NULL, "text/event-stream");
-	h.headers[h.n++] = (struct http_header){"Cache-Control", "no-store"};
-	h.headers[h.n++] = (struct http_header){"X-Accel-Buffering", "no"};
+	add_header(&h, "Cache-Control", "no-store");
+	add_header(&h, "X-Accel-Buffering", "no");
 	add_page(r);
 	r->streaming = true;
 	http_stream(r->req, 200, h.headers, h.n, fill);
@@ -211,7 +214,7 @@ static void on_page(struct page *p)
 	if (r->req == NULL) {
 		release(r);
 	} else if (!r->streaming && p->answer != STORE_OK) {
-		page_refuse(p, r->req);
+		answer_store_problem(r->here, r->req, p->answer);
 	} else if (!r->streaming) {
 		begin_stream(r);
 	} else {
@@ -223,17 +226,34 @@ static void on_page(struct page *p)
 	}
 }
 
-/* ---- comments ---- */
+/* ---- all readers of a shard ---- */
+
+static void reader_free(struct reader *r)
+{
+	list_remove(&r->node);
+	page_done(&r->page);
+	buf_free(&r->text);
+	free(r);
+}
+
+static void arm_comments(struct routes *r)
+{
+	loop_timer_at(r->comments, loop_now_us(r->env.loop) + r->env.config->limits.event_comment_ms * 1000);
+}
+
+static bool reads(const struct reader *r)
+{
+	return r->req != NULL && r->streaming;
+}
 
 /* A comment for whoever has nothing else to read. */
-void events_comment(struct routes *r)
+static void comment(struct routes *r)
 {
 	list_foreach(node, &r->readers) {
 		struct reader *reader = list_entry(node, struct reader, node);
 
-		if (!reader->streaming || reader->sent < reader->text.n || reader->last)
+		if (!reads(reader) || reader->asking || reader->sent < reader->text.n || reader->last)
 			continue;
-		reader->text.n = reader->sent = 0;
 		buf_add_str(&reader->text, ":\n\n");
 		http_stream_wake(reader->req);
 	}
@@ -241,13 +261,34 @@ void events_comment(struct routes *r)
 
 void events_close(struct routes *r)
 {
-	r->events_closed = true;
 	list_foreach(node, &r->readers) {
 		struct reader *reader = list_entry(node, struct reader, node);
 
-		if (reader->streaming)
+		if (reads(reader))
 			http_stream_wake(reader->req);
 	}
+}
+
+static void on_comment(void *arg)
+{
+	struct routes *r = arg;
+
+	comment(r);
+	if (!list_empty(&r->readers))
+		arm_comments(r);
+}
+
+void events_init(struct routes *r)
+{
+	list_init(&r->readers);
+	r->comments = loop_timer_new(r->env.loop, LOOP_NORMAL, on_comment, r);
+}
+
+void events_free(struct routes *r)
+{
+	list_foreach(node, &r->readers)
+		reader_free(list_entry(node, struct reader, node));
+	loop_timer_free(r->comments);
 }
 
 /* ---- the request ---- */
@@ -276,11 +317,8 @@ static void release(struct reader *r)
 		call_owner(r, unwatch);
 		return;
 	}
-	if (atomic_load(&r->told))
-		return;
-	page_done(&r->page);
-	buf_free(&r->text);
-	free(r);
+	if (!atomic_load(&r->told))
+		reader_free(r);
 }
 
 static void on_end(struct route_data *data, bool gone)
@@ -290,7 +328,6 @@ static void on_end(struct route_data *data, bool gone)
 	(void)gone;
 	atomic_fetch_sub(readers_of_all(r->here), 1);
 	meter_add(r->here->env.meter, METRIC_EVENT_READERS, 0, 0, -1);
-	list_remove(&r->node);
 	r->req = NULL;
 	release(r);
 }
@@ -315,9 +352,9 @@ static bool refused(struct routes *r, struct http_request *req, struct slice id,
 	struct query q;
 
 	query_read(&q, req, NULL, 0);
-	if (!batch_id_parse(id, &ret->page.id))
-		answer_problem(r, req, PROBLEM_NOT_FOUND, "this is not the id of a batch");
-	else if (!negotiate_takes(http_header(req, "Accept"), "text/event-stream"))
+	if (!read_id(r, req, id, &ret->page.id))
+		return true;
+	if (!negotiate_takes(http_header(req, "Accept"), "text/event-stream"))
 		answer_problem(r, req, PROBLEM_NOT_ACCEPTABLE, "events are text/event-stream");
 	else if (!read_last_event(http_header(req, "Last-Event-ID"), &ret->seq))
 		answer_problem(r, req, PROBLEM_MALFORMED_REQUEST, "Last-Event-ID is the id of an event, which is a number");
@@ -337,10 +374,12 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	if (refused(r, req, id, &asked))
 		return;
 	reader = xcalloc(1, sizeof *reader);
-	*reader = (struct reader){.data.on_end = on_end, .here = r, .req = req, .owner = page_owner(r, asked.page.id),
+	*reader = (struct reader){.data.on_end = on_end, .here = r, .req = req, .owner = batch_owner(r, asked.page.id),
 				  .seq = asked.seq,
 				  .page = {.here = r, .id = asked.page.id, .form = PAGE_EVENTS, .limit = PAGE_ITEMS,
 					   .on_done = on_page}};
+	if (list_empty(&r->readers))
+		arm_comments(r);
 	list_append(&r->readers, &reader->node);
 	http_set_data(req, &reader->data);
 	call_owner(reader, watch);

@@ -13,7 +13,6 @@
  */
 #include <stdlib.h>
 
-#include "negotiate.h"
 #include "page.h"
 #include "query.h"
 
@@ -59,7 +58,7 @@ static void ask(struct results *s)
 
 /* ---- one document ---- */
 
-static void answer_document(struct results *s)
+static void answer_page(struct results *s)
 {
 	const struct page *p = &s->page;
 	struct batch_headers h;
@@ -141,11 +140,11 @@ static void on_page(struct page *p)
 	else if (s->streaming)
 		http_stream_wake(s->req);
 	else if (p->answer != STORE_OK)
-		page_refuse(p, s->req);
+		answer_store_problem(s->routes, s->req, p->answer);
 	else if (p->form == PAGE_LINES)
 		begin_stream(s);
 	else
-		answer_document(s);
+		answer_page(s);
 }
 
 /* ---- the request ---- */
@@ -195,10 +194,8 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	struct results *s;
 	struct batch_id parsed;
 
-	if (!batch_id_parse(id, &parsed)) {
-		answer_problem(r, req, PROBLEM_NOT_FOUND, "this is not the id of a batch");
+	if (!read_id(r, req, id, &parsed))
 		return;
-	}
 	if (accept == MEDIA_NONE) {
 		answer_problem(r, req, PROBLEM_NOT_ACCEPTABLE, "results are application/json or application/x-ndjson");
 		return;

@@ -6,9 +6,7 @@
 
 #include "query.h"
 
-enum { LIMIT_DEFAULT = 50, KEY_MAX = 255 };
-
-_Static_assert(LIMIT_DEFAULT <= STORE_LIST_MAX, "the default is within the bounds");
+enum { LIMIT_DEFAULT = 50 };
 
 struct listing {
 	struct route_data data;
@@ -58,10 +56,12 @@ static void on_listed(struct store_op *op)
 
 	if (s->req != NULL) {
 		http_set_data(s->req, NULL);
-		if (op->answer == STORE_OK && !s->text.failed)
-			answer_text(s->req, 200, "application/json", blob_from_buf(&s->text));
+		if (op->answer != STORE_OK)
+			answer_store_problem(s->routes, s->req, op->answer);
+		else if (s->text.failed)
+			answer_problem(s->routes, s->req, PROBLEM_OVERLOADED, "no memory for so many batches now: ask for fewer");
 		else
-			answer_problem(s->routes, s->req, PROBLEM_OVERLOADED, "the store cannot be read now");
+			answer_text(s->req, 200, "application/json", blob_from_buf(&s->text));
 	}
 	buf_free(&s->text);
 	free(s);

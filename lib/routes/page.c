@@ -4,11 +4,6 @@
  * few of them must not hold up the loop. */
 enum { LOOK_MAX = 16384 };
 
-struct routes *page_owner(const struct routes *r, struct batch_id id)
-{
-	return r->env.peers[batch_id_shard(id) % r->env.group->n];
-}
-
 void event_add(struct buf *out, const char *name, uint32_t seq, struct slice data)
 {
 	buf_add_str(out, "event: ");
@@ -120,7 +115,7 @@ static void on_read(struct store_op *op)
 static void ask_owner(struct loop_msg *msg)
 {
 	struct page *p = container_of(msg, struct page, msg);
-	struct routes *owner = page_owner(p->here, p->id);
+	struct routes *owner = batch_owner(p->here, p->id);
 
 	if (dispatch_show(owner->env.dispatch, p->id, show, p))
 		return;
@@ -142,19 +137,11 @@ void page_ask(struct page *p)
 	p->n = 0;
 	p->more = false;
 	p->msg.run = ask_owner;
-	loop_post(page_owner(p->here, p->id)->env.loop, &p->msg);
+	loop_post(batch_owner(p->here, p->id)->env.loop, &p->msg);
 }
 
 void page_done(struct page *p)
 {
 	buf_free(&p->items);
 	buf_free(&p->head);
-}
-
-void page_refuse(const struct page *p, struct http_request *req)
-{
-	if (p->answer == STORE_NOT_FOUND)
-		answer_problem(p->here, req, PROBLEM_NOT_FOUND, "no batch with this id is known; results expire");
-	else
-		answer_problem(p->here, req, PROBLEM_OVERLOADED, "the store cannot be read now");
 }

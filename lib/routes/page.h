@@ -44,11 +44,5 @@ struct page {
 void page_ask(struct page *p);
 void page_done(struct page *p);          /* frees what it has */
 
-/* The shard that has to do with a batch while it lives. */
-struct routes *page_owner(const struct routes *r, struct batch_id id);
-
-/* The refusal for an answer that is not STORE_OK. */
-void page_refuse(const struct page *p, struct http_request *req);
-
 /* One event of an event stream. */
 void event_add(struct buf *out, const char *name, uint32_t seq, struct slice data);
