@@ -42,6 +42,8 @@ struct config {
 		unsigned connections;        /* inbound, per process */
 		uint32_t queued_items;       /* unfinished items, per process */
 		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
+		size_t resident_bytes;       /* of jobs in memory, per process */
+		uint64_t stored_items;       /* unfinished items in the store */
 		size_t results_bytes;        /* finished results kept in memory */
 		unsigned in_flight;          /* attempts at once, per shard */
 		unsigned event_readers;      /* of event streams, per process */

@@ -36,7 +36,7 @@ static void add_service(struct buf *out, const struct routes *r, size_t i)
 	buf_add_str(out, ",\"in_flight\":");
 	buf_add_i64(out, metrics_read(m, METRIC_IN_FLIGHT, (unsigned)i, 0));
 	buf_add_str(out, ",\"queued\":");
-	buf_add_i64(out, metrics_read(m, METRIC_LANES_QUEUED, (unsigned)i, 0));
+	buf_add_i64(out, metrics_read(m, METRIC_LANE_QUEUED, (unsigned)i, 0));
 	buf_add_str(out, ",\"breaker\":null,\"rate\":null}");
 }
 

@@ -7,10 +7,6 @@
 #include "channel/channel.h"
 #include "routes-i.h"
 
-/* Of asynchronous batches (contract, section 3). */
-enum { JOB_DEADLINE_MS = 86400000 };
-static const struct retry_policy job_retry = {.max_attempts = 10, .base_ms = 1000, .cap_ms = 3600000};
-
 struct request {
 	enum media accept;
 	struct prefer prefer;

@@ -35,9 +35,9 @@ struct route {
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 };
 
-extern const struct route route_post_batch, route_get_batch, route_cancel, route_delete_batch, route_get_limits,
-	route_get_results, route_list_batches, route_get_services, route_get_events, route_livez, route_readyz,
-	route_metrics, route_openapi;
+extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
+	route_get_results, route_get_events, route_list_batches, route_get_services, route_get_limits, route_livez,
+	route_readyz, route_metrics, route_openapi;
 
 /* The shard that has the batch while it is not done. */
 struct routes *batch_owner(struct routes *r, struct batch_id id);
@@ -119,8 +119,9 @@ void replay_batch(const struct replay_request *q);
 void answer_shown(struct routes *r, struct http_request *req, struct batch_id id, const struct shown *s,
 		  struct prefer applied);
 
-/* A trace for a new batch: the request's, or a new one. */
-void submit_trace(struct routes *r, struct http_request *req, struct batch *b);
+/* What asynchronous batches have by default (contract, section 3). */
+enum { JOB_DEADLINE_MS = 86400000 };
+extern const struct retry_policy job_retry;
 
 /* key.c: the request's Idempotency-Key; n 0: it has none. False: what it has is
  * no key, and the request was answered. */

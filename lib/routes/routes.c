@@ -9,8 +9,9 @@
 #define RETRY_AFTER "1"
 
 static const struct route *const table[] = {
-	&route_post_batch, &route_get_batch, &route_delete_batch, &route_cancel, &route_get_results, &route_get_events,
-	&route_list_batches, &route_get_services, &route_get_limits, &route_livez, &route_readyz, &route_metrics, &route_openapi,
+	&route_post_batch, &route_get_batch, &route_delete_batch, &route_cancel, &route_retry, &route_get_results,
+	&route_get_events, &route_list_batches, &route_get_services, &route_get_limits, &route_livez, &route_readyz,
+	&route_metrics, &route_openapi,
 };
 
 static bool pattern_matches(const char *pattern, const char *path, struct slice *retid)

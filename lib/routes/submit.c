@@ -26,6 +26,8 @@
 
 enum { TRACE_SAMPLED = 1 };
 
+const struct retry_policy job_retry = {.max_attempts = 10, .base_ms = 1000, .cap_ms = 3600000};
+
 struct post {
 	struct route_data data;
 	struct routes *routes;
@@ -252,7 +254,7 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 static const struct dispatch_listener whole = {.on_accepted = on_accepted, .on_done = on_done};
 static const struct dispatch_listener streamed = {.on_accepted = on_accepted, .on_settled = on_settled, .on_done = on_done};
 
-void submit_trace(struct routes *r, struct http_request *req, struct batch *b)
+static void set_trace(struct routes *r, struct http_request *req, struct batch *b)
 {
 	uint64_t id[2] = {rng_u64(&r->rng), rng_u64(&r->rng) | 1};
 	struct slice state = negotiate_tracestate(http_header(req, "tracestate"));
@@ -276,7 +278,7 @@ void submit_batch(const struct submission *s)
 	*p = (struct post){.data.on_end = on_end, .routes = r, .req = s->req, .live = true, .job = s->job,
 			   .stream = s->stream && !s->job, .prefer = s->prefer, .goes_on_alone = b->asynchronous};
 	wait_init(&p->wait, r, on_ready);
-	submit_trace(r, s->req, b);
+	set_trace(r, s->req, b);
 	err = dispatch_submit(r->env.dispatch, b, p->stream ? &streamed : &whole, p);
 	if (err < 0) {
 		free(p);

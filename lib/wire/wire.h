@@ -80,6 +80,20 @@ struct wire_rules {
 int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, struct batch **ret,
 		    enum problem *retkind, struct buf *reterr);
 
+/* What a retry asks for: {"select": "safe"}, which an empty body means too,
+ * {"select": "include_maybe"}, or {"ids": [...]}. The body is borrowed as long as
+ * it lives. Returns as wire_read_batch(). */
+struct wire_retry;
+int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **ret, enum problem *retkind,
+		    struct buf *reterr);
+void wire_retry_free(struct wire_retry *w);      /* NULL is fine */
+
+/* Its choice from a batch that is done, which has all its items and the letters
+ * that are left of them: *retn places in `items`, in their order, into `chosen`,
+ * which has room for all. Returns as wire_read_batch(); nothing chosen is an error. */
+int wire_retry_choose(struct wire_retry *w, const struct batch *first, uint32_t *chosen, uint32_t *retn,
+		      enum problem *retkind, struct buf *reterr);
+
 /* One item's result object. With `include: ["attempts"]` the records of its
  * attempts are its member `attempt_log`, oldest first: `attempts` is their number. */
 void wire_item(struct buf *out, const struct item *it);
