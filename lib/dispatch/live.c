@@ -184,6 +184,16 @@ void dispatch_detach(struct dispatch *d, struct batch_id id)
 
 /* ---- documents ---- */
 
+bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg)
+{
+	const struct live *lv = live_find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	show(arg, lv->batch);
+	return true;
+}
+
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive)
 {
 	struct live *lv = live_find(d, id);
