@@ -188,6 +188,16 @@ void dispatch_detach(struct dispatch *d, struct batch_id id)
 
 /* ---- documents ---- */
 
+bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg)
+{
+	const struct live *lv = live_find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	show(arg, lv->batch);
+	return true;
+}
+
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive)
 {
 	struct live *lv = live_find(d, id);
@@ -205,6 +215,16 @@ struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *ret
 		lv->document_until_us = begun_us + 10 * took_us;
 	}
 	return lv->document == NULL ? NULL : blob_ref(lv->document);
+}
+
+bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome)
+{
+	const struct live *lv = live_find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	*retoutcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
+	return true;
 }
 
 /* ---- come and go ---- */

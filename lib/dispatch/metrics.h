@@ -24,6 +24,7 @@ enum metric {
 	METRIC_ITEMS_INTERRUPTED,
 	METRIC_PARKED,
 	METRIC_REFUSED,                  /* problem */
+	METRIC_EVENT_READERS,
 	METRIC_MAX,
 };
 
