@@ -252,6 +252,7 @@ void world_submit(struct sim_batch *b);
 void world_end(struct sim_batch *b, enum why why);
 void world_drain(unsigned shard);
 void world_shut_down(unsigned shard);
+bool world_goes_down(void);
 void world_detach(struct sim_batch *b);
 bool world_step(void);                   /* one event, and every check after it */
 void world_close(void);
