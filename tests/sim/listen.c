@@ -44,6 +44,7 @@ static void on_accepted(void *arg, struct batch *real, const struct store_accept
 	}
 	CHECK(ACK, b->fate == FATE_KEPT, "batch %u is acknowledged, and not kept", (unsigned)(b - sim.batches));
 	act_in_accepted(b);
+	b->beyond = !b->detached || b->end.why != WHY_NONE;
 }
 
 static void note_settled(struct sim_batch *b, const struct batch *real)

@@ -56,6 +56,8 @@ void world_submit(struct sim_batch *b)
 	}
 	b->submitted = true;
 	b->id = real->id;
+	b->bytes = 2 * real->held_bytes + 4096;
+	doctor_accepted(real);
 }
 
 /* An end from outside of a batch that the store has: it may be in memory, or not. */
