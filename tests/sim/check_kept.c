@@ -94,11 +94,18 @@ void check_kept_end(struct sim_batch *b)
 	trace("kept: batch", b - sim.batches, 0, 0);
 }
 
+/* It came a moment ago, or its shard may not have heard yet that it is kept. */
+static bool is_new(const struct sim_batch *b)
+{
+	return b->fate == FATE_ASKED || sim.stalls ||
+	       clock_now() <= b->accept_kept_us + sim.set.delay_us + 4 * sim.set.turn_us;
+}
+
 static bool is_beyond(const struct sim_batch *b)
 {
 	if (!b->durable)
 		return b->b != NULL;
-	return !b->asynchronous || !b->answered || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
+	return !b->asynchronous || is_new(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
 }
 
 /* Jobs in memory: within their room, but for the last that each shard took, and

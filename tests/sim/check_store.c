@@ -113,6 +113,7 @@ static void accept_answered(const struct store_accept *a)
 	CHECK(KEPT, holder == NULL, "batch %u: its key is taken twice", number(b));
 	b->fate = FATE_KEPT;
 	b->row = a->batch->store_row;
+	b->accept_kept_us = clock_now();
 	for (unsigned i = 0; i < b->n_items; i++)
 		keep_item(&b->items[i], &a->batch->items[i]);
 }

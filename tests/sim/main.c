@@ -64,15 +64,21 @@ static void same_seed_same_trace(void)
 	}
 }
 
+static void run_scenarios(const struct scenario *v, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		v[i].run();
+		ok(v[i].name);
+	}
+}
+
 static void run_all(void)
 {
 	uint64_t last = from + seeds;
 	char name[96];
 
-	for (unsigned i = 0; i < n_scenarios; i++) {
-		scenarios[i].run();
-		ok(scenarios[i].name);
-	}
+	run_scenarios(scenarios, n_scenarios);
+	run_scenarios(job_scenarios, n_job_scenarios);
 	same_seed_same_trace();
 	ok("the same seed gives the same trace");
 	for (uint64_t seed = from; seed < last; seed++) {

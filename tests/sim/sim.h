@@ -65,7 +65,7 @@ NORETURN void sim_fail(enum rule rule, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void trace_start(void);
 void trace(const char *what, int64_t a, int64_t b, int64_t c);
 
-enum { MAX_SHARDS = 4, MAX_BATCHES = 10, MAX_SERVICES = 4, NEVER = -1 };
+enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, NEVER = -1 };
 
 /* One attempt, as the wire saw it. Times are NEVER until they happen. */
 struct request {
@@ -160,7 +160,7 @@ struct sim_batch {
 	size_t bytes;                    /* what it takes in memory, at most */
 	bool finish_asked, finish_kept, told_done;
 	bool reloaded;                   /* its times went through the wall clock */
-	int64_t finish_kept_us;
+	int64_t accept_kept_us, finish_kept_us;
 	uint32_t settled_steps;          /* final updates asked for */
 	struct watcher watchers[2];
 };
@@ -214,6 +214,7 @@ struct sim {
 	bool dead;                       /* this one died, and is being buried */
 	bool down;                       /* it is going down, and another follows */
 	bool jobs;                       /* some batches are durable, and processes may end */
+	bool crowd;                      /* many jobs at once */
 	uint64_t stored_items;
 	int64_t slow_us;                 /* a commit takes this long at most */
 	struct sim_batch batches[MAX_BATCHES];
@@ -343,10 +344,12 @@ void cover_batch(const struct sim_batch *b);
 void cover_report(void);
 const char *cover_missing(void);         /* NULL: all that matters was exercised */
 
-/* scenarios.c */
+/* scenarios.c, scenarios_jobs.c */
 struct scenario {
 	const char *name;
 	void (*run)(void);
 };
 extern const struct scenario scenarios[];
 extern const unsigned n_scenarios;
+extern const struct scenario job_scenarios[];
+extern const unsigned n_job_scenarios;

@@ -56,7 +56,7 @@ void world_submit(struct sim_batch *b)
 	}
 	b->submitted = true;
 	b->id = real->id;
-	b->bytes = 2 * real->held_bytes + 4096;
+	b->bytes = real->held_bytes + 1024 + 64 * (size_t)b->n_items;
 	doctor_accepted(real);
 }
 
@@ -109,6 +109,8 @@ void world_detach(struct sim_batch *b)
 	fake_loop_enter(sim.loops[b->shard]);
 	dispatch_detach(sim.dispatches[b->shard], b->id);
 	b->detached = true;
+	if (b->durable)
+		batch_unref(STEAL_PTR(b->b));
 	cover_race(RACE_DETACHED);
 	trace("detach: batch", b - sim.batches, 0, 0);
 }
