@@ -98,7 +98,7 @@ void check_kept_end(struct sim_batch *b)
 static bool is_new(const struct sim_batch *b)
 {
 	return b->fate == FATE_ASKED || sim.stalls ||
-	       clock_now() <= b->accept_kept_us + sim.set.delay_us + 4 * sim.set.turn_us;
+	       clock_now() <= b->accept_said_us + sim.set.delay_us + 4 * sim.set.turn_us;
 }
 
 static bool is_beyond(const struct sim_batch *b)

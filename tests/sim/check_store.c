@@ -102,6 +102,7 @@ static void accept_answered(const struct store_accept *a)
 	if (b == NULL)
 		return;
 	holder = holder_of(b->key);
+	b->accept_said_us = clock_now();
 	trace("accept answered: batch, answer", number(b), a->op.answer, 0);
 	if (a->op.answer == STORE_KEY_EXISTS)
 		CHECK(KEPT, holder != NULL && batch_id_eq(holder->id, a->existing) && !a->same_body,
@@ -113,7 +114,6 @@ static void accept_answered(const struct store_accept *a)
 	CHECK(KEPT, holder == NULL, "batch %u: its key is taken twice", number(b));
 	b->fate = FATE_KEPT;
 	b->row = a->batch->store_row;
-	b->accept_kept_us = clock_now();
 	for (unsigned i = 0; i < b->n_items; i++)
 		keep_item(&b->items[i], &a->batch->items[i]);
 }

@@ -160,7 +160,7 @@ struct sim_batch {
 	size_t bytes;                    /* what it takes in memory, at most */
 	bool finish_asked, finish_kept, told_done;
 	bool reloaded;                   /* its times went through the wall clock */
-	int64_t accept_kept_us, finish_kept_us;
+	int64_t accept_said_us, finish_kept_us;
 	uint32_t settled_steps;          /* final updates asked for */
 	struct watcher watchers[2];
 };
