@@ -80,6 +80,8 @@ static void end_durable(struct sim_batch *b, enum why why)
 	      (unsigned)(b - sim.batches));
 	if (live && found)
 		note_end(b, why);
+	/* Fetched to be ended, whatever room there is. */
+	b->beyond = b->beyond || found;
 	if (live && found && b->asynchronous)
 		cover_race(RACE_CANCEL_IN_STORE);
 }
