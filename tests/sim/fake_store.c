@@ -223,10 +223,10 @@ static void commit_group(struct store *s)
 	struct backend *b = s->disk->backend;
 	struct waiting *w;
 
-	REQUIRE(b->ops->begin(b) == 0);
+	REQUIRE(b->ops->begin(b, true) == 0);
 	list_foreach(node, &s->group)
 		write_one(s->disk, list_entry(node, struct waiting, node));
-	REQUIRE(b->ops->commit(b, true) == 0);
+	REQUIRE(b->ops->commit(b) == 0);
 	while ((w = pop(&s->group)) != NULL)
 		finish(s, w, w->op->answer);
 }
