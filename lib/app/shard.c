@@ -133,9 +133,13 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	return s->httpd == NULL ? -errno : 0;
 }
 
+void shard_close(struct shard *s)
+{
+	httpd_free(STEAL_PTR(s->httpd));
+}
+
 void shard_free(struct shard *s)
 {
-	httpd_free(s->httpd);
 	routes_free(s->routes);
 	dispatch_free(s->dispatch);
 	xfer_free(s->xfer);

@@ -105,6 +105,10 @@ void dispatch_cancel_all(struct dispatch *d, enum why why);
  * into a batch's documents. */
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive);
 
+/* Call `show`, at once, with a live batch that the store has not got (it is not
+ * durable). False: there is no such batch, or the store has it. */
+bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg);
+
 /* Is the batch shown from memory: does it live here, and is not durable?
  * *retoutcome: NULL until it is done. */
 bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome);

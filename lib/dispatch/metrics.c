@@ -61,6 +61,8 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 				    METRIC_GAUGE, {{0}}},
 		[METRIC_REFUSED] = {"settled_requests_refused_total", "Requests refused, by problem code.",
 				    METRIC_COUNTER, {{"problem", problems, PROBLEM_MAX}}},
+		[METRIC_EVENT_READERS] = {"settled_event_readers", "Readers of event streams.",
+					  METRIC_GAUGE, {{0}}},
 	};
 
 	for (size_t i = 0; i < config->n_services; i++)

@@ -25,6 +25,7 @@ enum metric {
 	METRIC_PARKED,
 	METRIC_WAITING,
 	METRIC_REFUSED,                  /* problem */
+	METRIC_EVENT_READERS,
 	METRIC_MAX,
 };
 

@@ -230,7 +230,9 @@ void batch_on_result(struct loop_msg *msg)
 		log_attempt(a);
 		conclude(lv, it, &a->outcome, a->why, a->done_us);
 	} else if (goes_on(lv, a->why)) {
+		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
+		live_hand_over(lv);
 	} else {
 		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED, stop_from_why(a->why));
 	}

@@ -64,6 +64,34 @@ enum media negotiate_accept(const char *accept)
 	return json > 0 ? MEDIA_JSON : MEDIA_NONE;
 }
 
+/* Is the range "GROUP/" and a star, for the group of this type? */
+static bool is_group_of(struct slice range, const char *type)
+{
+	size_t n = (size_t)(strchr(type, '/') - type) + 1;
+
+	return range.n == n + 1 && strncasecmp(range.p, type, n) == 0 && range.p[n] == '*';
+}
+
+bool negotiate_takes(const char *accept, const char *type)
+{
+	struct slice rest = slice_str(accept), name;
+	double exact = -1, group = -1, all = -1;
+
+	if (slice_trim(rest).n == 0)
+		return true;
+	while (rest.n > 0) {
+		double q = range_weight(next_part(&rest, ','), &name);
+
+		if (same(name, type))
+			exact = q;
+		else if (is_group_of(name, type))
+			group = q;
+		else if (same(name, "*/*"))
+			all = q;
+	}
+	return (exact >= 0 ? exact : group >= 0 ? group : all) > 0;
+}
+
 bool negotiate_is_json(const char *content_type)
 {
 	struct slice rest = slice_str(content_type);

@@ -11,6 +11,9 @@ enum media { MEDIA_NONE, MEDIA_JSON, MEDIA_NDJSON };
  * it is named. NULL: anything goes. */
 enum media negotiate_accept(const char *accept);
 
+/* May the answer be of this type? NULL: anything goes. */
+bool negotiate_takes(const char *accept, const char *type);
+
 /* Is this Content-Type JSON (with any parameters)? */
 bool negotiate_is_json(const char *content_type);
 

@@ -18,7 +18,10 @@ struct routes {
 	struct heap until;               /* wait.c: when each wait ends */
 	struct loop_timer *until_timer;
 	atomic_uint waiting;             /* of all shards; the first one's counts */
-	bool stopping;                   /* nobody waits any more */
+	bool stopping;                   /* nobody waits any more, and streams of events end */
+	struct list readers;             /* get_events.c: of events, of this shard */
+	struct loop_timer *comments;     /* rings while there are any */
+	atomic_uint n_readers;           /* of all shards; the first one's counts */
 };
 
 /* One live request's state, whatever its route: the first member of each. */
@@ -32,8 +35,9 @@ struct route {
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 };
 
-extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch, route_get_limits,
-	route_livez, route_readyz, route_metrics, route_openapi;
+extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
+	route_get_results, route_get_events, route_list_batches, route_get_services, route_get_limits, route_livez,
+	route_readyz, route_metrics, route_openapi;
 
 /* The shard that has the batch while it is not done. */
 struct routes *batch_owner(struct routes *r, struct batch_id id);
@@ -76,6 +80,14 @@ void wait_cancel(struct wait *w);        /* also before wait_start(), and after 
 
 void waits_init(struct routes *r);
 void waits_free(struct routes *r);
+
+/* get_events.c: with the routes; and the end of all streams. */
+void events_init(struct routes *r);
+void events_free(struct routes *r);
+void events_close(struct routes *r);
+
+/* store_metrics.c: the store's part of /metrics. */
+void store_metrics_render(struct routes *r, struct buf *out);
 
 /* submit.c: hand a batch to the dispatcher, and answer with what becomes of it.
  * It says itself how it is kept, by asynchronous, durable and key. */
@@ -124,6 +136,9 @@ void store_metrics_render(struct routes *r, struct buf *out);
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
+
+/* store_metrics.c: the store's part of /metrics. */
+void store_metrics_render(struct routes *r, struct buf *out);
 
 /* A problem document that is there already; NULL: there was no memory for it. */
 void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);

@@ -9,8 +9,9 @@
 #define RETRY_AFTER "1"
 
 static const struct route *const table[] = {
-	&route_post_batch, &route_get_batch, &route_delete_batch, &route_cancel, &route_retry, &route_get_limits,
-	&route_livez, &route_readyz, &route_metrics, &route_openapi,
+	&route_post_batch, &route_get_batch, &route_delete_batch, &route_cancel, &route_retry, &route_get_results,
+	&route_get_events, &route_list_batches, &route_get_services, &route_get_limits, &route_livez, &route_readyz,
+	&route_metrics, &route_openapi,
 };
 
 static bool pattern_matches(const char *pattern, const char *path, struct slice *retid)
@@ -242,11 +243,15 @@ struct routes *routes_new(const struct routes_env *env)
 		.on_refused = on_refused, .on_end = on_end};
 	rng_seed_from_os(&r->rng);
 	waits_init(r);
+	events_init(r);
 	return r;
 }
 
 void routes_free(struct routes *r)
 {
+	if (r == NULL)
+		return;
+	events_free(r);
 	waits_free(r);
 	idmap_free(&r->flights);
 	free(r);

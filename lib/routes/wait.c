@@ -240,5 +240,6 @@ void waits_free(struct routes *r)
 void routes_stop(struct routes *r)
 {
 	r->stopping = true;
+	events_close(r);
 	end_waits(r, HEAP_NONE);
 }
