@@ -32,6 +32,7 @@ class Accepted(jobs.Case):
         self.assertEqual(doc["counts"], {"total": 1, "succeeded": 0, "failed": 0, "indeterminate": 0,
                                          "not_attempted": 0, "pending": 1})
         self.assertNotIn("results", doc)
+        self.assertEqual(doc["durability"], self.config["store"])
         self.held.answer("a")
         done = self.done(doc["id"])
         self.assertEqual((done["outcome"], done["results"][0]["status"]), ("succeeded", "succeeded"))
