@@ -20,6 +20,7 @@
 
 enum {
 	GROUP_MAX = 4096,
+	GATHER_US = 1000,                /* from one group to the next: under load they grow instead of being many */
 	GROUP_US = 20 * 1000,            /* of writing, so that no answer waits for long behind others */
 	BACKOFF_MIN_US = 100 * 1000,
 	BACKOFF_MAX_US = 1000 * 1000,
@@ -440,6 +441,18 @@ static void wait_for_work(struct store *s)
 	}
 }
 
+/* Who asks meanwhile finds no waiter, and wakes nobody: that is most of what a
+ * small group costs. A group that comes alone does not wait. */
+static void gather(struct store *s)
+{
+	int64_t at = s->group_us + GATHER_US;
+	struct timespec t = {.tv_sec = at / 1000000, .tv_nsec = at % 1000000 * 1000};
+
+	if (store_now_us() < at)
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+	s->group_us = store_now_us();
+}
+
 void *store_writer_main(void *arg)
 {
 	struct store *s = arg;
@@ -451,6 +464,9 @@ void *store_writer_main(void *arg)
 	do {
 		pthread_mutex_lock(&s->lock);
 		wait_for_work(s);
+		pthread_mutex_unlock(&s->lock);
+		gather(s);
+		pthread_mutex_lock(&s->lock);
 		closing = s->closing;
 		list_splice(&arrived, &s->inbox);
 		if (!s->backend->ops->concurrent)
