@@ -375,6 +375,7 @@ static int accept(struct sqlite *s, struct store_accept *a)
 	}
 	REQUIRE(b->n_items < SHARED_INDEX);
 	b->store_row = s->next_row++;
+	/* Nobody is shown it before the commit. */
 	if (b->durable)
 		b->durability = "disk";
 	if (rc == SQLITE_OK)
