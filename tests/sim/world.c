@@ -76,7 +76,7 @@ static void end_durable(struct sim_batch *b, enum why why)
 		dispatch_cancel(sim.dispatches[shard], b->id, why);
 	sim.inside = false;
 	trace("end from outside: batch, why, found", b - sim.batches, why, found);
-	CHECK(KEPT, found || !live || sim.draining[shard], "batch %u is not found to be cancelled",
+	CHECK(KEPT, found || !live || world_goes_down(), "batch %u is not found to be cancelled",
 	      (unsigned)(b - sim.batches));
 	if (live && found)
 		note_end(b, why);
