@@ -31,7 +31,10 @@ struct kit {
 
 static inline void kit_init(struct kit *k)
 {
-	*k = (struct kit){.dir = "/tmp/settled-sqlite-XXXXXX", .now = 1700000000000};
+	bool in_memory = access("/dev/shm", W_OK) == 0;
+
+	*k = (struct kit){.now = 1700000000000};
+	snprintf(k->dir, sizeof k->dir, "%s/settled-sqlite-XXXXXX", in_memory ? "/dev/shm" : "/tmp");
 	assert_non_null(mkdtemp(k->dir));
 	k->cfg = (struct store_config){.path = k->dir, .services = kit_services, .n_services = 2};
 	rng_seed(&k->rng, 7);
