@@ -77,7 +77,8 @@ static void on_update(struct store_op *op)
 	free(u);
 }
 
-/* Nobody waits for the answer, unless somebody watches the batch. */
+/* Nobody waits for the answer, unless somebody watches the batch. One that the
+ * store has not got is shown from memory, so what is there is there at once. */
 static void tell_store(struct live *lv, const struct item *it)
 {
 	struct dispatch *d = lv->d;
@@ -85,8 +86,10 @@ static void tell_store(struct live *lv, const struct item *it)
 	bool watched = watches_any(d, b->id);
 	struct update *u;
 
-	if (!b->durable)
+	if (!b->durable) {
+		watches_changed(d, b->id, false);
 		return;
+	}
 	u = xcalloc(1, sizeof *u);
 	*u = (struct update){
 		.update = {.op = {.what = STORE_UPDATE, .on_done = on_update,
