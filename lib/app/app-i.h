@@ -34,6 +34,7 @@ struct app {
 	struct shard shards[64];
 	unsigned n, threads;
 	struct store *store;
+	const char **services;           /* their names, for the store */
 	struct metrics *metrics;
 	int done_fd;                     /* eventfd: shards count up when a step is done */
 	int signal_fd;
@@ -45,7 +46,8 @@ bool limits_fit(struct config *c, uint64_t fds);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
-void shard_free(struct shard *s);
+void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */
+void shard_free(struct shard *s);        /* after all are closed, and the store */
 void *shard_run(void *arg);              /* the thread */
 
 /* The steps of a stop, asked for by the main thread; each shard answers by

@@ -29,6 +29,10 @@ struct backend_ops {
 	int (*commit)(struct backend *b);
 	void (*rollback)(struct backend *b);
 
+	/* In a group: write something small, so that its commit shows whether the disk
+	 * works again while nobody asks for a write. NULL: nothing of it can fail. */
+	int (*touch)(struct backend *b);
+
 	/* Reads, and the answer in op->answer. */
 	int (*read)(struct backend *b, struct store_op *op);
 
@@ -36,8 +40,9 @@ struct backend_ops {
 	 * *retmore: there is more of it. */
 	int (*expire)(struct backend *b, int64_t now_unix_ms, bool *retmore);
 
+	/* In the opener's thread or the writer's, between groups. */
 	int (*each_unfinished)(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg);
-	void (*measure)(struct backend *b, struct store_status *ret);    /* writer's thread: file_bytes, unfinished_items, oldest */
+	void (*measure)(struct backend *b, struct store_status *ret);    /* file_bytes, oldest */
 	void (*close)(struct backend *b);
 };
 
@@ -45,8 +50,12 @@ struct backend {
 	const struct backend_ops *ops;
 	const struct store_config *cfg;
 	char why[160];                   /* the last failure of the writer, for people */
+	uint64_t unfinished;             /* items that are not final, as of the last commit */
 	bool hopeless;                   /* it will not go away by itself: the file is corrupt */
 };
+
+/* The front over a backend that is open: takes it. */
+struct store *store_open_backend(const struct store_config *cfg, struct backend *take) MUST_CHECK;
 
 struct backend *memory_open(const struct store_config *cfg) MUST_CHECK;
 struct backend *sqlite_open(const struct store_config *cfg, struct buf *reterr) MUST_CHECK;

@@ -111,8 +111,7 @@ struct sqlite {
 	struct touched touched[TOUCHED_SLOTS];
 	unsigned n_touched;
 	unsigned char records[RECORDS_MAX * RECORD_BYTES];       /* of the item that is being written */
-	uint64_t unfinished;             /* items, committed */
-	int64_t delta;                   /* to it, from the present group */
+	int64_t delta;                   /* to base.unfinished, from the present group */
 };
 
 static inline struct sqlite *sqlite_of(struct backend *b)

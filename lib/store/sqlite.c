@@ -224,7 +224,7 @@ static int commit(struct backend *b)
 		rc = sqlite_run(&(struct binder){.st = s->w[W_COMMIT]});
 	if (rc != SQLITE_OK)
 		return sqlite_failed(s, rc);
-	s->unfinished += (uint64_t)s->delta;
+	s->base.unfinished += (uint64_t)s->delta;
 	s->delta = 0;
 	return 0;
 }
@@ -237,6 +237,15 @@ static void rollback(struct backend *b)
 	forget_touched(s);
 	s->delta = 0;
 	end_transaction(s);
+}
+
+/* SQLite writes the number anew though it is the same. */
+static int touch(struct backend *b)
+{
+	char text[64];
+
+	snprintf(text, sizeof text, "PRAGMA application_id = %d", SQLITE_APPLICATION_ID);
+	return sqlite_failed(sqlite_of(b), sqlite3_exec(sqlite_of(b)->writer, text, NULL, NULL, NULL));
 }
 
 static uint64_t size_of(const char *path)
@@ -252,7 +261,6 @@ static void measure(struct backend *b, struct store_status *ret)
 	sqlite3_stmt *st = s->w[W_OLDEST];
 
 	ret->file_bytes = size_of(s->path) + size_of(s->wal_path);
-	ret->unfinished_items = s->unfinished;
 	ret->oldest_unfinished_unix_ms = sqlite3_step(st) == SQLITE_ROW ? sqlite3_column_int64(st, 0) : 0;
 	sqlite3_reset(st);
 }
@@ -283,6 +291,7 @@ static const struct backend_ops ops = {
 	.write = sqlite_write,
 	.commit = commit,
 	.rollback = rollback,
+	.touch = touch,
 	.read = sqlite_read,
 	.expire = sqlite_expire,
 	.each_unfinished = sqlite_each_unfinished,
@@ -378,7 +387,7 @@ static bool seed_numbers(struct sqlite *s, struct buf *reterr)
 		rc = sqlite3_step(st);
 	if (rc == SQLITE_ROW) {
 		s->next_row = sqlite3_column_int64(st, 0);
-		s->unfinished = (uint64_t)sqlite3_column_int64(st, 1);
+		s->base.unfinished = (uint64_t)sqlite3_column_int64(st, 1);
 	} else {
 		buf_printf(reterr, "%s: %s", s->path, sqlite_reason(sqlite_errno(s->writer, rc)));
 	}

@@ -26,6 +26,8 @@ PATIENCE = float(os.environ.get("SETTLED_TEST_PATIENCE", "1"))
 LIMIT_S = 30 * PATIENCE
 # Perhaps under another program, such as valgrind.
 SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.environ.get("SETTLED_BIN", "build/cmd/settled/settled")]
+# Where the daemons of the tests keep batches, unless a test says: disk or memory.
+STORE = os.environ.get("SETTLED_TEST_STORE", "disk")
 DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-downstream")
 
 # What a developer's own daemon is told is not for those of the tests.
@@ -140,15 +142,17 @@ class Answer:
 
 
 class Daemon(Process):
-    """The daemon; `config` is what differs from the tests' defaults."""
+    """The daemon; `config` is what differs from the tests' defaults, its store also "memory" or "disk"."""
 
     def __init__(self, config=None, downstream=None, env=None, args=(), files=None):
         self.dir = tempfile.mkdtemp(prefix="settled-test-")
         services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}
         if downstream is not None:
             services["push"] = {"kind": "http", "url": downstream.url + "/push/{to}"}
-        full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services}
+        full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": STORE}
         full.update(config or {})
+        if isinstance(full["store"], str):
+            full["store"] = {"memory": True} if full["store"] == "memory" else {"path": os.path.join(self.dir, "data")}
         self.config_path = os.path.join(self.dir, "settled.json")
         with open(self.config_path, "w", encoding="utf-8") as f:
             json.dump(full, f)

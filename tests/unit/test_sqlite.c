@@ -54,6 +54,7 @@ static void a_batch_is_read_back_as_it_was_accepted(void **state)
 	b->items[2].ttl_ms = 500;
 	b->items[3].dedupe_key = SLICE("once");
 	assert_int_equal(kit_accept(&kit, b), 0);
+	assert_string_equal(b->durability, "disk");
 	kit_open(&kit);
 	r = kit_read(&kit, b->id, true);
 	assert_int_equal(r.op.answer, STORE_OK);
