@@ -211,7 +211,7 @@ static inline struct store_read kit_read(struct kit *k, struct batch_id id, bool
 
 static inline struct store_status kit_measure(struct kit *k)
 {
-	struct store_status st = {0};
+	struct store_status st = {.unfinished_items = k->b->unfinished};
 
 	k->b->ops->measure(k->b, &st);
 	return st;
