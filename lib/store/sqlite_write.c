@@ -1,4 +1,7 @@
-/* The invariants and the layout are in sqlite-i.h. Here: what changes a batch. SQLite's codes inside, errno at the edge. */
+/*
+ * The invariants and the layout are in sqlite-i.h. Here: what changes a batch.
+ * SQLite's codes inside, errno at the edge.
+ */
 #include <errno.h>
 
 #include "store/sqlite-i.h"
