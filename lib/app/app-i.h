@@ -34,6 +34,7 @@ struct app {
 	struct shard shards[64];
 	unsigned n, threads;
 	struct store *store;
+	const char **services;           /* their names, for the store */
 	struct metrics *metrics;
 	int done_fd;                     /* eventfd: shards count up when a step is done */
 	int signal_fd;

@@ -1,5 +1,6 @@
 /*
- * Start: metrics, store, one listening socket and one shard each, threads.
+ * Start: metrics, store, one listening socket and one shard each, the unfinished
+ *        batches of the process before, threads.
  * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
  *        left (stop: shutdown) ─► let the answers out ─► stop the loops ─► free.
  * A second signal shortens the drain. Batches that a cancel does not end are a
@@ -188,11 +189,67 @@ static int start_shards(struct app *app, unsigned *retport)
 	return 0;
 }
 
+static bool open_store(struct app *app)
+{
+	const struct config *c = &app->config;
+	struct store_config sc = {
+		.path = c->store_memory ? NULL : c->store_path,
+		.memory_bytes = c->limits.results_bytes,
+		.queue_bytes = c->limits.queued_bytes,
+		.stored_items = c->limits.stored_items,
+		.n_services = c->n_services,
+	};
+	struct buf err = {0};
+
+	app->services = xcalloc(c->n_services, sizeof *app->services);
+	for (size_t i = 0; i < c->n_services; i++)
+		app->services[i] = c->services[i].name;
+	sc.services = app->services;
+	app->store = store_open(&sc, &err);
+	if (app->store == NULL)
+		fprintf(stderr, "settled: %.*s\n", (int)err.n, err.p);
+	buf_free(&err);
+	return app->store != NULL;
+}
+
+struct recovery {
+	struct app *app;
+	uint64_t batches, items;
+};
+
+static void recover_one(void *arg, const struct store_unfinished *u)
+{
+	struct recovery *r = arg;
+
+	r->batches++;
+	r->items += u->pending;
+	dispatch_recover(r->app->group.members[batch_id_shard(u->id) % r->app->n], u);
+}
+
+/* Each shard learns of its unfinished batches; they come into memory as there is room. */
+static bool recover(struct app *app)
+{
+	struct recovery r = {.app = app};
+	int64_t begun_ms = now_ms();
+	struct buf err = {0};
+	bool ok = store_each_unfinished(app->store, recover_one, &r, &err);
+
+	if (!ok)
+		fprintf(stderr, "settled: %.*s\n", (int)err.n, err.p);
+	buf_free(&err);
+	app->group.recovery_ms = now_ms() - begun_ms;
+	if (r.batches > 0)
+		log_event(LOG_INFO, "recovered", LOG_INT("batches", r.batches), LOG_INT("items", r.items),
+			  LOG_INT("duration_ms", app->group.recovery_ms));
+	return ok;
+}
+
 static void free_app(struct app *app)
 {
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
-	store_free(app->store);
+	store_close(app->store);
+	free(app->services);
 	metrics_free(app->metrics);
 	close(app->done_fd);
 	close(app->signal_fd);
@@ -214,10 +271,9 @@ int app_run(const struct config *config, const char *version)
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
 	REQUIRE(xfer_global_init() == 0);
 	app->metrics = dispatch_metrics_new(config, config->shards);
-	app->store = store_new_memory(config->limits.results_bytes);
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);
-	if (start_shards(app, &port) == 0) {
+	if (open_store(app) && start_shards(app, &port) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
 		serve(app);

@@ -38,6 +38,7 @@ void config_free(struct config *c)
 		service_done(&c->services[i]);
 	free(c->services);
 	free((char *)c->listen_host);
+	free((char *)c->store_path);
 	free(c);
 }
 
@@ -109,10 +110,13 @@ static void check_together(const struct config *c, const struct node *root, stru
 {
 	const struct node *listen = cfg_node_find(root, "listen");
 	const struct node *deadline = find_in(root, "limits", "deadline_ms");
+	const struct node *path = find_in(root, "store", "path");
 
 	if (listen != NULL && !c->open && !cfg_check_is_loopback(c->listen_host))
 		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
 		                "listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	if (path != NULL && c->store_memory)
+		cfg_report_node(rep, path, "store.memory is true, so nothing would be kept there: leave one of the two out");
 	if (c->limits.deadline_ms <= c->limits.max_deadline_ms)
 		return;
 	if (deadline == NULL)

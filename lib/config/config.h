@@ -50,6 +50,8 @@ struct config {
 		int64_t deadline_ms;         /* default of a synchronous batch */
 		int64_t max_deadline_ms;
 	} limits;
+	bool store_memory;               /* keep batches in memory alone ... */
+	const char *store_path;          /* ... or in this directory, made if it is missing */
 	enum log_format log_format;
 	enum log_level log_level;
 	bool open;                       /* auth.open: listen beyond loopback without keys */

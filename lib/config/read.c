@@ -102,14 +102,19 @@ static void read_bool(const struct setting *s, const struct node *n, void *at, s
 	(void)parse_bool(n, at, rep);
 }
 
-/* There is nothing to choose yet, so there is no field either. */
-static void read_true(const struct setting *s, const struct node *n, void *at, struct report *rep)
+static void read_path(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
-	bool v;
+	enum { LONGEST = 3900 };         /* names of files follow, and PATH_MAX is 4096 */
 
-	(void)at;
-	if (parse_bool(n, &v, rep) && !v)
-		cfg_report_node(rep, n, "there is nothing else in this version: give %s", s->preset);
+	(void)s;
+	if (!cfg_node_want_text(n, "a directory", rep))
+		return;
+	if (n->text.n == 0 || n->text.n > LONGEST) {
+		cfg_report_node(rep, n, "not the path of a directory: give 1 to %d bytes", LONGEST);
+		return;
+	}
+	free(*(char **)at);
+	*(char **)at = xstrdup(n->text.p);
 }
 
 int cfg_choice_index(const char *const *choices, const struct node *n)
@@ -325,7 +330,7 @@ const struct setting_type cfg_type_choice = {NULL, read_choice};
 const struct setting_type cfg_type_word = {NULL, read_word};
 const struct setting_type cfg_type_listen = {"address:port", read_listen};
 const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
-const struct setting_type cfg_type_true = {"true", read_true};
+const struct setting_type cfg_type_path = {"directory", read_path};
 const struct setting_type cfg_type_url = {"URL", read_url};
 const struct setting_type cfg_type_headers = {"map of texts", read_headers};
 const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret};

@@ -73,9 +73,10 @@ static const struct setting table[] = {
 	{"limits.max_deadline_ms", &cfg_type_integer, IN_CONFIG(limits.max_deadline_ms), "604800000", 1, 30 * DAY, "ms", NULL,
 	 ONLY_NONE, "The longest deadline that a batch may ask for."},
 
-	{"store.memory", &cfg_type_true, NOWHERE, "true", 0, 0, "", NULL, ONLY_NONE,
-	 "Keeps batches in memory: a restart forgets them."},
-	{"store.path", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "use {memory: true}"},
+	{"store.path", &cfg_type_path, IN_CONFIG(store_path), "./settled-data", 0, 0, "", NULL, ONLY_NONE,
+	 "The directory that keeps batches over a restart, made if it is missing; one process each."},
+	{"store.memory", &cfg_type_bool, IN_CONFIG(store_memory), "false", 0, 0, "", NULL, ONLY_NONE,
+	 "Keeps batches in memory instead: a restart forgets them."},
 
 	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},

@@ -23,9 +23,14 @@ static void livez(struct routes *r, struct http_request *req, struct slice id)
 
 static void readyz(struct routes *r, struct http_request *req, struct slice id)
 {
+	struct store_status store;
+
 	(void)id;
+	store_status(r->env.store, &store);
 	if (dispatch_draining(r->env.dispatch))
 		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "draining: running batches are finished first");
+	else if (store.failing)
+		answer_problem(r, req, PROBLEM_OVERLOADED, store.why);
 	else
 		answer_json(req, 200, "{\"status\":\"ready\"}");
 }
@@ -36,6 +41,7 @@ static void metrics(struct routes *r, struct http_request *req, struct slice id)
 
 	(void)id;
 	metrics_render(r->env.meter.metrics, &text);
+	store_metrics_render(r, &text);
 	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
 }
 

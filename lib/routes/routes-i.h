@@ -31,6 +31,9 @@ extern const struct route route_post_batch, route_get_batch, route_get_limits, r
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
 
+/* store_metrics.c: the store's part of /metrics. */
+void store_metrics_render(struct routes *r, struct buf *out);
+
 /* The headers that every answer about a batch carries. */
 struct batch_headers {
 	char location[sizeof "/v1/batches/" + BATCH_ID_LEN];

@@ -26,6 +26,8 @@ PATIENCE = float(os.environ.get("SETTLED_TEST_PATIENCE", "1"))
 LIMIT_S = 30 * PATIENCE
 # Perhaps under another program, such as valgrind.
 SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.environ.get("SETTLED_BIN", "build/cmd/settled/settled")]
+# Where the daemons of the tests keep batches, unless a test says: disk or memory.
+STORE = os.environ.get("SETTLED_TEST_STORE", "disk")
 DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-downstream")
 
 # What a developer's own daemon is told is not for those of the tests.
@@ -147,7 +149,8 @@ class Daemon(Process):
         services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}
         if downstream is not None:
             services["push"] = {"kind": "http", "url": downstream.url + "/push/{to}"}
-        full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services}
+        store = {"memory": True} if STORE == "memory" else {"path": os.path.join(self.dir, "data")}
+        full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": store}
         full.update(config or {})
         self.config_path = os.path.join(self.dir, "settled.json")
         with open(self.config_path, "w", encoding="utf-8") as f:

@@ -24,7 +24,7 @@ PREFIXES = {
     "loop": ["loop_"],
     "channel": ["channel_"],
     "xfer": ["xfer_"],
-    "store": ["store_"],
+    "store": ["store_", "memory_", "sqlite_"],
     "httpd": ["httpd_", "http_"],
     "dispatch": ["dispatch_"],
     "routes": ["routes_", "route_", "openapi_json", "openapi_json_len"],

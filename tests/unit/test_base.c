@@ -3,11 +3,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/cidr.h"
+#include "base/digest.h"
 #include "base/heap.h"
 #include "base/list.h"
 #include "base/rand.h"
@@ -150,6 +152,33 @@ static void address_ranges_match_by_prefix(void **state)
 	assert_false(cidr_parse("example", &bad));
 }
 
+static void assert_digest(const unsigned char *digest, const char *hex)
+{
+	char text[2 * DIGEST_BYTES + 1];
+
+	for (size_t i = 0; i < DIGEST_BYTES; i++)
+		snprintf(text + 2 * i, 3, "%02x", digest[i]);
+	assert_string_equal(text, hex);
+}
+
+/* FIPS 180-4's "abc"; RFC 4231, test case 2; the empty string's digest. */
+static void digests_are_those_of_the_standards(void **state)
+{
+	const struct slice parts[] = {SLICE("what do ya want "), SLICE(""), SLICE("for nothing?")};
+	unsigned char digest[DIGEST_BYTES];
+	char text[DIGEST_BASE64 + 1];
+
+	(void)state;
+	assert_true(digest_sha256(SLICE("abc"), digest));
+	assert_digest(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+	assert_true(digest_sha256((struct slice){0}, digest));
+	assert_digest(digest, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+	digest_base64(digest, text);
+	assert_string_equal(text, "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+	assert_true(digest_hmac(SLICE("Jefe"), parts, ARRAY_LEN(parts), digest));
+	assert_digest(digest, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -159,6 +188,7 @@ int main(void)
 		cmocka_unit_test(buffers_grow_and_become_blobs),
 		cmocka_unit_test(arenas_give_aligned_memory),
 		cmocka_unit_test(address_ranges_match_by_prefix),
+		cmocka_unit_test(digests_are_those_of_the_standards),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

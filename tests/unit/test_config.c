@@ -456,27 +456,40 @@ static void wrong_types_are_errors(void **state)
 	(void)state;
 	refused("- 1\n", LINE("1:1", "not a map: give settings as NAME: VALUE"));
 	refused("hello\n", LINE("1:1", "not a map: give settings as NAME: VALUE"));
-	refused("limits: 3\nlog: {format: {a: b}, level: 7}\nauth:\n  open: yes\nstore: {memory: false}\nservices: [a]\n",
+	refused("limits: 3\nlog: {format: {a: b}, level: 7}\nauth:\n  open: yes\nstore: {memory: 3}\nservices: [a]\n",
 	        LINE("1:9", "limits: not a map: give settings as NAME: VALUE")
 	        LINE("2:7", "log.format: a map: give logfmt or json")
 	        LINE("2:30", "log.level: 7 is not known: give debug, info, warn or error")
 	        LINE("4:9", "auth.open: not a yes or no: give true or false, without quotes")
-	        LINE("5:17", "store.memory: there is nothing else in this version: give true")
+	        LINE("5:17", "store.memory: not a yes or no: give true or false, without quotes")
 	        LINE("6:1", "services: not a map: give services as NAME: {kind: webhook}"));
 	refused("services:\n  a: http\n  b:\n",
 	        LINE("2:6", "services.a: not a map: give settings as NAME: VALUE")
 	        LINE("3:3", "services.b.kind: required: give http or webhook"));
 }
 
+static void the_store_is_a_directory_or_memory(void **state)
+{
+	struct config *c = config_load(NULL, &(struct buf){0});
+
+	(void)state;
+	assert_string_equal(c->store_path, "./settled-data");
+	assert_false(c->store_memory);
+	config_free(c);
+	refused("store: {path: \"\"}\n", LINE("1:15", "store.path: not the path of a directory: give 1 to 3900 bytes"));
+	refused("store: {path: a, memory: true}\n",
+	        LINE("1:15", "store.path: store.memory is true, so nothing would be kept there: leave one of the two out"));
+	refused("store: {path: [a]}\n", LINE("1:9", "store.path: a list: give a directory"));
+}
+
 static void what_comes_later_says_so(void **state)
 {
 	(void)state;
-	refused("store: {path: /var/lib/settled}\nauth:\n  keys: [{name: a}]\n" SERVICE
+	refused("auth:\n  keys: [{name: a}]\n" SERVICE
 	        "    rate: {per_second: 5}\n    breaker: {open_ms: 5}\n",
-	        LINE("1:9", "store.path: not available in this version: use {memory: true}")
-	        LINE("3:3", "auth.keys: not available in this version: use {open: true} behind a proxy that checks its callers")
-	        LINE("8:5", "services.a.rate: not available in this version: use max_in_flight")
-	        LINE("9:5", "services.a.breaker: not available in this version: leave it out"));
+	        LINE("2:3", "auth.keys: not available in this version: use {open: true} behind a proxy that checks its callers")
+	        LINE("7:5", "services.a.rate: not available in this version: use max_in_flight")
+	        LINE("8:5", "services.a.breaker: not available in this version: leave it out"));
 }
 
 static void listening_beyond_loopback_must_be_meant(void **state)
@@ -617,6 +630,7 @@ int main(void)
 		cmocka_unit_test(duplicate_keys_are_errors),
 		cmocka_unit_test(numbers_say_their_range_and_unit),
 		cmocka_unit_test(wrong_types_are_errors),
+		cmocka_unit_test(the_store_is_a_directory_or_memory),
 		cmocka_unit_test(what_comes_later_says_so),
 		cmocka_unit_test(listening_beyond_loopback_must_be_meant),
 		cmocka_unit_test(deadlines_must_agree),
