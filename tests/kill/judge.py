@@ -5,7 +5,7 @@ when. Each rule is a function that yields complaints about a history.
 from collections import Counter
 
 from history import owner, refused, tag_of, taken
-from plan import WAYS
+from draw import WAYS
 
 RULES = []
 STATUSES = ("succeeded", "failed", "indeterminate", "not_attempted")

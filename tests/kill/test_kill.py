@@ -15,10 +15,10 @@ import os
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "functional"))
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "functional"))
 
 import judge
-import plan
+import draw
 from world import World
 
 MOST_SHOWN = 5
@@ -26,7 +26,7 @@ MOST_SHOWN = 5
 
 def options():
     p = argparse.ArgumentParser()
-    p.add_argument("--cycles", type=int, default=60)
+    p.add_argument("--cycles", type=int, default=int(os.environ.get("SETTLED_KILL_CYCLES", "60")))
     p.add_argument("--seed", type=int, default=int(os.environ.get("SETTLED_KILL_SEED", "1")))
     p.add_argument("--points", action=argparse.BooleanOptionalAction, default=False,
                    help="the build has kill points")
@@ -43,7 +43,7 @@ def tell(complaints, history):
 
 def run(o, world):
     """All complaints by rule, until the first epoch that has any."""
-    begun, epochs = time.monotonic(), plan.draw(o.seed, o.cycles, o.points)
+    begun, epochs = time.monotonic(), draw.draw(o.seed, o.cycles, o.points)
     for n, cycles in enumerate(epochs):
         history = world.run_epoch(cycles)
         complaints = judge.judge(history)
@@ -71,7 +71,7 @@ def main():
     else:
         cases = [(r.__name__, r.__name__ not in found) for r in judge.RULES]
         if o.points and o.cycles >= 60:
-            cases += [(f"{p} was reached", p in world.reached) for p in plan.POINTS]
+            cases += [(f"{p} was reached", p in world.reached) for p in draw.POINTS]
     for n, (name, good) in enumerate(cases, 1):
         print(f"{'ok' if good else 'not ok'} {n} - {name}")
     print(f"1..{len(cases)}")

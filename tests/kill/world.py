@@ -17,7 +17,7 @@ import time
 import harness
 from harness import LIMIT_S
 from history import Act, History, Life, Sighting
-from plan import LANES, Sending
+from draw import LANES, Sending
 
 CLIENTS = 8
 # How long a moment is waited for that may never come.
