@@ -166,13 +166,11 @@ class Broken(Case):
         self.daemon = self.start()
 
     def break_disk(self, calls, error):
-        """Until mend(): these calls fail."""
-        threads = len(os.listdir(f"/proc/{self.daemon.child.pid}/task"))
+        """Until mend(): these calls fail, in every thread."""
         self.strace = harness.Process(["strace", "-f", "-e", f"trace={calls}", "-e", f"inject={calls}:error={error}",
                                        "-p", str(self.daemon.child.pid)])
         self.addCleanup(self.mend)
-        for _ in range(threads):
-            self.strace.wait_line("attached")
+        self.strace.wait_line("attached")
 
     def mend(self):
         if self.strace.child.returncode is None:
