@@ -2,7 +2,7 @@
 #
 #   docker build -t settled .
 #   docker run --rm --read-only -p 127.0.0.1:8080:8080 -v "$PWD/deploy/container.yaml:/etc/settled.yaml:ro" \
-#       -e SETTLED_CONFIG=/etc/settled.yaml settled
+#       -e SETTLED_CONFIG=/etc/settled.yaml -v settled-data:/var/lib/settled settled
 
 FROM debian:bookworm-slim AS build
 COPY deploy/packages.sh /tmp/packages.sh
@@ -23,7 +23,9 @@ COPY deploy/packages.sh /tmp/packages.sh
 RUN bash -euo pipefail -c '. /tmp/packages.sh; install_packages "${PACKAGES_RUN[@]}"' \
     && rm -rf /tmp/packages.sh /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 COPY --from=build /out/usr/local/bin/settled /usr/local/bin/settled
+RUN install -d -m 0700 -o 65532 -g 65532 /var/lib/settled
 USER 65532:65532
+VOLUME /var/lib/settled
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 # By SETTLED_CONFIG it knows where the daemon listens; --config is the daemon's alone.

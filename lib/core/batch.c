@@ -79,13 +79,19 @@ struct batch *batch_ref(struct batch *b)
 	return b;
 }
 
+void batch_count_no_more(struct batch *b)
+{
+	if (b->held != NULL)
+		atomic_fetch_sub(b->held, b->held_bytes);
+	b->held = NULL;
+}
+
 void batch_unref(struct batch *b)
 {
 	if (b == NULL || atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) > 1)
 		return;
 	REQUIRE(!b->op.live);
-	if (b->held != NULL)
-		atomic_fetch_sub(b->held, b->held_bytes);
+	batch_count_no_more(b);
 	arena_free(&b->arena);
 	blob_unref(b->body);
 	free(b->items);

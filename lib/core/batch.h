@@ -181,6 +181,9 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items);
 struct batch *batch_ref(struct batch *b);
 void batch_unref(struct batch *b);             /* NULL is fine */
 
+/* Whoever keeps it now counts its bytes elsewhere: before others drop theirs. */
+void batch_count_no_more(struct batch *b);
+
 /* An outcome came back from an attempt: count and remember it. */
 void item_record(struct item *it, const struct outcome *o, int64_t started_us, int64_t now_us,
 		 int64_t started_unix_ms);

@@ -19,13 +19,18 @@ struct backend_ops {
 	bool concurrent;                 /* reads may run beside the writer */
 	bool keeps_notes;                /* wants the note of a batch that is not durable */
 
-	/* A group: begin, any number of writes, commit or rollback. `synced`: it must
-	 * be on the medium when commit returns. A write that fails spoils its group:
-	 * the front rolls it back, and tries its operations again or refuses them. */
+	/* A group: begin, any number of writes, commit or rollback (also after a commit
+	 * that failed; not after a begin that did). `synced`: it must be on the medium
+	 * when commit returns. A write that fails spoils its group: the front rolls it
+	 * back, and tries its operations again or refuses them. */
 	int (*begin)(struct backend *b);
 	int (*write)(struct backend *b, struct store_op *op);
 	int (*commit)(struct backend *b, bool synced);
 	void (*rollback)(struct backend *b);
+
+	/* In a group: write something small, so that its commit shows whether the disk
+	 * works again while nobody asks for a write. NULL: nothing of it can fail. */
+	int (*touch)(struct backend *b);
 
 	/* Reads, and the answer in op->answer. */
 	int (*read)(struct backend *b, struct store_op *op);
@@ -34,8 +39,10 @@ struct backend_ops {
 	 * *retmore: there is more of it. */
 	int (*expire)(struct backend *b, int64_t now_unix_ms, bool *retmore);
 
+	/* In the opener's thread or the writer's, between groups. unfinished_items: of
+	 * durable batches; the front reads it once, at the start, and counts from there. */
 	int (*each_unfinished)(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg);
-	void (*measure)(struct backend *b, struct store_status *ret);    /* writer's thread: file_bytes, unfinished_items, oldest */
+	void (*measure)(struct backend *b, struct store_status *ret);    /* file_bytes, unfinished_items, oldest */
 	void (*close)(struct backend *b);
 };
 
@@ -45,6 +52,9 @@ struct backend {
 	char why[160];                   /* the last failure of the writer, for people */
 	bool hopeless;                   /* it will not go away by itself: the file is corrupt */
 };
+
+/* The front over a backend that is open: takes it. */
+struct store *store_open_backend(const struct store_config *cfg, struct backend *take) MUST_CHECK;
 
 struct backend *memory_open(const struct store_config *cfg) MUST_CHECK;
 struct backend *sqlite_open(const struct store_config *cfg, struct buf *reterr) MUST_CHECK;

@@ -1,92 +1,111 @@
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+/*
+ * The contract of a store, by which every backend must stand: one table of cases,
+ * run against each.
+ */
+#include "store-rig.h"
 
-#include "store/store.h"
+struct kind {
+	const char *name;
+	struct store *(*open)(const struct store_config *cfg);
+	const char *durability;          /* of what is read back */
+};
 
-static struct loop *loop;
-static struct rng rng;
-static unsigned answered;
-
-static struct batch_id put(struct store *s, size_t bytes, int64_t expires)
+static struct store *open_memory(const struct store_config *cfg)
 {
-	struct buf text = {0};
-	struct batch_id id = batch_id_new(&rng, 1700000000000, 0);
+	struct buf error = {0};
 
-	for (size_t i = 0; i < bytes; i++)
-		buf_add_char(&text, 'x');
-	store_put(s, &(struct store_record){.id = id, .outcome = "partial",
-					    .document = blob_from_buf(&text), .expires_unix_ms = expires});
-	return id;
+	return store_open(cfg, &error);
 }
 
-static void on_done(struct store_get *g)
+static const struct kind kinds[] = {
+	{"memory", open_memory, "memory"},
+};
+
+static const struct kind *kind;
+static struct store *s;
+static struct store_config cfg;
+
+static int setup(void **state)
 {
-	(void)g;
-	answered++;
-	loop_stop(loop);
+	static const char *const services[] = {"push", "mail"};
+
+	kind = *state;
+	rig_start();
+	cfg = (struct store_config){
+		.memory_bytes = 64 * 1024 * 1024,
+		.queue_bytes = 64 * 1024 * 1024,
+		.stored_items = 1000000,
+		.services = services,
+		.n_services = ARRAY_LEN(services),
+	};
+	s = kind->open(&cfg);
+	assert_non_null(s);
+	return 0;
 }
 
-/* Ask, and return the size of the document; 0: not found. */
-static size_t get(struct store *s, struct batch_id id, int64_t now)
+static int teardown(void **state)
 {
-	struct store_get g = {.reply_to = loop, .id = id, .now_unix_ms = now, .on_done = on_done};
-	unsigned before = answered;
-	size_t n = 0;
-
-	loop = g.reply_to = loop_new();
-	store_get(s, &g);
-	assert_int_equal(answered, before);
-	loop_run(loop);
-	assert_int_equal(answered, before + 1);
-	if (g.found) {
-		n = g.record.document->n;
-		assert_string_equal(g.record.outcome, "partial");
-		blob_unref(g.record.document);
-	}
-	loop_free(loop);
-	return n;
+	(void)state;
+	store_close(s);
+	rig_stop();
+	return 0;
 }
 
-static void a_record_is_found_until_it_expires(void **state)
+static void an_accepted_batch_is_read_back(void **state)
 {
-	struct store *s = store_new_memory(1000);
-	struct batch_id a = put(s, 10, 100), b = put(s, 20, 200);
+	struct batch *b = rig_batch(3), *back;
 
 	(void)state;
-	assert_int_equal(get(s, a, 99), 10);
-	assert_int_equal(get(s, b, 99), 20);
-	assert_int_equal(get(s, batch_id_new(&rng, 1, 0), 99), 0);
-	assert_int_equal(get(s, a, 100), 0);
-	assert_int_equal(get(s, b, 100), 20);
-	store_free(s);
+	assert_int_equal(rig_accept(s, b), STORE_OK);
+	assert_int_not_equal(b->store_row, 0);
+	back = rig_read(s, b->id);
+	assert_non_null(back);
+	assert_true(batch_id_eq(back->id, b->id));
+	assert_int_equal(back->n_items, 3);
+	assert_string_equal(back->durability, kind->durability);
+	ASSERT_SLICE(back->items[2].to, SLICE("to-2"));
+	ASSERT_SLICE(back->items[2].payload, SLICE("{\"text\":\"hello 2\"}"));
+	batch_unref(back);
+	batch_unref(b);
 }
 
-static void the_oldest_go_first_when_it_is_full(void **state)
+static void a_life_ends_in_the_store(void **state)
 {
-	struct store *s = store_new_memory(100);
-	struct batch_id a = put(s, 40, 1000), b = put(s, 40, 1000), c = put(s, 40, 1000);
+	struct batch *b = rig_batch(2), *back;
 
 	(void)state;
-	assert_int_equal(get(s, a, 0), 0);
-	assert_int_equal(get(s, b, 0), 40);
-	assert_int_equal(get(s, c, 0), 40);
-	a = put(s, 500, 1000);
-	assert_int_equal(get(s, a, 0), 500);
-	assert_int_equal(get(s, c, 0), 0);
-	store_free(s);
-	store_free(NULL);
+	rig_live(s, b);
+	back = rig_read(s, b->id);
+	assert_int_equal(back->state, BATCH_DONE);
+	assert_int_equal(back->counts.succeeded, 2);
+	assert_int_equal(back->items[1].delivered, DELIVERED_YES);
+	assert_null(back->items[1].to.p);
+	batch_unref(back);
+	batch_unref(b);
 }
+
+static const struct {
+	const char *name;
+	CMUnitTestFunction run;
+} cases[] = {
+#define CASE(f) {#f, f}
+	CASE(an_accepted_batch_is_read_back),
+	CASE(a_life_ends_in_the_store),
+#undef CASE
+};
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_record_is_found_until_it_expires),
-		cmocka_unit_test(the_oldest_go_first_when_it_is_full),
-	};
+	static struct CMUnitTest tests[ARRAY_LEN(kinds) * ARRAY_LEN(cases)];
+	static char names[ARRAY_LEN(tests)][160];
+	size_t n = 0;
 
-	rng_seed(&rng, 5);
+	rng_seed(&rig_rng, 5);
+	for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
+		for (size_t c = 0; c < ARRAY_LEN(cases); c++, n++) {
+			snprintf(names[n], sizeof names[n], "%s: %s", kinds[k].name, cases[c].name);
+			tests[n] = (struct CMUnitTest){names[n], cases[c].run, setup, teardown, (void *)(uintptr_t)&kinds[k]};
+		}
+	}
 	return cmocka_run_group_tests_name("store", tests, NULL, NULL);
 }

@@ -1,0 +1,488 @@
+/*
+ * The writer's thread: groups, their answers, what happens while the disk fails,
+ * and the small work between groups.
+ *
+ *   well ──group failed: enter_failing()──► failing ──a later group: recover()──► well
+ *
+ * Invariants
+ *  1. todo and group keep the order of asking; a failed group goes back to the
+ *     head of todo, and what is not owed leaves it with STORE_UNAVAILABLE.
+ *  2. While it fails, and between tries, todo holds only what is owed.
+ *  3. An answer is posted after the counts that belong to it.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "obs/log.h"
+#include "store/store-i.h"
+
+enum {
+	GROUP_MAX = 4096,
+	GROUP_US = 20 * 1000,            /* of writing, so that no answer waits for long behind others */
+	BACKOFF_MIN_US = 100 * 1000,
+	BACKOFF_MAX_US = 1000 * 1000,
+	CALM_US = 10 * 1000 * 1000,      /* well for so long: a failure is a new one */
+	EXPIRE_EVERY_US = 1000 * 1000,
+	MEASURE_EVERY_US = 250 * 1000,
+};
+
+static int64_t unix_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
+}
+
+/* What ends changes the counts, all of it under one lock. */
+struct ended {
+	struct list ops;
+	uint64_t n, bytes, reserved, accepted, settled, dropped;
+};
+
+static void ended_init(struct ended *e)
+{
+	*e = (struct ended){0};
+	list_init(&e->ops);
+}
+
+static void count_accept(struct ended *e, const struct batch *b, enum store_answer said)
+{
+	if (!b->durable) {
+		e->dropped += said == STORE_UNAVAILABLE;
+		return;
+	}
+	e->reserved += b->counts.pending;
+	if (said == STORE_OK)
+		e->accepted += b->counts.pending;
+}
+
+/* It is in no list any more. */
+static void end(struct ended *e, struct store_op *op, enum store_answer said)
+{
+	const struct store_update *u;
+
+	op->answer = said;
+	e->n++;
+	e->bytes += store_op_bytes(op);
+	list_append(&e->ops, &op->msg.node);
+	switch (op->what) {
+	case STORE_ACCEPT:
+		count_accept(e, container_of(op, struct store_accept, op)->batch, said);
+		break;
+	case STORE_UPDATE:
+		u = container_of(op, struct store_update, op);
+		e->settled += said == STORE_OK && u->seq > 0 && u->batch->durable;
+		break;
+	case STORE_FINISH:
+		e->dropped += said == STORE_UNAVAILABLE && !store_op_owed(op);
+		break;
+	case STORE_CLAIM:
+	case STORE_PARK:
+	case STORE_DELETE:
+	case STORE_READ:
+	case STORE_LIST:
+		break;
+	}
+}
+
+static void answer_all(struct store *s, struct ended *e)
+{
+	struct list *node;
+
+	pthread_mutex_lock(&s->lock);
+	s->status.queued_ops -= e->n;
+	s->status.queued_bytes -= e->bytes;
+	s->status.dropped += e->dropped;
+	s->reserved -= e->reserved;
+	s->status.unfinished_items += e->accepted;
+	s->status.unfinished_items -= MIN(e->settled, s->status.unfinished_items);
+	pthread_mutex_unlock(&s->lock);
+	while ((node = list_pop(&e->ops)) != NULL)
+		store_op_end(store_op_of(node), store_op_of(node)->answer);
+}
+
+/* Failing, and well again. */
+
+static void refuse(struct store *s, struct list *ops)
+{
+	struct ended e;
+
+	ended_init(&e);
+	list_foreach(node, ops) {
+		if (store_op_owed(store_op_of(node)))
+			continue;
+		list_remove(node);
+		end(&e, store_op_of(node), STORE_UNAVAILABLE);
+	}
+	answer_all(s, &e);
+}
+
+static void say_failing(const struct store *s, const char *why)
+{
+	if (s->backend->hopeless)
+		log_event(LOG_ERROR, "store_failing", LOG_STR("why", why),
+			  LOG_STR("effect", "nothing more is written, and jobs stand still"),
+			  LOG_STR("do", "stop the process, restore the database from a copy, and start again"));
+	else
+		log_event(LOG_ERROR, "store_failing", LOG_STR("why", why),
+			  LOG_STR("effect", "jobs wait, and batches that need the disk are refused"),
+			  LOG_STR("do", "make room or repair the disk; it then goes on by itself"));
+}
+
+static void enter_failing(struct store *s, int rc)
+{
+	const struct backend *b = s->backend;
+	const char *why = b->why[0] == '\0' ? strerror(-rc) : b->why;
+	int64_t now = store_now_us();
+	bool first;
+
+	pthread_mutex_lock(&s->lock);
+	first = !s->status.failing;
+	s->status.failing = true;
+	snprintf(s->status.why, sizeof s->status.why, "%s", why);
+	pthread_mutex_unlock(&s->lock);
+	if (first && now - s->recovered_us > CALM_US)
+		s->backoff_us = BACKOFF_MIN_US;
+	else
+		s->backoff_us = MAX(BACKOFF_MIN_US, MIN(BACKOFF_MAX_US, s->backoff_us * 2));
+	s->retry_at_us = b->hopeless ? INT64_MAX : now + s->backoff_us;
+	s->more_to_expire = false;
+	if (first)
+		say_failing(s, why);
+	refuse(s, &s->todo);
+}
+
+static void recover(struct store *s)
+{
+	if (!s->status.failing)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->status.failing = false;
+	s->status.why[0] = '\0';
+	pthread_mutex_unlock(&s->lock);
+	s->recovered_us = store_now_us();
+	log_event(LOG_WARN, "store_recovered", LOG_STR("effect", "writes work again; what waited is written"));
+}
+
+/* Groups. */
+
+static unsigned bucket(const uint32_t *bounds, unsigned n, uint64_t value)
+{
+	unsigned i = 0;
+
+	while (i < n && value > bounds[i])
+		i++;
+	return i;
+}
+
+static void count_group(struct store *s, uint64_t n, int64_t us)
+{
+	struct store_timings *t = &s->timings;
+
+	pthread_mutex_lock(&s->lock);
+	t->commits++;
+	t->ops += n;
+	t->commit_us_sum += (uint64_t)us;
+	t->commit_us_le[bucket(store_timing_bounds_us, ARRAY_LEN(store_timing_bounds_us), (uint64_t)us)]++;
+	t->group_le[bucket(store_group_bounds, ARRAY_LEN(store_group_bounds), n)]++;
+	s->want_measure = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+static bool wants_sync(const struct store_op *op)
+{
+	if (op->what == STORE_ACCEPT)
+		return container_of(op, const struct store_accept, op)->batch->durable;
+	return op->what == STORE_CLAIM && container_of(op, const struct store_claim, op)->synced;
+}
+
+/* Returns how many were written, or what failed. */
+static int write_ops(struct store *s, unsigned max, bool *retsynced)
+{
+	int64_t until = store_now_us() + GROUP_US;
+	unsigned n = 0;
+	int rc = 0;
+
+	while (rc == 0 && n < max && !list_empty(&s->todo) && (n == 0 || store_now_us() < until)) {
+		struct list *node = list_pop(&s->todo);
+		struct store_op *op = store_op_of(node);
+
+		list_append(&s->group, node);
+		n++;
+		*retsynced |= wants_sync(op);
+		op->answer = STORE_OK;
+		rc = s->backend->ops->write(s->backend, op);
+	}
+	return rc < 0 ? rc : (int)n;
+}
+
+static void answer_group(struct store *s)
+{
+	struct ended e;
+	struct list *node;
+
+	ended_init(&e);
+	while ((node = list_pop(&s->group)) != NULL)
+		end(&e, store_op_of(node), store_op_of(node)->answer);
+	answer_all(s, &e);
+}
+
+static void undo_group(struct store *s, int rc)
+{
+	list_splice(&s->group, &s->todo);
+	list_splice(&s->todo, &s->group);
+	enter_failing(s, rc);
+}
+
+/* Up to `max` of what waits; none: see whether the disk takes anything at all. */
+static bool run_group(struct store *s, unsigned max)
+{
+	const struct backend_ops *ops = s->backend->ops;
+	bool touch = list_empty(&s->todo), synced = touch;
+	int64_t began;
+	int n, rc = ops->begin(s->backend);
+
+	if (rc < 0) {
+		undo_group(s, rc);
+		return false;
+	}
+	n = rc = touch ? ops->touch(s->backend) : write_ops(s, max, &synced);
+	began = store_now_us();
+	if (rc >= 0)
+		rc = ops->commit(s->backend, synced);
+	if (rc < 0) {
+		ops->rollback(s->backend);
+		undo_group(s, rc);
+		return false;
+	}
+	if (!touch)
+		count_group(s, (uint64_t)n, store_now_us() - began);
+	recover(s);
+	answer_group(s);
+	return true;
+}
+
+static bool has_owed(const struct list *ops)
+{
+	list_foreach(node, ops)
+		if (store_op_owed(store_op_of(node)))
+			return true;
+	return false;
+}
+
+/* The disk failed: is it time to try again, and is there something to try with? */
+static bool may_try(const struct store *s)
+{
+	return store_now_us() >= s->retry_at_us && (!list_empty(&s->todo) || s->backend->ops->touch != NULL);
+}
+
+/* Where nothing is owed, the first that asks is the probe. */
+static void write_while_failing(struct store *s, struct list *arrived)
+{
+	bool owed = !list_empty(&s->todo) || has_owed(arrived);
+
+	if (owed || store_now_us() < s->retry_at_us)
+		refuse(s, arrived);
+	list_splice(&s->todo, arrived);
+	if (may_try(s))
+		run_group(s, owed ? GROUP_MAX : 1);
+}
+
+static void write_some(struct store *s, struct list *arrived)
+{
+	if (s->status.failing) {
+		write_while_failing(s, arrived);
+		return;
+	}
+	list_splice(&s->todo, arrived);
+	if (!list_empty(&s->todo))
+		run_group(s, GROUP_MAX);
+}
+
+/* The end: what cannot be written now never will be. */
+static void write_rest(struct store *s, struct list *arrived)
+{
+	bool tried = s->backend->hopeless;
+	struct ended e;
+	struct list *node;
+
+	list_splice(&s->todo, arrived);
+	while (!list_empty(&s->todo) && !tried) {
+		tried = s->status.failing;
+		if (run_group(s, GROUP_MAX))
+			tried = false;
+	}
+	if (list_empty(&s->todo))
+		return;
+	ended_init(&e);
+	while ((node = list_pop(&s->todo)) != NULL)
+		end(&e, store_op_of(node), STORE_UNAVAILABLE);
+	log_event(LOG_ERROR, "store_gave_up", LOG_INT("operations", e.n), LOG_STR("why", s->status.why),
+		  LOG_STR("effect", "jobs go on from what was written before; some attempts may be repeated"));
+	answer_all(s, &e);
+}
+
+/* Between groups. */
+
+static void expire_some(struct store *s)
+{
+	int64_t now = store_now_us();
+	bool idle, more = false;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	idle = list_empty(&s->inbox) && list_empty(&s->todo);
+	pthread_mutex_unlock(&s->lock);
+	if (s->backend->hopeless || (now < s->expire_at_us && !(s->more_to_expire && idle)))
+		return;
+	s->expire_at_us = now + EXPIRE_EVERY_US;
+	rc = s->backend->ops->expire(s->backend, unix_ms(), &more);
+	s->more_to_expire = more && rc == 0 && !s->status.failing;
+	if (rc < 0 && !s->status.failing)
+		enter_failing(s, rc);
+}
+
+/* The front counts the items itself, as their bound is exact. */
+static void measure(struct store *s)
+{
+	struct store_status fresh = {0};
+	int64_t now = store_now_us();
+	bool wanted;
+
+	if (now - s->measured_us < MEASURE_EVERY_US)
+		return;
+	pthread_mutex_lock(&s->lock);
+	wanted = s->want_measure;
+	s->want_measure = false;
+	pthread_mutex_unlock(&s->lock);
+	if (!wanted)
+		return;
+	s->measured_us = now;
+	s->backend->ops->measure(s->backend, &fresh);
+	pthread_mutex_lock(&s->lock);
+	s->status.file_bytes = fresh.file_bytes;
+	s->status.oldest_unfinished_unix_ms = fresh.oldest_unfinished_unix_ms;
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void call_in_thread(struct store_op *op)
+{
+	struct store_read *r = container_of(op, struct store_read, op);
+	struct store_list *l = container_of(op, struct store_list, op);
+
+	if (op->what == STORE_READ && r->in_thread != NULL)
+		r->in_thread(r);
+	else if (op->what == STORE_LIST && l->in_thread != NULL)
+		l->in_thread(l);
+}
+
+static void run_reads(struct store *s, struct list *reads)
+{
+	struct list *node;
+
+	while ((node = list_pop(reads)) != NULL) {
+		struct store_op *op = store_op_of(node);
+		int rc;
+
+		op->answer = STORE_OK;
+		rc = s->backend->ops->read(s->backend, op);
+		if (rc < 0 && !s->reads_fail)
+			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)));
+		s->reads_fail = rc < 0;
+		if (rc < 0)
+			op->answer = STORE_UNAVAILABLE;
+		else if (op->answer == STORE_OK)
+			call_in_thread(op);
+		store_op_end(op, op->answer);
+	}
+}
+
+/* The threads. */
+
+/* When there is something to do at the latest, though nobody asks. */
+static int64_t alarm_us(const struct store *s)
+{
+	int64_t at = s->backend->hopeless ? INT64_MAX : s->expire_at_us;
+
+	if (s->more_to_expire)
+		return 0;
+	if (s->status.failing && (!list_empty(&s->todo) || s->backend->ops->touch != NULL))
+		at = MIN(at, s->retry_at_us);
+	if (s->want_measure)
+		at = MIN(at, s->measured_us + MEASURE_EVERY_US);
+	return at;
+}
+
+static bool is_asked(const struct store *s)
+{
+	return s->closing || !list_empty(&s->inbox) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
+	       (!s->status.failing && !list_empty(&s->todo));
+}
+
+/* Under the lock. */
+static void wait_for_work(struct store *s)
+{
+	while (!is_asked(s)) {
+		int64_t at = alarm_us(s);
+		struct timespec t = {.tv_sec = at / 1000000, .tv_nsec = at % 1000000 * 1000};
+
+		if (at <= store_now_us())
+			return;
+		if (at == INT64_MAX)
+			pthread_cond_wait(&s->wake_writer, &s->lock);
+		else
+			pthread_cond_timedwait(&s->wake_writer, &s->lock, &t);
+	}
+}
+
+void *store_writer_main(void *arg)
+{
+	struct store *s = arg;
+	struct list reads, arrived;
+	bool closing;
+
+	list_init(&reads);
+	list_init(&arrived);
+	do {
+		pthread_mutex_lock(&s->lock);
+		wait_for_work(s);
+		closing = s->closing;
+		list_splice(&arrived, &s->inbox);
+		if (!s->backend->ops->concurrent)
+			list_splice(&reads, &s->reads);
+		pthread_mutex_unlock(&s->lock);
+		pthread_mutex_lock(&s->turn);
+		run_reads(s, &reads);
+		if (closing) {
+			write_rest(s, &arrived);
+		} else {
+			write_some(s, &arrived);
+			expire_some(s);
+			measure(s);
+		}
+		pthread_mutex_unlock(&s->turn);
+	} while (!closing);
+	return NULL;
+}
+
+void *store_reader_main(void *arg)
+{
+	struct store *s = arg;
+	struct list reads;
+	bool closing;
+
+	list_init(&reads);
+	do {
+		pthread_mutex_lock(&s->lock);
+		while (list_empty(&s->reads) && !s->closing)
+			pthread_cond_wait(&s->wake_reader, &s->lock);
+		closing = s->closing;
+		list_splice(&reads, &s->reads);
+		pthread_mutex_unlock(&s->lock);
+		run_reads(s, &reads);
+	} while (!closing);
+	return NULL;
+}
