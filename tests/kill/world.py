@@ -22,6 +22,8 @@ from draw import LANES, Sending
 CLIENTS = 8
 # How long a moment is waited for that may never come.
 MOMENT_S = 1
+# Of an orderly stop: less than what some items wait for.
+DRAIN_MS = 200
 ASK_FAILED = (OSError, http.client.HTTPException, ValueError)
 
 
@@ -40,8 +42,9 @@ class Daemon(harness.Process):
             "services": {f"s{n}": {"kind": "http", "url": f"{downstream.url}/s{n}/{{to}}", "refuses_with": [503],
                                    "max_in_flight": 8} for n in range(LANES)},
         }
+        config["limits"] = {"drain_ms": DRAIN_MS}
         if cycle.resident_bytes is not None:
-            config["limits"] = {"resident_bytes": cycle.resident_bytes}
+            config["limits"]["resident_bytes"] = cycle.resident_bytes
         path = os.path.join(home, "settled.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump(config, f)
@@ -75,7 +78,7 @@ class Journal:
     def __init__(self):
         self.lock = threading.Condition()
         self.sent = self.answered = 0
-        self.known = []                  # ids of batches, as they were learned
+        self.known = {}                  # intents by the ids of their batches, as they were learned
         self.done = {}                   # of those seen done, by id
         self.history = None
 
@@ -84,10 +87,13 @@ class Journal:
         self.known.clear()
         self.done.clear()
 
-    def learn(self, batch_id):
+    def learn(self, batch_id, intent):
         with self.lock:
-            if batch_id is not None and batch_id not in self.known:
-                self.known.append(batch_id)
+            self.known.setdefault(batch_id, intent)
+
+    def some_known(self, wanted):
+        with self.lock:
+            return [i for i, intent in self.known.items() if wanted(intent)][-12:]
 
     def see(self, at_us, body):
         with self.lock:
@@ -156,7 +162,7 @@ class Clients:
             conn.close()
             self.journal.count("answered")
         if s.accepted:
-            self.journal.learn(s.batch_id)
+            self.journal.learn(s.batch_id, intent)
             if s.body.get("results") is not None:
                 self.journal.see(s.answered_us, s.body)
 
@@ -178,34 +184,38 @@ class Clients:
             answer = self.daemon.ask("POST", f"/v1/batches/{batch_id}/{kind}", body, headers)
         act.answered_us, act.body, act.status = now_us(), answer[2], answer[0]
         if kind == "retry" and act.status == 202:
-            self.journal.learn(act.body["id"])
+            self.journal.learn(act.body["id"], self.journal.known[batch_id])
 
 
 def _done_batch(journal, rng, wanted):
     """A batch that was seen done, and that nobody did anything to yet."""
     with journal.lock:
         touched = {a.batch_id for a in journal.history.acts} | {b.get("retry_of") for b in journal.done.values()}
-        free = [i for i, b in journal.done.items() if i not in touched and wanted(b)]
+        free = [i for i, b in journal.done.items() if i not in touched and wanted(b, journal.known[i])]
     return rng.choice(free) if free else None
 
 
-def _retryable(batch):
-    return (not batch.get("retry_of") and batch["durability"] == "disk"
+def _retryable(batch, intent):
+    """A retry of what was synchronous has a job's policy, and waits for minutes."""
+    return (not batch.get("retry_of") and intent.kind == "job"
             and any(r["retryable"] and r["delivered"] == "no" for r in batch["results"]))
+
+
+def _forgettable(_, intent):
+    """A key that is forgotten with its batch may be used again."""
+    return intent.durable and intent.key is None
 
 
 def _act(kind, rng):
     def task(clients):
         journal = clients.journal
-        with journal.lock:
-            known = list(journal.known)
-        if kind == "peek" and known:
-            clients.peek(rng.choice(known[-12:]))
-        elif kind == "cancel" and known:
-            clients.act("cancel", rng.choice(known[-6:]))
+        if kind == "peek" and (known := journal.some_known(lambda intent: True)):
+            clients.peek(rng.choice(known))
+        elif kind == "cancel" and (known := journal.some_known(lambda intent: intent.kind == "job")):
+            clients.act("cancel", rng.choice(known))
         elif kind == "retry" and (found := _done_batch(journal, rng, _retryable)):
             clients.act("retry", found)
-        elif kind == "delete" and (found := _done_batch(journal, rng, lambda b: True)):
+        elif kind == "delete" and (found := _done_batch(journal, rng, _forgettable)):
             clients.act("delete", found)
     return task
 
