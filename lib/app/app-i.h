@@ -46,7 +46,8 @@ bool limits_fit(struct config *c, uint64_t fds);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
-void shard_free(struct shard *s);
+void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */
+void shard_free(struct shard *s);        /* after all are closed, and the store */
 void *shard_run(void *arg);              /* the thread */
 
 /* The steps of a stop, asked for by the main thread; each shard answers by

@@ -247,8 +247,10 @@ static bool recover(struct app *app)
 static void free_app(struct app *app)
 {
 	for (unsigned i = 0; i < app->n; i++)
-		shard_free(&app->shards[i]);
+		shard_close(&app->shards[i]);
 	store_close(app->store);
+	for (unsigned i = 0; i < app->n; i++)
+		shard_free(&app->shards[i]);
 	free(app->services);
 	metrics_free(app->metrics);
 	close(app->done_fd);

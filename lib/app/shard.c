@@ -61,6 +61,7 @@ static void on_quiesce(struct loop_msg *msg)
 	struct shard *s = container_of(msg, struct shard, quiesce);
 
 	httpd_quiesce(s->httpd);
+	routes_stop(s->routes);
 	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
 	loop_timer_at(s->quiet, loop_now_us(s->loop));
 }
@@ -132,9 +133,13 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	return s->httpd == NULL ? -errno : 0;
 }
 
+void shard_close(struct shard *s)
+{
+	httpd_free(STEAL_PTR(s->httpd));
+}
+
 void shard_free(struct shard *s)
 {
-	httpd_free(s->httpd);
 	routes_free(s->routes);
 	dispatch_free(s->dispatch);
 	xfer_free(s->xfer);

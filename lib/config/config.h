@@ -42,8 +42,13 @@ struct config {
 		unsigned connections;        /* inbound, per process */
 		uint32_t queued_items;       /* unfinished items, per process */
 		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
+		size_t resident_bytes;       /* of jobs in memory, per process */
+		uint64_t stored_items;       /* unfinished items in the store */
 		size_t results_bytes;        /* finished results kept in memory */
 		unsigned in_flight;          /* attempts at once, per shard */
+		unsigned event_readers;      /* of event streams, per process */
+		int64_t event_comment_ms;    /* how often a quiet one gets a comment */
+		unsigned waiting;            /* requests that wait for a batch's end, per process */
 		int64_t keep_results_ms;
 		int64_t header_ms, body_ms, idle_ms, write_ms; /* inbound, absolute */
 		int64_t drain_ms;

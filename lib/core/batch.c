@@ -102,7 +102,7 @@ void item_set_state(struct item *it, enum item_state state)
 {
 	static const unsigned char legal[] = {
 		[ITEM_PENDING] = 1 << ITEM_QUEUED | 1 << ITEM_FINAL,
-		[ITEM_QUEUED] = 1 << ITEM_WAITING | 1 << ITEM_FINAL,
+		[ITEM_QUEUED] = 1 << ITEM_PENDING | 1 << ITEM_WAITING | 1 << ITEM_FINAL,
 		[ITEM_WAITING] = 1 << ITEM_QUEUED | 1 << ITEM_FINAL,
 		[ITEM_FINAL] = 0,
 	};
@@ -111,6 +111,8 @@ void item_set_state(struct item *it, enum item_state state)
 	it->state = (uint8_t)state;
 	if (state == ITEM_QUEUED)
 		it->status = STATUS_RUNNING;
+	else if (state == ITEM_PENDING)
+		it->status = STATUS_PENDING;
 }
 
 void batch_set_state(struct batch *b, enum batch_state state)
@@ -163,6 +165,14 @@ void item_record(struct item *it, const struct outcome *o, int64_t started_us, i
 		it->message_id = arena_copy(&it->batch->arena, o->message_id).p;
 	if (it->batch->policy.include_attempts)
 		keep_attempt(it, o, now_us - started_us, started_unix_ms);
+}
+
+void item_record_interrupted(struct item *it, int64_t now_us, int64_t now_unix_ms, struct outcome *ret)
+{
+	*ret = (struct outcome){.code = CODE_INTERRUPTED, .delivered = DELIVERED_MAYBE, .phase = PHASE_WAIT,
+				.retry_after_ms = RETRY_AFTER_NONE};
+	atomic_store(&it->in_flight, false);
+	item_record(it, ret, now_us, now_us, now_unix_ms);
 }
 
 void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us)
@@ -260,8 +270,11 @@ enum stop stop_from_why(enum why w)
 		return STOP_CANCELLED;
 	case WHY_SHUTDOWN:
 		return STOP_SHUTDOWN;
+	case WHY_INTERRUPTED:
+		return STOP_INTERRUPTED;
 	case WHY_NONE:
 	case WHY_ATTEMPT_TIMEOUT:
+	case WHY_PARKED:
 		break;
 	}
 	return STOP_NONE;
@@ -280,9 +293,12 @@ enum stop_reason stop_reason_from_why(enum why w)
 		return STOP_REASON_CANCELLED;
 	case WHY_SHUTDOWN:
 		return STOP_REASON_SHUTDOWN;
+	case WHY_INTERRUPTED:
+		return STOP_REASON_INTERRUPTED;
 	case WHY_NONE:
 	case WHY_ATTEMPT_TIMEOUT:
 	case WHY_TTL:
+	case WHY_PARKED:
 		break;
 	}
 	return STOP_REASON_COMPLETED;

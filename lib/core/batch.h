@@ -12,6 +12,9 @@
  *      │                              │  └──────── its wait ended ──────┘
  *      └──────────► FINAL ◄───────────┴─────────────────────────────────┘
  *
+ * A QUEUED item whose attempt is handed back without a start, because its batch
+ * leaves memory, is what it was before: PENDING, or WAITING if it had attempts.
+ *
  * Invariants
  *  1. counts: items in FINAL are counted once, under their status.
  *  2. A FINAL item never changes again.
@@ -181,12 +184,21 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items);
 struct batch *batch_ref(struct batch *b);
 void batch_unref(struct batch *b);             /* NULL is fine */
 
+/* A new batch of some items of another, by their places in its `items`: with the
+ * same policy, metadata, ids and dedupe keys, in memory of its own. They must
+ * have their letters. NULL: no memory. */
+struct batch *batch_again(const struct batch *first, const uint32_t *chosen, uint32_t n) MUST_CHECK;
+
 /* Whoever keeps it now counts its bytes elsewhere: before others drop theirs. */
 void batch_count_no_more(struct batch *b);
 
 /* An outcome came back from an attempt: count and remember it. */
 void item_record(struct item *it, const struct outcome *o, int64_t started_us, int64_t now_us,
 		 int64_t started_unix_ms);
+
+/* The item was claimed when the process that had it ended: its attempt counts, and
+ * may have been delivered. When it began is not known. *ret: its outcome. */
+void item_record_interrupted(struct item *it, int64_t now_us, int64_t now_unix_ms, struct outcome *ret);
 
 /* The item has its final result; `code` is used only if no attempt was made. */
 void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us);

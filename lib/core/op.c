@@ -9,6 +9,8 @@ static const char *const why_names[] = {
 	[WHY_DISCONNECTED] = "disconnected",
 	[WHY_CANCELLED] = "cancelled",
 	[WHY_SHUTDOWN] = "shutdown",
+	[WHY_INTERRUPTED] = "interrupted",
+	[WHY_PARKED] = "parked",
 };
 
 const char *why_str(enum why w)

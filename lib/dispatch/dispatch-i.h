@@ -1,6 +1,12 @@
 /*
- * What the two halves of the dispatcher share: batch.c, which owns live
- * batches, and lane.c, which owns the attempts that were handed to it.
+ * What the parts of the dispatcher share.
+ *
+ *   live.c       batches in memory: accepted, begun, ended, let go of
+ *   batch.c      their items: what starts next, what an outcome means
+ *   lane.c       the attempts that were handed to a lane
+ *   jobs.c       jobs that are in the store alone, and how they come back
+ *   residency.c  which of them may: room in memory, shared between services
+ *   watch.c      who is told that a batch has changed
  */
 #pragma once
 
@@ -8,6 +14,12 @@
 #include "channel/channel.h"
 #include "dispatch/dispatch.h"
 #include "dispatch/metrics.h"
+
+enum claim_state {
+	CLAIM_NONE,                      /* not asked for, or not needed */
+	CLAIM_ASKED,                     /* the store writes it */
+	CLAIM_HELD,                      /* written: it may start */
+};
 
 /*
  * One attempt on its way: made by the batch's shard, handed to the lane's by
@@ -21,6 +33,7 @@ struct attempt {
 	struct batch_id batch;
 	struct gate *gate;               /* the batch's, which outlives its attempts */
 	uint16_t service;
+	bool durable;                    /* it needs a claim before it starts */
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */
 	int64_t batch_deadline_us;
@@ -29,11 +42,13 @@ struct attempt {
 	int64_t timeout_us;
 	/* On the lane's shard. */
 	struct op op;
-	struct list node;                /* turn.queued, or dispatch.ended */
+	struct list node;                /* a list of its turn, or dispatch.ended */
 	struct visit *visit;
 	struct turn *turn;               /* while queued */
 	struct lane *lane;               /* while in flight */
 	struct transfer *transfer;       /* while in flight */
+	struct store_claim claim;
+	enum claim_state claimed;
 	/* The result. */
 	bool started;                    /* false: nothing was tried, see why */
 	enum why why;                    /* what ended it from outside */
@@ -43,6 +58,73 @@ struct attempt {
 	int64_t started_us, done_us, started_unix_ms;
 };
 
+enum live_phase {
+	LIVE_ACCEPTING,                  /* the store has not answered: nothing starts */
+	LIVE_RUNNING,
+	LIVE_PARKING,                    /* the store is told when it is wanted again */
+	LIVE_FINISHING,                  /* done; the store writes its end */
+};
+
+/* A batch in memory. See live.c. */
+struct live {
+	struct idmap_node node;
+	struct list all, dirty;
+	struct dispatch *d;
+	struct batch *batch;
+	const struct dispatch_listener *listener;
+	void *arg;
+	enum live_phase phase;
+	enum why end_early;              /* asked for before the store had answered */
+	struct item *seen;               /* last settled item the listener was told of */
+	uint64_t shards;                 /* bit i: shard i may hold attempts of it */
+	int64_t ended_us;                /* when an end from outside was seen */
+	struct blob *document;           /* dispatch_document()'s last, or NULL ... */
+	int64_t document_until_us;       /* ... and how long it will do */
+	uint32_t room;                   /* taken of jobs.residency; 0: none */
+	uint16_t service;                /* whose room it is */
+	bool counted;                    /* its items are in group->unfinished */
+	bool urgent;                     /* it came back past the others, to be ended */
+	bool untold;                     /* updates are on their way that nobody hears of */
+	union {
+		struct store_accept accept;
+		struct store_finish finish;
+		struct store_park park;
+	} ask;
+};
+
+/*
+ * Room in memory for jobs, shared between services by dynamic thresholds
+ * (A. K. Choudhury, E. L. Hahne, "Dynamic queue length thresholds for
+ * shared-memory packet switches", IEEE/ACM Transactions on Networking, 1998):
+ * a service may take more while what it holds is less than what is free, so
+ * whoever never gives any back leaves the others a fair part. Pure.
+ */
+struct residency {
+	size_t used;
+	size_t *held;                    /* by service; the last for ITEM_NO_SERVICE */
+	size_t n_services;
+};
+
+void residency_init(struct residency *r, size_t n_services);
+void residency_free(struct residency *r);
+/* Whoever takes only when it may never makes `used` more than the limit and one. */
+bool residency_may_take(const struct residency *r, size_t limit, uint16_t service);
+void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
+void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
+
+/* A job that is in the store alone. See jobs.c. */
+struct jobs {
+	struct idmap by_id;
+	struct heap asleep;              /* by due time */
+	struct list *due;                /* by service, oldest first */
+	struct list urgent;              /* to be ended: past the others, and room */
+	struct residency residency;
+	size_t turn;                     /* the service whose turn it is */
+	unsigned n_due, loads, n_urgent; /* n_urgent: fetched, and not gone yet */
+	int64_t retry_us;                /* the store failed: nothing is fetched before ... */
+	int64_t backoff_us;              /* ... and how long that was */
+};
+
 struct dispatch {
 	struct dispatch_env env;
 	struct rng rng;
@@ -50,22 +132,27 @@ struct dispatch {
 	struct op root;
 	struct loop_call pump;
 	struct loop_timer *timer;
-	/* batch.c */
+	/* live.c, batch.c */
 	struct idmap live_by_id;
 	struct list live;                /* every struct live, oldest first */
 	struct list dirty;               /* those that ask for the pump */
 	struct heap waits;               /* items between two attempts */
 	struct list spare;               /* attempts to be used again */
-	unsigned n_spare;
+	unsigned n_spare, resident;      /* resident: jobs in memory */
 	bool draining;
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
+	struct jobs jobs;
+	/* watch.c */
+	struct idmap watches;
+	struct list changed;             /* those to be told */
+	unsigned answers;                /* of the store's, that are awaited for them */
 	/* lane.c */
 	struct idmap lanes, visits, turns;
 	struct list dirty_lanes;
 	struct list starved;             /* lanes that wait for the shard's own cap */
 	struct list ended;               /* attempts cancelled while queued */
-	unsigned in_flight;
+	unsigned in_flight, claims;
 	struct channel_scratch scratch;
 	struct buf key;                  /* a default dedupe key, while encoding */
 };
@@ -76,10 +163,44 @@ static inline void dispatch_pump_soon(struct dispatch *d)
 	loop_call_soon(d->env.loop, &d->pump);
 }
 
-/* batch.c: the pump of the batches, the ends of waits, a returned attempt. */
+/* `ms` after a monotonic time; never more than INT64_MAX. */
+int64_t dispatch_after(int64_t us, int64_t ms);
+
+/* live.c */
+struct live *live_find(struct dispatch *d, struct batch_id id);
+void live_dirty(struct live *lv);
+bool live_leaving(const struct live *lv);
+struct live *live_adopt(struct dispatch *d, struct batch *take);         /* one that was read back */
+void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
+void live_end(struct live *lv);                  /* every item is final */
+
+/* batch.c: the pump of the batches, and the ends of waits. */
 void batches_pump(struct dispatch *d);
 void batches_wake(struct dispatch *d, int64_t now_us);
+
+/* result.c: what an attempt means for its item, and the end of an item. */
 void batch_on_result(struct loop_msg *msg);
+void batch_resume(struct live *lv);              /* the items that were read back */
+void item_final(struct live *lv, struct item *it, enum code code, enum stop stop);
+struct attempt *attempt_get(struct dispatch *d);
+void attempts_free(struct dispatch *d);
+
+/* jobs.c */
+void jobs_init(struct dispatch *d);
+void jobs_free(struct dispatch *d);
+bool jobs_have_room(const struct dispatch *d, uint16_t service);
+void jobs_take(struct live *lv, uint16_t service, size_t bytes);
+void jobs_give(struct live *lv);
+void jobs_add(struct live *lv, uint16_t service, int64_t due_us);        /* it leaves memory */
+bool jobs_cancel(struct dispatch *d, struct batch_id id);
+void jobs_wake(struct dispatch *d, int64_t now_us);
+void jobs_pump(struct dispatch *d);
+int64_t jobs_next(const struct dispatch *d);
+
+/* watch.c */
+bool watches_any(const struct dispatch *d, struct batch_id id);
+void watches_changed(struct dispatch *d, struct batch_id id, bool done);
+void watches_pump(struct dispatch *d);
 
 /* lane.c */
 void lanes_init(struct dispatch *d);

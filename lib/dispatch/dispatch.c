@@ -3,8 +3,9 @@
  *
  * Invariants
  *  1. Callbacks record and ask for the pump; the pump acts. It is idempotent.
- *  2. The timer is due at or before the earliest deadline and the earliest end
- *     of a wait: every change of these is followed by the pump, which sets it.
+ *  2. The timer is due at or before the earliest deadline, the earliest end of a
+ *     wait and the earliest job that is due: every change of these is followed by
+ *     the pump, which sets it.
  */
 #include "dispatch-i.h"
 
@@ -12,7 +13,13 @@
 
 static void arm(struct dispatch *d)
 {
-	loop_timer_by(d->timer, MIN(op_next(&d->ops), heap_min(&d->waits)));
+	loop_timer_by(d->timer, MIN(MIN(op_next(&d->ops), heap_min(&d->waits)), jobs_next(d)));
+}
+
+/* The store owes no answer either: nothing would be there to take it. */
+static bool is_idle(const struct dispatch *d)
+{
+	return list_empty(&d->live) && d->jobs.loads == 0 && d->answers == 0;
 }
 
 static void pump(struct loop_call *call)
@@ -21,7 +28,11 @@ static void pump(struct loop_call *call)
 
 	lanes_pump(d);
 	batches_pump(d);
+	jobs_pump(d);
+	watches_pump(d);
 	arm(d);
+	if (d->draining && d->on_idle != NULL && is_idle(d))
+		STEAL_PTR(d->on_idle)(d->on_idle_arg);
 }
 
 static void on_timer(void *arg)
@@ -31,6 +42,7 @@ static void on_timer(void *arg)
 
 	op_expire(&d->ops, now_us);
 	batches_wake(d, now_us);
+	jobs_wake(d, now_us);
 	dispatch_pump_soon(d);
 }
 
@@ -48,6 +60,8 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->live);
 	list_init(&d->dirty);
 	list_init(&d->spare);
+	list_init(&d->changed);
+	jobs_init(d);
 	lanes_init(d);
 	d->timer = loop_timer_new(env->loop, LOOP_NORMAL, on_timer, d);
 	return d;
@@ -55,19 +69,12 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 
 void dispatch_free(struct dispatch *d)
 {
-	struct list *node;
-
 	if (d == NULL)
 		return;
-	REQUIRE(list_empty(&d->live));
-	while ((node = list_pop(&d->spare)) != NULL) {
-		struct attempt *a = list_entry(node, struct attempt, node);
-
-		buf_free(&a->origin);
-		buf_free(&a->message_id);
-		buf_free(&a->quote);
-		free(a);
-	}
+	REQUIRE(is_idle(d) && d->watches.n == 0);
+	attempts_free(d);
+	jobs_free(d);
+	idmap_free(&d->watches);
 	loop_call_cancel(&d->pump);
 	loop_timer_free(d->timer);
 	lanes_free(d);
@@ -82,14 +89,6 @@ bool dispatch_draining(const struct dispatch *d)
 	return d->draining;
 }
 
-void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg)
-{
-	d->draining = true;
-	d->on_idle = on_idle;
-	d->on_idle_arg = arg;
-	dispatch_pump_soon(d);
-}
-
 struct dispatch_usage dispatch_usage(const struct dispatch *d)
 {
 	return (struct dispatch_usage){
@@ -98,5 +97,9 @@ struct dispatch_usage dispatch_usage(const struct dispatch *d)
 		.turns = (unsigned)(d->turns.n + d->visits.n),
 		.ops = d->ops.live,
 		.waits = d->waits.n,
+		.claims = d->claims,
+		.loads = d->jobs.loads,
+		.watches = (unsigned)d->watches.n,
+		.backlog = (unsigned)d->jobs.by_id.n,
 	};
 }

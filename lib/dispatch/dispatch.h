@@ -27,7 +27,7 @@ struct dispatch_group {
 	struct dispatch *members[64];
 	unsigned n;
 	uint64_t hash_seed;
-	atomic_uint unfinished;          /* items accepted and not final */
+	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
@@ -55,7 +55,8 @@ struct dispatch_listener {
 	/* Items have settled since the last call: see batch.settled_first. May be NULL. */
 	void (*on_settled)(void *arg, struct batch *b);
 	/* The batch is done; exactly once. `document` is its JSON with results,
-	 * borrowed; NULL if there was no memory for it. */
+	 * borrowed; NULL if there was no memory for it. Or, at a shutdown, it is a job
+	 * that goes on with the next process: then its state is not BATCH_DONE. */
 	void (*on_done)(void *arg, struct batch *b, struct blob *document);
 };
 
@@ -74,7 +75,7 @@ void dispatch_detach(struct dispatch *d, struct batch_id id);
 void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why);
 
 /* The same for a job that may not be in memory: it is fetched to be ended. False:
- * it is not unfinished here. */
+ * it is not unfinished here, or it is in the store and this shard goes down. */
 bool dispatch_cancel_job(struct dispatch *d, struct batch_id id);
 
 /* A batch that was unfinished when the process before ended: an asynchronous one
@@ -87,7 +88,9 @@ void dispatch_recover(struct dispatch *d, const struct store_unfinished *u);
  * dispatch_watch(); after `done` there is no other call. A watch of an id that is
  * not unfinished here is told nothing: look into the store after watching. */
 struct dispatch_watch {
-	struct idmap_node node;          /* private */
+	struct idmap_node node;          /* private, as are the next two */
+	struct list changed;
+	bool done;
 	void (*on_change)(struct dispatch_watch *w, bool done);
 };
 void dispatch_watch(struct dispatch *d, struct dispatch_watch *w, struct batch_id id);
@@ -102,14 +105,23 @@ void dispatch_cancel_all(struct dispatch *d, enum why why);
  * into a batch's documents. */
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive);
 
+/* Call `show`, at once, with a live batch that the store has not got (it is not
+ * durable). False: there is no such batch, or the store has it. */
+bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg);
+
+/* Is the batch shown from memory: does it live here, and is not durable?
+ * *retoutcome: NULL until it is done. */
+bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome);
+
 /* Accept nothing more; call on_idle once, when this shard's last batch is done.
  * Jobs start nothing more, and leave memory when what is in flight has come back:
  * the next process goes on with them. */
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
 
-/* For leak checks: all zero when nothing is going on. */
+/* For leak checks: all zero when nothing is going on, but for the backlog. */
 struct dispatch_usage {
-	unsigned batches, lanes, turns, ops, waits;
+	unsigned batches, lanes, turns, ops, waits, claims, loads, watches;
+	unsigned backlog;                /* jobs that are not in memory: no leak */
 };
 struct dispatch_usage dispatch_usage(const struct dispatch *d);

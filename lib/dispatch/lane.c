@@ -1,10 +1,11 @@
 /*
  * Lanes: everything about one (service, origin) is here, written by one shard.
  *
- *   submit ──► queued in a turn ──► in flight ──► handed back
- *                   │ cancel            │ cancel: the transfer is ended,
- *                   ▼                   ▼ and its answer follows
- *                `ended`, handed back by the pump
+ *   submit ─┬─ plain ──────────────────────► ready in a turn ──► in flight ──► handed back
+ *           └─ durable ─► unclaimed ─► claim asked ─► ▲ │            │ cancel: the transfer is
+ *                             │ cancel       ┆          │ cancel     ▼ ended, its answer follows
+ *                             ▼              ▼          ▼
+ *                           `ended`, handed back by the pump; an asked claim is waited for
  *
  * A turn is what one batch has queued in one lane; a lane serves its turns round
  * robin, so a batch of 100,000 does not starve a batch of 1. A visit is one
@@ -12,10 +13,14 @@
  *
  * Invariants
  *  1. lane.in_flight <= the service's max_in_flight; d->in_flight <= the cap.
- *  2. A turn exists exactly while it has queued attempts, and is in lane.turns.
+ *  2. A turn exists exactly while it has attempts. It is in lane.turns while one of
+ *     them is ready, and in lane.wanting while one of them is unclaimed.
  *  3. A visit exists exactly while attempts of its batch are on this shard.
  *  4. A lane exists while it has turns or attempts in flight.
  *  5. No attempt starts once its batch's gate is closed, cancel seen or not.
+ *  6. lane.claims counts its attempts whose claim is asked for or held and that
+ *     have not started: <= max_in_flight. They hold no slot in flight, so a store
+ *     that does not answer stops no plain attempt.
  */
 #include "dispatch-i.h"
 
@@ -28,17 +33,19 @@ enum { PUMP_LIMIT_US = 500 };
 struct lane {
 	struct idmap_node node;          /* key: service, hash of the origin */
 	struct list dirty;               /* dirty_lanes or starved */
-	struct list turns;
+	struct list turns;               /* with something ready */
+	struct list wanting;             /* turns with something unclaimed */
 	struct slice origin;             /* owned */
 	const struct service *service;
 	uint16_t service_index;
-	unsigned in_flight;
+	unsigned n_turns, in_flight, claims;
 };
 
 struct turn {
 	struct idmap_node node;          /* key: batch and lane */
-	struct list rr;
-	struct list queued;
+	struct list rr, want;            /* its places in lane.turns, lane.wanting */
+	struct list ready, unclaimed;
+	unsigned asked;                  /* claims, not answered */
 	struct lane *lane;
 };
 
@@ -90,13 +97,14 @@ static struct lane *lane_get(struct dispatch *d, const struct attempt *a)
 			      .service = &d->env.config->services[a->service]};
 	list_init(&lane->dirty);
 	list_init(&lane->turns);
+	list_init(&lane->wanting);
 	idmap_add(&d->lanes, &lane->node, key);
 	return lane;
 }
 
 static void lane_drop_if_idle(struct dispatch *d, struct lane *lane)
 {
-	if (lane->in_flight > 0 || !list_empty(&lane->turns))
+	if (lane->in_flight > 0 || lane->n_turns > 0)
 		return;
 	list_remove(&lane->dirty);
 	idmap_remove(&d->lanes, &lane->node);
@@ -116,17 +124,31 @@ static struct turn *turn_get(struct dispatch *d, struct lane *lane, struct batch
 	}
 	turn = xcalloc(1, sizeof *turn);
 	turn->lane = lane;
-	list_init(&turn->queued);
-	list_append(&lane->turns, &turn->rr);
+	list_init(&turn->rr);
+	list_init(&turn->want);
+	list_init(&turn->ready);
+	list_init(&turn->unclaimed);
+	lane->n_turns++;
 	idmap_add(&d->turns, &turn->node, key);
 	return turn;
 }
 
-static void turn_drop_if_empty(struct dispatch *d, struct turn *turn)
+/* Its places are those that its attempts ask for. */
+static void turn_set(struct dispatch *d, struct turn *turn)
 {
-	if (!list_empty(&turn->queued))
+	struct lane *lane = turn->lane;
+
+	if (list_empty(&turn->ready))
+		list_remove(&turn->rr);
+	else if (list_empty(&turn->rr))
+		list_append(&lane->turns, &turn->rr);
+	if (list_empty(&turn->unclaimed))
+		list_remove(&turn->want);
+	else if (list_empty(&turn->want))
+		list_append(&lane->wanting, &turn->want);
+	if (turn->asked > 0 || !list_empty(&turn->ready) || !list_empty(&turn->unclaimed))
 		return;
-	list_remove(&turn->rr);
+	lane->n_turns--;
 	idmap_remove(&d->turns, &turn->node);
 	free(turn);
 }
@@ -167,12 +189,18 @@ static void give_back(struct dispatch *d, struct attempt *a)
 	loop_post(a->owner->env.loop, &a->msg);
 }
 
+/* Out of its turn, which may be gone then; a claim that it held is used up. */
 static void unqueue(struct dispatch *d, struct attempt *a)
 {
 	struct turn *turn = STEAL_PTR(a->turn);
 
 	list_remove(&a->node);
-	turn_drop_if_empty(d, turn);
+	meter_add(d->env.meter, METRIC_LANE_QUEUED, a->service, 0, -1);
+	if (a->claimed == CLAIM_HELD) {
+		turn->lane->claims--;
+		d->claims--;
+	}
+	turn_set(d, turn);
 }
 
 static void on_attempt_cancel(struct op *op, enum why why)
@@ -183,19 +211,35 @@ static void on_attempt_cancel(struct op *op, enum why why)
 	(void)why;
 	if (a->transfer != NULL) {
 		xfer_cancel(a->transfer);
-	} else if (a->turn != NULL) {
+	} else if (a->turn != NULL && a->claimed != CLAIM_ASKED) {
 		lane_dirty(d, a->turn->lane);
 		unqueue(d, a);
 		list_append(&d->ended, &a->node);
 	}
 }
 
+/* A job that is parked loses what has not started; what is in flight may finish. */
+static void park(struct dispatch *d, struct visit *v)
+{
+	list_foreach(node, &v->op.children) {
+		struct attempt *a = container_of(node, struct attempt, op.sibling);
+
+		if (!a->started)
+			op_cancel(&d->ops, &a->op, WHY_PARKED);
+	}
+}
+
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why)
 {
 	struct idmap_node *node = idmap_find(&d->visits, batch);
+	struct visit *v = node == NULL ? NULL : container_of(node, struct visit, node);
 
-	if (node != NULL)
-		op_cancel(&d->ops, &container_of(node, struct visit, node)->op, why);
+	if (v == NULL)
+		return;
+	if (why == WHY_PARKED)
+		park(d, v);
+	else
+		op_cancel(&d->ops, &v->op, why);
 }
 
 void lane_on_submit(struct loop_msg *msg)
@@ -213,9 +257,71 @@ void lane_on_submit(struct loop_msg *msg)
 	}
 	lane = lane_get(d, a);
 	a->turn = turn_get(d, lane, a->batch);
-	list_append(&a->turn->queued, &a->node);
+	list_append(a->durable ? &a->turn->unclaimed : &a->turn->ready, &a->node);
+	turn_set(d, a->turn);
+	meter_add(d->env.meter, METRIC_LANE_QUEUED, a->service, 0, 1);
 	lane_dirty(d, lane);
 }
+
+/* ---- claims ---- */
+
+static void on_claimed(struct store_op *op)
+{
+	struct attempt *a = container_of(op, struct attempt, claim.op);
+	struct dispatch *d = a->at;
+
+	a->claimed = CLAIM_HELD;
+	a->turn->asked--;
+	list_append(&a->turn->ready, &a->node);
+	lane_dirty(d, a->turn->lane);
+	if (a->op.why == WHY_NONE) {
+		turn_set(d, a->turn);
+		return;
+	}
+	unqueue(d, a);
+	list_append(&d->ended, &a->node);
+}
+
+static void ask_claim(struct dispatch *d, struct attempt *a)
+{
+	struct turn *turn = a->turn;
+
+	list_remove(&a->node);
+	turn->asked++;
+	turn->lane->claims++;
+	d->claims++;
+	a->claimed = CLAIM_ASKED;
+	a->claim.op = (struct store_op){.what = STORE_CLAIM, .reply_to = d->env.loop, .on_done = on_claimed};
+	store_ask(d->env.store, &a->claim.op);
+	list_remove(&turn->want);
+	turn_set(d, turn);
+}
+
+/* As many as may be in flight are claimed ahead, a turn after the other: a slot
+ * that gets free does not wait for the disk. */
+static void claim_ahead(struct dispatch *d, struct lane *lane, int64_t until_us)
+{
+	while (lane->claims < lane->service->max_in_flight && !list_empty(&lane->wanting)) {
+		struct turn *turn = list_entry(lane->wanting.next, struct turn, want);
+		struct attempt *a = list_entry(turn->unclaimed.next, struct attempt, node);
+		int64_t now_us = loop_now_us(d->env.loop);
+
+		if (now_us > until_us) {
+			lane_dirty(d, lane);
+			return;
+		}
+		if (a->op.deadline_us <= now_us) {
+			op_cancel(&d->ops, &a->op, (enum why)a->op.at_deadline);
+		} else if (gate_why(a->gate) != WHY_NONE) {
+			unqueue(d, a);
+			give_back(d, a);
+		} else {
+			ask_claim(d, a);
+		}
+	}
+}
+
+/* ---- starts ---- */
 
 /* A slot of the shard's own is free: it goes to the lane that has waited for one
  * the longest, before the lane that gave it up can take it back. */
@@ -326,9 +432,10 @@ static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
  * pump again: a thousand signatures would otherwise hold up the loop. */
 static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
 {
+	claim_ahead(d, lane, until_us);
 	while (lane->in_flight < lane->service->max_in_flight && !list_empty(&lane->turns)) {
 		struct turn *turn = list_entry(lane->turns.next, struct turn, rr);
-		struct attempt *a = list_entry(turn->queued.next, struct attempt, node);
+		struct attempt *a = list_entry(turn->ready.next, struct attempt, node);
 		int64_t now_us = loop_now_us(d->env.loop);
 
 		if (d->in_flight >= d->env.config->limits.in_flight) {

@@ -88,6 +88,15 @@ unsigned httpd_port(int listen_fd);              /* the port the kernel gave */
 enum http_method http_method(const struct http_request *r);
 const char *http_path(const struct http_request *r);         /* without the query */
 const char *http_header(struct http_request *r, const char *name); /* NULL: absent */
+
+/* Each parameter of the query, decoded, in the order in which they stand: a plus
+ * sign is a space, and `value` has p NULL where there is no "=". To the end, or
+ * until `each` returns false; which is what this then returns. */
+bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slice name, struct slice value), void *arg);
+
+/* The lines of a header that may come in several, in their order: how many there
+ * are; the first `max` of them are in `ret`. */
+size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
 

@@ -362,6 +362,56 @@ const char *http_header(struct http_request *r, const char *name)
 	return MHD_lookup_connection_value(request_conn(r)->mc, MHD_HEADER_KIND, name);
 }
 
+struct query_visit {
+	bool (*each)(void *arg, struct slice name, struct slice value);
+	void *arg;
+	bool stopped;
+};
+
+static enum MHD_Result on_parameter(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_n,
+				    const char *value, size_t value_n)
+{
+	struct query_visit *v = cls;
+
+	(void)kind;
+	v->stopped = !v->each(v->arg, (struct slice){name, name_n}, (struct slice){value, value == NULL ? 0 : value_n});
+	return v->stopped ? MHD_NO : MHD_YES;
+}
+
+bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slice name, struct slice value), void *arg)
+{
+	struct query_visit v = {.each = each, .arg = arg};
+
+	MHD_get_connection_values_n(request_conn(r)->mc, MHD_GET_ARGUMENT_KIND, on_parameter, &v);
+	return !v.stopped;
+}
+
+struct header_visit {
+	const char *name, **ret;
+	size_t n, max;
+};
+
+static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+	struct header_visit *v = cls;
+
+	(void)kind;
+	if (strcasecmp(name, v->name) != 0)
+		return MHD_YES;
+	if (v->n < v->max)
+		v->ret[v->n] = value == NULL ? "" : value;
+	v->n++;
+	return MHD_YES;
+}
+
+size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max)
+{
+	struct header_visit v = {.name = name, .ret = ret, .max = max};
+
+	MHD_get_connection_values(request_conn(r)->mc, MHD_HEADER_KIND, on_header, &v);
+	return v.n;
+}
+
 struct blob *http_take_body(struct http_request *r)
 {
 	return STEAL_PTR(r->blob);

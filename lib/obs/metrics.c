@@ -144,6 +144,12 @@ static int64_t metrics_sum(const struct metrics *m, size_t at)
 	return sum;
 }
 
+int64_t metrics_read(const struct metrics *m, unsigned metric, unsigned i, unsigned j)
+{
+	REQUIRE(metric < m->n_families && m->families[metric].width == 1);
+	return metrics_sum(m, family_at(&m->families[metric], i, j));
+}
+
 /* HELP text escapes backslash and newline; a label's value the quote as well. */
 static void add_escaped(struct buf *out, const char *s, bool in_quotes)
 {

@@ -42,4 +42,7 @@ void meter_add(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t 
 void meter_set(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t value);
 void meter_observe_us(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t us); /* rendered in seconds */
 
+/* What all shards together have counted; of a counter or a gauge. */
+int64_t metrics_read(const struct metrics *m, unsigned metric, unsigned i, unsigned j);
+
 void metrics_render(const struct metrics *m, struct buf *out);

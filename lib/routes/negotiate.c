@@ -1,5 +1,6 @@
 #include "negotiate.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
 
@@ -63,6 +64,34 @@ enum media negotiate_accept(const char *accept)
 	return json > 0 ? MEDIA_JSON : MEDIA_NONE;
 }
 
+/* Is the range "GROUP/" and a star, for the group of this type? */
+static bool is_group_of(struct slice range, const char *type)
+{
+	size_t n = (size_t)(strchr(type, '/') - type) + 1;
+
+	return range.n == n + 1 && strncasecmp(range.p, type, n) == 0 && range.p[n] == '*';
+}
+
+bool negotiate_takes(const char *accept, const char *type)
+{
+	struct slice rest = slice_str(accept), name;
+	double exact = -1, group = -1, all = -1;
+
+	if (slice_trim(rest).n == 0)
+		return true;
+	while (rest.n > 0) {
+		double q = range_weight(next_part(&rest, ','), &name);
+
+		if (same(name, type))
+			exact = q;
+		else if (is_group_of(name, type))
+			group = q;
+		else if (same(name, "*/*"))
+			all = q;
+	}
+	return (exact >= 0 ? exact : group >= 0 ? group : all) > 0;
+}
+
 bool negotiate_is_json(const char *content_type)
 {
 	struct slice rest = slice_str(content_type);
@@ -121,4 +150,124 @@ struct slice negotiate_tracestate(const char *tracestate)
 			return (struct slice){0};
 	}
 	return s.n <= TRACESTATE_MAX ? s : (struct slice){0};
+}
+
+/* ---- Prefer ---- */
+
+static bool is_token_char(char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+	       (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+}
+
+static bool is_token(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++) {
+		if (!is_token_char(s.p[i]))
+			return false;
+	}
+	return s.n > 0;
+}
+
+/* As next_part(), but a stop inside of a quoted string is none. */
+static struct slice next_unquoted(struct slice *rest, char stop)
+{
+	struct slice part = {rest->p, 0};
+	bool quoted = false;
+
+	for (; part.n < rest->n; part.n++) {
+		char c = rest->p[part.n];
+
+		if (quoted && c == '\\' && part.n + 1 < rest->n)
+			part.n++;
+		else if (c == '"')
+			quoted = !quoted;
+		else if (c == stop && !quoted)
+			break;
+	}
+	*rest = part.n == rest->n ? (struct slice){rest->p + part.n, 0}
+				  : (struct slice){rest->p + part.n + 1, rest->n - part.n - 1};
+	return slice_trim(part);
+}
+
+/* The text of a quoted string without escapes, which no value that is known here needs. */
+static struct slice unquote(struct slice s)
+{
+	return s.n >= 2 && s.p[0] == '"' && s.p[s.n - 1] == '"' ? (struct slice){s.p + 1, s.n - 2} : s;
+}
+
+/* Seconds, held at the most that is granted; -1: no number. */
+static int wait_seconds(struct slice s)
+{
+	int v = 0;
+
+	for (size_t i = 0; i < s.n; i++) {
+		if (s.p[i] < '0' || s.p[i] > '9')
+			return -1;
+		v = MIN(v * 10 + (s.p[i] - '0'), PREFER_WAIT_MAX_S);
+	}
+	return s.n == 0 ? -1 : v;
+}
+
+static void read_preference(struct slice part, struct prefer *p)
+{
+	struct slice rest = next_unquoted(&part, ';');
+	struct slice name = next_unquoted(&rest, '='), value = unquote(slice_trim(rest));
+
+	if (!is_token(name))
+		return;
+	/* An empty value is none (RFC 7240 section 2). */
+	if (same(name, "respond-async") && value.n == 0)
+		p->respond_async = true;
+	else if (same(name, "wait") && p->wait_s < 0)
+		p->wait_s = wait_seconds(value);
+}
+
+struct prefer negotiate_prefer(const char *const *lines, size_t n)
+{
+	struct prefer p = {.wait_s = -1};
+
+	for (size_t i = 0; i < n; i++) {
+		struct slice rest = slice_str(lines[i]);
+
+		while (rest.n > 0)
+			read_preference(next_unquoted(&rest, ','), &p);
+	}
+	return p;
+}
+
+void negotiate_applied(struct prefer p, char ret[PREFER_APPLIED_MAX])
+{
+	char wait[16] = "";
+
+	if (p.wait_s >= 0)
+		snprintf(wait, sizeof wait, "wait=%d", p.wait_s);
+	snprintf(ret, PREFER_APPLIED_MAX, "%s%s%s", p.respond_async ? "respond-async" : "",
+		 p.respond_async && p.wait_s >= 0 ? ", " : "", wait);
+}
+
+/* ---- Idempotency-Key ---- */
+
+/* In quotes (RFC 8941 section 3.3.3), the quote and the backslash are escaped. */
+struct slice negotiate_key(const char *value, char out[KEY_MAX])
+{
+	const struct slice bad = {0};
+	struct slice s = slice_trim(slice_str(value));
+	bool quoted = s.n > 0 && s.p[0] == '"';
+	size_t n = 0;
+
+	if (quoted && (s.n < 2 || s.p[s.n - 1] != '"'))
+		return bad;
+	if (quoted)
+		s = (struct slice){s.p + 1, s.n - 2};
+	for (size_t i = 0; i < s.n; i++) {
+		if (quoted && s.p[i] == '"')
+			return bad;
+		if (quoted && s.p[i] == '\\' && (++i == s.n || (s.p[i] != '\\' && s.p[i] != '"')))
+			return bad;
+		if (s.p[i] < 0x20 || s.p[i] > 0x7e || n == KEY_MAX)
+			return bad;
+		out[n++] = s.p[i];
+	}
+	return (struct slice){out, n};
 }

@@ -1,8 +1,10 @@
 /*
- * What the routes share: the table's entries, a request's state, the answers.
+ * What the routes share: the table's entries, a request's state, looking at
+ * batches and waiting for them, and the answers.
  */
 #pragma once
 
+#include "negotiate.h"
 #include "obs/log.h"
 #include "routes/routes.h"
 #include "wire/wire.h"
@@ -11,6 +13,15 @@ struct routes {
 	struct routes_env env;
 	struct httpd_handler handler;
 	struct rng rng;
+	struct idmap flights;            /* look.c: looks under way */
+	struct idmap watched;            /* wait.c: batches that somebody here waits for */
+	struct heap until;               /* wait.c: when each wait ends */
+	struct loop_timer *until_timer;
+	atomic_uint waiting;             /* of all shards; the first one's counts */
+	bool stopping;                   /* nobody waits any more, and streams of events end */
+	struct list readers;             /* get_events.c: of events, of this shard */
+	struct loop_timer *comments;     /* rings while there are any */
+	atomic_uint n_readers;           /* of all shards; the first one's counts */
 };
 
 /* One live request's state, whatever its route: the first member of each. */
@@ -24,23 +35,133 @@ struct route {
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 };
 
-extern const struct route route_post_batch, route_get_batch, route_get_limits, route_livez, route_readyz, route_metrics,
-	route_openapi;
+extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
+	route_get_results, route_get_events, route_list_batches, route_get_services, route_get_limits, route_livez,
+	route_readyz, route_metrics, route_openapi;
+
+/* The shard that has the batch while it is not done. */
+struct routes *batch_owner(struct routes *r, struct batch_id id);
+
+/* look.c: a batch as it stands. Valid in the call alone. */
+struct shown {
+	enum store_answer answer;        /* STORE_OK, STORE_NOT_FOUND, or the store is in trouble */
+	const char *outcome;             /* NULL: not done */
+	bool asynchronous;
+	struct blob *whole;              /* its document; NULL: no memory */
+	struct blob *head;               /* without results; NULL: no memory, or not from the store */
+};
+
+/* Embed it. on_shown comes once, from the loop, never inside look_start(). */
+struct look {
+	struct list node;
+	void (*on_shown)(struct look *l, const struct shown *s);
+};
+void look_start(struct routes *r, struct look *l, struct batch_id id);
+void look_cancel(struct look *l);        /* also before look_start(), and after on_shown */
+void look_init(struct look *l, void (*on_shown)(struct look *l, const struct shown *s));
+
+/* wait.c: wait until a batch is done, at most for a time, and look at it. Embed
+ * it. on_ready comes once, from the loop, never inside wait_start(). */
+struct wait {
+	struct look look;
+	struct list node;                /* watched.waits */
+	struct heap_node until;
+	struct routes *here;
+	struct watched *watched;         /* NULL: it only looks */
+	struct batch_id id;
+	bool counted, last_look, looking;
+	void (*on_ready)(struct wait *w, const struct shown *s);
+};
+void wait_init(struct wait *w, struct routes *r, void (*on_ready)(struct wait *w, const struct shown *s));
+
+/* False: too many wait already, and nothing was begun. wait_s 0: only look. */
+bool wait_start(struct wait *w, struct batch_id id, int wait_s) MUST_CHECK;
+void wait_cancel(struct wait *w);        /* also before wait_start(), and after on_ready */
+
+void waits_init(struct routes *r);
+void waits_free(struct routes *r);
+
+/* get_events.c: with the routes; and the end of all streams. */
+void events_init(struct routes *r);
+void events_free(struct routes *r);
+void events_close(struct routes *r);
+
+/* store_metrics.c: the store's part of /metrics. */
+void store_metrics_render(struct routes *r, struct buf *out);
+
+/* submit.c: hand a batch to the dispatcher, and answer with what becomes of it.
+ * It says itself how it is kept, by asynchronous, durable and key. */
+struct submission {
+	struct routes *routes;
+	struct http_request *req;
+	struct batch *take;
+	struct prefer prefer;            /* respond_async: answered with 202 */
+	bool job;                        /* answered with 202, whatever was preferred */
+	bool stream;                     /* the answer is a stream of lines */
+};
+void submit_batch(const struct submission *s);
+
+/* A job was accepted: 202. */
+void answer_accepted(struct http_request *req, struct batch_id id, struct blob *take_document, struct prefer applied,
+		     bool replayed);
+
+/* replay.c: answer from the batch that the request's key stands for. */
+struct replay_request {
+	struct routes *routes;
+	struct http_request *req;
+	struct batch_id id;
+	struct prefer prefer;
+	bool stream;
+};
+void replay_batch(const struct replay_request *q);
+
+/* get_batch.c: the batch as it was shown; or why it was not. */
+void answer_shown(struct routes *r, struct http_request *req, struct batch_id id, const struct shown *s,
+		  struct prefer applied);
+
+/* What asynchronous batches have by default (contract, section 3). */
+enum { JOB_DEADLINE_MS = 86400000 };
+extern const struct retry_policy job_retry;
+
+/* key.c: the request's Idempotency-Key; n 0: it has none. False: what it has is
+ * no key, and the request was answered. */
+bool key_read(struct routes *r, struct http_request *req, char text[KEY_MAX], struct slice *ret) MUST_CHECK;
+
+/* The batch is the one of this key where it counts (`scope`), for this body. False: no memory. */
+bool key_attach(struct batch *b, struct slice scope, struct slice key, struct slice body) MUST_CHECK;
 
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
 
-/* store_metrics.c: the store's part of /metrics. */
-void store_metrics_render(struct routes *r, struct buf *out);
+/* A problem document that is there already; NULL: there was no memory for it. */
+void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);
 
-/* The headers that every answer about a batch carries. */
+/* The same about a batch, with its headers. */
+void answer_batch_problem(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
+			  const char *detail);
+
+/* No batch has this id, or the store is in trouble (not STORE_OK). */
+void answer_store_problem(struct routes *r, struct http_request *req, enum store_answer answer);
+
+/* The id of a path; false: it is none, and the request was answered. */
+bool read_id(struct routes *r, struct http_request *req, struct slice text, struct batch_id *ret) MUST_CHECK;
+
+/* The request's preferences. */
+struct prefer read_prefer(struct http_request *req);
+
+/* The headers that every answer about a batch carries, and room for what some
+ * have. Values are borrowed until the answer; `type` NULL: it has no body. */
 struct batch_headers {
 	char location[sizeof "/v1/batches/" + BATCH_ID_LEN];
-	struct http_header headers[6];
+	char applied[PREFER_APPLIED_MAX];
+	struct http_header headers[8];
 	size_t n;
 };
 void batch_headers(struct batch_headers *h, struct batch_id id, const char *outcome, const char *type);
+void add_header(struct batch_headers *h, const char *name, const char *value);
+void add_applied(struct batch_headers *h, struct prefer p);      /* Preference-Applied, if anything was */
+void add_retry_after(struct batch_headers *h);
 
 /* 200 if every item succeeded, 207 if not. */
 int batch_status(const char *outcome);

@@ -3,14 +3,15 @@
  */
 #include "routes-i.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
-enum { RETRY_AFTER_S = 1 };
+/* Seconds; until a queue has moved, a batch has gone on. */
+#define RETRY_AFTER "1"
 
 static const struct route *const table[] = {
-	&route_post_batch, &route_get_batch, &route_get_limits, &route_livez, &route_readyz, &route_metrics,
-	&route_openapi,
+	&route_post_batch, &route_get_batch, &route_delete_batch, &route_cancel, &route_retry, &route_get_results,
+	&route_get_events, &route_list_batches, &route_get_services, &route_get_limits, &route_livez, &route_readyz,
+	&route_metrics, &route_openapi,
 };
 
 static bool pattern_matches(const char *pattern, const char *path, struct slice *retid)
@@ -31,6 +32,22 @@ static bool method_matches(enum http_method route, enum http_method asked)
 	return route == asked || (route == HTTP_GET && asked == HTTP_HEAD);
 }
 
+static const char *method_names(enum http_method m)
+{
+	switch (m) {
+	case HTTP_GET:
+	case HTTP_HEAD:
+		return "GET, HEAD";
+	case HTTP_POST:
+		return "POST";
+	case HTTP_DELETE:
+		return "DELETE";
+	case HTTP_OTHER:
+		break;
+	}
+	return "";
+}
+
 /* The route, or NULL with the methods that the path would allow in `allow`. */
 static const struct route *find(const struct http_request *req, struct slice *retid, struct buf *allow)
 {
@@ -40,7 +57,7 @@ static const struct route *find(const struct http_request *req, struct slice *re
 		if (method_matches(table[i]->method, http_method(req)))
 			return table[i];
 		buf_add_str(allow, allow->n > 0 ? ", " : "");
-		buf_add_str(allow, table[i]->method == HTTP_GET ? "GET, HEAD" : "POST");
+		buf_add_str(allow, method_names(table[i]->method));
 	}
 	return NULL;
 }
@@ -52,20 +69,74 @@ void answer_text(struct http_request *req, int status, const char *type, struct 
 	http_respond(req, take_body == NULL ? 500 : status, h, 1, take_body);
 }
 
-void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail)
+void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body)
 {
 	struct http_header h[2] = {{"Content-Type", "application/problem+json"}};
-	struct buf text = {0};
-	char seconds[16];
 	size_t n = 1;
 
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
-	if (problem_status(p) == 429 || problem_status(p) == 503) {
-		snprintf(seconds, sizeof seconds, "%d", RETRY_AFTER_S);
-		h[n++] = (struct http_header){"Retry-After", seconds};
-	}
+	if (problem_status(p) == 429 || problem_status(p) == 503)
+		h[n++] = (struct http_header){"Retry-After", RETRY_AFTER};
+	http_respond(req, problem_status(p), h, n, take_body);
+}
+
+void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail)
+{
+	struct buf text = {0};
+
 	wire_problem(&text, p, detail);
-	http_respond(req, problem_status(p), h, n, blob_from_buf(&text));
+	answer_document(r, req, p, blob_from_buf(&text));
+}
+
+void answer_batch_problem(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
+			  const char *detail)
+{
+	struct batch_headers h;
+	struct buf text = {0};
+
+	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+	batch_headers(&h, id, NULL, "application/problem+json");
+	if (problem_status(p) == 409)
+		add_retry_after(&h);
+	wire_problem(&text, p, detail);
+	http_respond(req, problem_status(p), h.headers, h.n, blob_from_buf(&text));
+}
+
+void answer_store_problem(struct routes *r, struct http_request *req, enum store_answer answer)
+{
+	switch (answer) {
+	case STORE_NOT_FOUND:
+		answer_problem(r, req, PROBLEM_NOT_FOUND, "no batch with this id is known; results expire");
+		return;
+	case STORE_BUSY:
+		answer_problem(r, req, PROBLEM_OVERLOADED, "too much waits for the store; nothing was done");
+		return;
+	case STORE_UNAVAILABLE:
+		answer_problem(r, req, PROBLEM_OVERLOADED, "the store's disk fails; nothing was done");
+		return;
+	case STORE_OK:
+	case STORE_KEY_EXISTS:
+	case STORE_NOT_DONE:
+		break;
+	}
+	REQUIRE(false);
+}
+
+bool read_id(struct routes *r, struct http_request *req, struct slice text, struct batch_id *ret)
+{
+	if (batch_id_parse(text, ret))
+		return true;
+	answer_problem(r, req, PROBLEM_NOT_FOUND, "this is not the id of a batch");
+	return false;
+}
+
+struct prefer read_prefer(struct http_request *req)
+{
+	enum { LINES_MAX = 16 };
+	const char *lines[LINES_MAX];
+	size_t n = http_headers(req, "Prefer", lines, LINES_MAX);
+
+	return negotiate_prefer(lines, MIN(n, (size_t)LINES_MAX));
 }
 
 static void answer_unrouted(struct routes *r, struct http_request *req, struct buf *allow)
@@ -126,16 +197,35 @@ static void on_end(void *arg, struct http_request *req, void *data, bool gone)
 		d->on_end(d, gone);
 }
 
+void add_header(struct batch_headers *h, const char *name, const char *value)
+{
+	REQUIRE(h->n < ARRAY_LEN(h->headers));
+	h->headers[h->n++] = (struct http_header){name, value};
+}
+
 void batch_headers(struct batch_headers *h, struct batch_id id, const char *outcome, const char *type)
 {
 	memcpy(h->location, "/v1/batches/", sizeof "/v1/batches/");
 	batch_id_format(id, h->location + sizeof "/v1/batches/" - 1);
 	h->n = 0;
-	h->headers[h->n++] = (struct http_header){"Content-Type", type};
-	h->headers[h->n++] = (struct http_header){"Location", h->location};
-	h->headers[h->n++] = (struct http_header){"Batch-Id", h->location + sizeof "/v1/batches/" - 1};
+	if (type != NULL)
+		add_header(h, "Content-Type", type);
+	add_header(h, "Location", h->location);
+	add_header(h, "Batch-Id", h->location + sizeof "/v1/batches/" - 1);
 	if (outcome != NULL)
-		h->headers[h->n++] = (struct http_header){"Batch-Outcome", outcome};
+		add_header(h, "Batch-Outcome", outcome);
+}
+
+void add_applied(struct batch_headers *h, struct prefer p)
+{
+	negotiate_applied(p, h->applied);
+	if (h->applied[0] != '\0')
+		add_header(h, "Preference-Applied", h->applied);
+}
+
+void add_retry_after(struct batch_headers *h)
+{
+	add_header(h, "Retry-After", RETRY_AFTER);
 }
 
 int batch_status(const char *outcome)
@@ -152,11 +242,18 @@ struct routes *routes_new(const struct routes_env *env)
 		.arg = r, .on_head = on_head, .on_request = on_request,
 		.on_refused = on_refused, .on_end = on_end};
 	rng_seed_from_os(&r->rng);
+	waits_init(r);
+	events_init(r);
 	return r;
 }
 
 void routes_free(struct routes *r)
 {
+	if (r == NULL)
+		return;
+	events_free(r);
+	waits_free(r);
+	idmap_free(&r->flights);
 	free(r);
 }
 

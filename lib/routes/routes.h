@@ -23,7 +23,11 @@ struct routes_env {
 struct routes;
 
 struct routes *routes_new(const struct routes_env *env) MUST_CHECK;
-void routes_free(struct routes *r);
+void routes_free(struct routes *r);              /* no request is open any more, and no loop runs */
+
+/* The end is near: whoever waits for a batch is answered with what is there, and
+ * nobody waits any more; streams of events end. In the shard's thread. */
+void routes_stop(struct routes *r);
 
 /* What to give to httpd_new(); valid as long as the routes. */
 const struct httpd_handler *routes_handler(struct routes *r);

@@ -198,6 +198,16 @@ void fault_count_more(struct reader *r)
 	}
 }
 
+/* The members that every error has, behind its pointer. */
+static void write_error(struct buf *out, enum fault f, const char *detail)
+{
+	buf_add_str(out, ",\"code\":\"");
+	buf_add_str(out, fault_names[f]);
+	buf_add_str(out, "\",\"detail\":");
+	wire_string(out, slice_str(detail));
+	buf_add_char(out, '}');
+}
+
 static void write_fault(struct buf *out, const struct reader *r, const struct fault_record *f)
 {
 	buf_add_str(out, "{\"pointer\":");
@@ -206,11 +216,39 @@ static void write_fault(struct buf *out, const struct reader *r, const struct fa
 		buf_add_str(out, ",\"item_id\":");
 		wire_string(out, r->drafts[f->item].id);
 	}
-	buf_add_str(out, ",\"code\":\"");
-	buf_add_str(out, fault_names[f->fault]);
-	buf_add_str(out, "\",\"detail\":");
-	wire_string(out, slice_str(f->detail));
-	buf_add_char(out, '}');
+	write_error(out, f->fault, f->detail);
+}
+
+/* One document: the list comes before its end. False: no memory. */
+static bool begin_list(struct buf *out, uint64_t total)
+{
+	char detail[96];
+
+	snprintf(detail, sizeof detail, "%llu error%s; nothing was sent", (unsigned long long)total,
+		 total == 1 ? "" : "s");
+	wire_problem(out, PROBLEM_VALIDATION_FAILED, detail);
+	if (out->failed)
+		return false;
+	out->n--;
+	buf_add_str(out, ",\"error_count\":");
+	buf_add_u64(out, total);
+	buf_add_str(out, ",\"errors\":[");
+	return true;
+}
+
+/* A name that is too long to be quoted leaves the pointer at the query. */
+void wire_invalid_query(struct buf *out, const struct query_error *v, size_t n, uint64_t total)
+{
+	if (!begin_list(out, total))
+		return;
+	for (size_t i = 0; i < n; i++) {
+		buf_add_str(out, i == 0 ? "{\"pointer\":\"#/query" : ",{\"pointer\":\"#/query");
+		if (v[i].name.n <= QUOTED_MAX)
+			add_token(out, v[i].name);
+		buf_add_char(out, '"');
+		write_error(out, v[i].fault, v[i].detail);
+	}
+	buf_add_str(out, "]}");
 }
 
 /* The faults were found in two rounds over the items: put them in order. Few,
@@ -233,18 +271,9 @@ void problem_invalid(struct buf *out, struct reader *r)
 	uint64_t total = r->batch_faults.count + (with_items ? r->item_faults.count : 0);
 	size_t n_batch = MIN(r->batch_faults.count, (uint64_t)FAULTS_LISTED);
 	size_t n_items = with_items ? MIN(r->item_faults.count, (uint64_t)FAULTS_LISTED) : 0;
-	char detail[96];
 
-	snprintf(detail, sizeof detail, "%llu error%s; nothing was sent", (unsigned long long)total,
-		 total == 1 ? "" : "s");
-	wire_problem(out, PROBLEM_VALIDATION_FAILED, detail);
-	/* One document: its end moves behind the list. */
-	if (out->failed)
+	if (!begin_list(out, total))
 		return;
-	out->n--;
-	buf_add_str(out, ",\"error_count\":");
-	buf_add_u64(out, total);
-	buf_add_str(out, ",\"errors\":[");
 	sort_by_item(&r->item_faults, n_items);
 	for (size_t i = 0; i < MIN(n_batch + n_items, (size_t)FAULTS_LISTED); i++) {
 		if (i > 0)

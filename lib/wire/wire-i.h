@@ -97,17 +97,6 @@ size_t utf8_sequence(const char *p, const char *end);
 
 /* --- errors.c: what is wrong with a request --------------------------------- */
 
-#define FAULT_TABLE(X)                                                         \
-	X(REQUIRED, required) X(TYPE, type) X(FORMAT, format) X(RANGE, range)      \
-	X(LENGTH, length) X(ENUM, enum) X(UNKNOWN_FIELD, unknown_field)            \
-	X(DUPLICATE_ID, duplicate_id) X(DUPLICATE_KEY, duplicate_key)              \
-	X(EMPTY_BATCH, empty_batch) X(TOO_MANY_ITEMS, too_many_items)              \
-	X(UNKNOWN_SERVICE, unknown_service) X(CONFLICT, conflict)
-
-#define X(upper, lower) FAULT_##upper,
-enum fault { FAULT_TABLE(X) };
-#undef X
-
 enum { FAULTS_LISTED = 100, NO_ITEM = -1 };
 
 struct fault_record {

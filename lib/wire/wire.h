@@ -32,6 +32,28 @@ int problem_status(enum problem p);      /* the HTTP status it is answered with 
 /* A problem document without an error list; `detail` may be NULL. */
 void wire_problem(struct buf *out, enum problem p, const char *detail);
 
+#define FAULT_TABLE(X)                                                         \
+	X(REQUIRED, required) X(TYPE, type) X(FORMAT, format) X(RANGE, range)      \
+	X(LENGTH, length) X(ENUM, enum) X(UNKNOWN_FIELD, unknown_field)            \
+	X(DUPLICATE_ID, duplicate_id) X(DUPLICATE_KEY, duplicate_key)              \
+	X(EMPTY_BATCH, empty_batch) X(TOO_MANY_ITEMS, too_many_items)              \
+	X(UNKNOWN_SERVICE, unknown_service) X(CONFLICT, conflict)
+
+#define X(upper, lower) FAULT_##upper,
+enum fault { FAULT_TABLE(X) };
+#undef X
+
+/* What is wrong with a parameter of a request's query. */
+struct query_error {
+	struct slice name;               /* the parameter's */
+	enum fault fault;
+	const char *detail;
+};
+
+/* The whole problem document, validation_failed, of a query with `total` errors,
+ * of which the first n are listed. */
+void wire_invalid_query(struct buf *out, const struct query_error *v, size_t n, uint64_t total);
+
 /* What validation asks of the rest of the program. */
 struct wire_rules {
 	uint32_t max_items;
@@ -58,9 +80,26 @@ struct wire_rules {
 int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, struct batch **ret,
 		    enum problem *retkind, struct buf *reterr);
 
+/* What a retry asks for: {"select": "safe"}, which an empty body means too,
+ * {"select": "include_maybe"}, or {"ids": [...]}. The body is borrowed as long as
+ * it lives. Returns as wire_read_batch(). */
+struct wire_retry;
+int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **ret, enum problem *retkind,
+		    struct buf *reterr);
+void wire_retry_free(struct wire_retry *w);      /* NULL is fine */
+
+/* Its choice from a batch that is done, which has all its items and the letters
+ * that are left of them: *retn places in `items`, in their order, into `chosen`,
+ * which has room for all. Returns as wire_read_batch(); nothing chosen is an error. */
+int wire_retry_choose(struct wire_retry *w, const struct batch *first, uint32_t *chosen, uint32_t *retn,
+		      enum problem *retkind, struct buf *reterr);
+
 /* One item's result object. With `include: ["attempts"]` the records of its
  * attempts are its member `attempt_log`, oldest first: `attempts` is their number. */
 void wire_item(struct buf *out, const struct item *it);
+
+/* How many items are in which status: an object. */
+void wire_counts(struct buf *out, const struct counts *c);
 
 /* The batch's document; `results`: with its results. Bytes of an unfinished
  * batch show what is known so far. */

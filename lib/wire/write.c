@@ -133,9 +133,9 @@ void wire_item(struct buf *out, const struct item *it)
 	buf_add_char(out, '}');
 }
 
-static void add_counts(struct buf *out, const struct counts *c)
+void wire_counts(struct buf *out, const struct counts *c)
 {
-	ADD(out, ",\"counts\":{\"total\":");
+	ADD(out, "{\"total\":");
 	buf_add_u64(out, c->total);
 	ADD(out, ",\"succeeded\":");
 	buf_add_u64(out, c->succeeded);
@@ -208,7 +208,8 @@ void wire_batch(struct buf *out, const struct batch *b, bool results)
 		buf_add_slice(out, b->metadata);
 	else
 		ADD(out, "{}");
-	add_counts(out, &b->counts);
+	ADD(out, ",\"counts\":");
+	wire_counts(out, &b->counts);
 	if (results) {
 		ADD(out, ",\"results\":[");
 		for (uint32_t i = 0; i < b->n_items; i++) {

@@ -23,7 +23,7 @@ TABLES = [("ErrorCode", "lib/core/outcome.h", "CODE_TABLE", {"ok"}),
           ("Outcome", "lib/core/batch.h", "BATCH_OUTCOME_TABLE", {"none"}),
           ("StopReason", "lib/core/batch.h", "STOP_REASON_TABLE", {"none"}),
           ("ProblemCode", "lib/wire/wire.h", "PROBLEM_TABLE", set()),
-          ("FieldCode", "lib/wire/wire-i.h", "FAULT_TABLE", set())]
+          ("FieldCode", "lib/wire/wire.h", "FAULT_TABLE", set())]
 
 
 def load(root):

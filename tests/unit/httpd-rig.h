@@ -107,6 +107,27 @@ static ssize_t fill(void *data, char *out, size_t max)
 	return (ssize_t)n;
 }
 
+/* The parameters in brackets, one behind the other; "stop" stops. */
+static bool note_parameter(void *arg, struct slice name, struct slice value)
+{
+	struct buf *out = arg;
+
+	buf_printf(out, "[%.*s", (int)name.n, name.p);
+	if (value.p != NULL)
+		buf_printf(out, "=%.*s", (int)value.n, value.p);
+	buf_add_char(out, ']');
+	return !slice_eq(name, SLICE("stop"));
+}
+
+static void respond_query(struct http_request *r)
+{
+	struct buf out = {0};
+
+	if (!http_each_query(r, note_parameter, &out))
+		buf_add_str(&out, "stopped");
+	http_respond(r, 200, plain, ARRAY_LEN(plain), blob_from_buf(&out));
+}
+
 static void on_request(void *arg, struct http_request *r)
 {
 	const char *path = http_path(r);
@@ -119,6 +140,8 @@ static void on_request(void *arg, struct http_request *r)
 		respond(r, 200, "hello");
 	} else if (strncmp(path, "/hi/", 4) == 0) {
 		respond(r, 200, path + 4);
+	} else if (strcmp(path, "/query") == 0) {
+		respond_query(r);
 	} else if (strcmp(path, "/echo") == 0 || strcmp(path, "/big") == 0) {
 		body = http_take_body(r);
 		assert_null(http_take_body(r));

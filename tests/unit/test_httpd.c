@@ -53,6 +53,45 @@ static void a_connection_serves_many_requests(void **state)
 	assert_int_equal(s.gones, 0);
 }
 
+static void a_query_is_decoded_and_keeps_its_order(void **state)
+{
+	static const struct {
+		const char *target, *found;
+	} cases[] = {
+		{"/query", ""},
+		{"/query?", ""},
+		{"/query?a=1&b=2&a=3", "[a=1][b=2][a=3]"},
+		{"/query?a&b=&=c", "[a][b=][=c]"},
+		{"/query?k%65y=%26%3d+%2B&x=y?z", "[key=&= +][x=y?z]"},
+		{"http://example.test/query?a=1", "[a=1]"},
+		{"/query?a=1&stop=2&b=3", "[a=1][stop=2]stopped"},
+	};
+	static const char *const broken[] = {"/query?a=%0", "/query?a=%zz", "/query?%=1", "/query?a=%00"};
+	char line[128];
+	int fd;
+
+	(void)state;
+	start(usual);
+	fd = dial();
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		snprintf(line, sizeof line, "GET %s HTTP/1.1\r\n" HOST "\r\n", cases[i].target);
+		say(fd, line);
+		hear(fd, false);
+		assert_int_equal(reply.status, 200);
+		assert_string_equal(reply.body, cases[i].found);
+	}
+	close(fd);
+	for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
+		fd = dial();
+		snprintf(line, sizeof line, "GET %s HTTP/1.1\r\n" HOST "\r\n", broken[i]);
+		say(fd, line);
+		hear(fd, false);
+		assert_int_equal(reply.status, 400);
+		close(fd);
+	}
+	stop();
+}
+
 static void an_old_client_is_served_and_closed(void **state)
 {
 	int fd;
@@ -287,6 +326,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_connection_serves_many_requests),
+		cmocka_unit_test(a_query_is_decoded_and_keeps_its_order),
 		cmocka_unit_test(an_old_client_is_served_and_closed),
 		cmocka_unit_test(a_body_arrives_byte_for_byte),
 		cmocka_unit_test(a_body_too_large_is_refused),

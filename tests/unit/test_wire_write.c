@@ -266,6 +266,30 @@ static void problems_are_rfc_9457(void **state)
 	}
 }
 
+static void a_querys_errors_are_listed_with_their_true_count(void **state)
+{
+	static const char longest[] = "an-unknown-parameter-with-a-name-too-long-to-quote";
+	const struct query_error errors[] = {
+		{SLICE("limit"), FAULT_RANGE, "from 1 to 1000"},
+		{SLICE("a/b \"\x80"), FAULT_UNKNOWN_FIELD, "say \"what\""},
+		{{longest, sizeof longest - 1}, FAULT_UNKNOWN_FIELD, ""},
+	};
+	struct buf out = {0};
+
+	(void)state;
+	wire_invalid_query(&out, errors, 1, 1);
+	assert_written(&out, "{\"type\":\"about:blank\",\"title\":\"The request is not valid\",\"status\":422,"
+		       "\"detail\":\"1 error; nothing was sent\",\"code\":\"validation_failed\",\"error_count\":1,"
+		       "\"errors\":[{\"pointer\":\"#/query/limit\",\"code\":\"range\",\"detail\":\"from 1 to 1000\"}]}");
+	wire_invalid_query(&out, errors, 3, 700);
+	buf_add_char(&out, '\0');
+	assert_non_null(strstr(out.p, "\"700 errors; nothing was sent\""));
+	assert_non_null(strstr(out.p, "\"error_count\":700"));
+	assert_non_null(strstr(out.p, "{\"pointer\":\"#/query/a~1b%20%22%80\",\"code\":\"unknown_field\","
+				      "\"detail\":\"say \\\"what\\\"\"},{\"pointer\":\"#/query\","));
+	buf_free(&out);
+}
+
 #define X(upper, lower) assert_string_equal(problem_str(PROBLEM_##upper), #lower);
 static void problem_names_are_the_tables(void **state)
 {
@@ -325,6 +349,7 @@ int main(void)
 		cmocka_unit_test(times_agree_with_the_c_library),
 		cmocka_unit_test(strings_are_escaped_and_always_valid),
 		cmocka_unit_test(problems_are_rfc_9457),
+		cmocka_unit_test(a_querys_errors_are_listed_with_their_true_count),
 		cmocka_unit_test(problem_names_are_the_tables),
 		cmocka_unit_test(a_message_id_is_found_in_an_answer),
 	};

@@ -1,0 +1,374 @@
+/*
+ * Jobs that are in the store alone: a small entry each, until they are due and
+ * there is room for them.
+ *
+ *   jobs_add(), dispatch_recover()
+ *      │
+ *      ▼         due              room              answer
+ *   ASLEEP ───────────► DUE ──────────────► LOADING ──────► live.c
+ *      └─ to be ended ─► (urgent) ─────────►   │
+ *                        ▲    the store fails  │
+ *                        └─────────────────────┘
+ *
+ * Invariants
+ *  1. Every entry is in by_id, and according to its state in `asleep`, in a list
+ *     of those that are due, or in one question to the store.
+ *  2. An id is in by_id or in live_by_id, never in both.
+ *  3. At most LOADS_MAX questions are under way; at most as many batches that were
+ *     fetched past the others, to be ended, are in memory.
+ *  4. Room is taken when the question is asked, and given back when the batch has
+ *     left memory. Services take turns, and one without room holds up no other.
+ */
+#include <stdlib.h>
+
+#include "dispatch-i.h"
+
+enum { LOADS_MAX = 16, BACKOFF_MIN_US = 100000, BACKOFF_MAX_US = 5000000 };
+
+enum job_state { JOB_ASLEEP, JOB_DUE, JOB_LOADING };
+
+struct job {
+	struct idmap_node node;
+	union {
+		struct heap_node asleep; /* key: when it is due */
+		struct list due;
+	};
+	uint32_t bytes, pending;
+	uint16_t service;
+	uint8_t state;                   /* enum job_state */
+	uint8_t end;                     /* enum why: it is fetched to be ended */
+	bool urgent;                     /* past the others, whatever room there is */
+};
+
+struct load {
+	struct store_read read;
+	struct dispatch *d;
+	struct job *job;
+};
+
+/* ---- room ---- */
+
+static size_t limit(const struct dispatch *d)
+{
+	return d->env.config->limits.resident_bytes / d->env.group->n;
+}
+
+static size_t index_of(const struct dispatch *d, uint16_t service)
+{
+	return MIN((size_t)service, d->env.config->n_services);
+}
+
+/* Who comes now does not overtake those that wait for the same room. */
+bool jobs_have_room(const struct dispatch *d, uint16_t service)
+{
+	const struct jobs *j = &d->jobs;
+
+	return list_empty(&j->due[index_of(d, service)]) &&
+	       residency_may_take(&j->residency, limit(d), service);
+}
+
+static void take_room(struct dispatch *d, uint16_t service, uint32_t bytes)
+{
+	residency_take(&d->jobs.residency, service, bytes);
+	meter_add(d->env.meter, METRIC_RESIDENT_JOBS, 0, 0, 1);
+	meter_add(d->env.meter, METRIC_RESIDENT_BYTES, 0, 0, bytes);
+}
+
+static void give_room(struct dispatch *d, uint16_t service, uint32_t bytes)
+{
+	residency_give(&d->jobs.residency, service, bytes);
+	meter_add(d->env.meter, METRIC_RESIDENT_JOBS, 0, 0, -1);
+	meter_add(d->env.meter, METRIC_RESIDENT_BYTES, 0, 0, -(int64_t)bytes);
+}
+
+static uint32_t to_bytes(size_t n)
+{
+	return (uint32_t)MAX(MIN(n, UINT32_MAX), 1u);
+}
+
+void jobs_take(struct live *lv, uint16_t service, size_t bytes)
+{
+	lv->service = service;
+	lv->room = to_bytes(bytes);
+	take_room(lv->d, service, lv->room);
+}
+
+void jobs_give(struct live *lv)
+{
+	if (lv->room > 0)
+		give_room(lv->d, lv->service, lv->room);
+	lv->room = 0;
+	if (lv->urgent)
+		lv->d->jobs.n_urgent--;
+	lv->urgent = false;
+}
+
+/* ---- entries ---- */
+
+void jobs_init(struct dispatch *d)
+{
+	struct jobs *j = &d->jobs;
+	size_t n = d->env.config->n_services;
+
+	j->due = xcalloc(n + 1, sizeof *j->due);
+	for (size_t i = 0; i <= n; i++)
+		list_init(&j->due[i]);
+	list_init(&j->urgent);
+	residency_init(&j->residency, n);
+	j->backoff_us = BACKOFF_MIN_US;
+}
+
+static void forget(struct dispatch *d, struct job *job)
+{
+	idmap_remove(&d->jobs.by_id, &job->node);
+	meter_add(d->env.meter, METRIC_BACKLOG_JOBS, 0, 0, -1);
+	free(job);
+}
+
+static void forget_list(struct dispatch *d, struct list *from)
+{
+	struct list *node;
+
+	while ((node = list_pop(from)) != NULL)
+		forget(d, list_entry(node, struct job, due));
+}
+
+void jobs_free(struct dispatch *d)
+{
+	struct jobs *j = &d->jobs;
+	struct heap_node *node;
+
+	REQUIRE(j->loads == 0);
+	while ((node = heap_pop(&j->asleep, HEAP_NONE)) != NULL)
+		forget(d, container_of(node, struct job, asleep));
+	for (size_t i = 0; i <= d->env.config->n_services; i++)
+		forget_list(d, &j->due[i]);
+	forget_list(d, &j->urgent);
+	free(j->due);
+	heap_free(&j->asleep);
+	idmap_free(&j->by_id);
+	residency_free(&j->residency);
+}
+
+/* It waits for its turn: at the end, or if it had its turn already in front. */
+static void make_due(struct dispatch *d, struct job *job, bool first)
+{
+	struct jobs *j = &d->jobs;
+	struct list *to = job->urgent ? &j->urgent : &j->due[index_of(d, job->service)];
+
+	job->state = JOB_DUE;
+	if (first)
+		list_prepend(to, &job->due);
+	else
+		list_append(to, &job->due);
+	if (!job->urgent)
+		j->n_due++;
+	dispatch_pump_soon(d);
+}
+
+static void put_to_sleep(struct dispatch *d, struct job *job, int64_t due_us)
+{
+	job->state = JOB_ASLEEP;
+	heap_set(&d->jobs.asleep, &job->asleep, due_us);
+	dispatch_pump_soon(d);
+}
+
+static struct job *job_new(struct dispatch *d, struct batch_id id)
+{
+	struct job *job = xcalloc(1, sizeof *job);
+
+	idmap_add(&d->jobs.by_id, &job->node, id);
+	meter_add(d->env.meter, METRIC_BACKLOG_JOBS, 0, 0, 1);
+	return job;
+}
+
+/* It will take what its unfinished items take of what it takes now. */
+void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
+{
+	struct dispatch *d = lv->d;
+	const struct batch *b = lv->batch;
+	uint64_t bytes = lv->room > 0 ? lv->room : to_bytes(b->held_bytes);
+	struct job *job = job_new(d, b->id);
+
+	job->pending = b->counts.pending;
+	job->bytes = to_bytes(bytes * b->counts.pending / MAX(b->n_items, 1u));
+	job->service = service;
+	put_to_sleep(d, job, due_us);
+}
+
+void dispatch_recover(struct dispatch *d, const struct store_unfinished *u)
+{
+	struct job *job = job_new(d, u->id);
+	int64_t now_us = loop_now_us(d->env.loop), wait_ms = u->due_unix_ms - loop_unix_ms(d->env.loop);
+
+	job->pending = u->pending;
+	job->bytes = to_bytes(u->bytes);
+	job->service = u->service;
+	job->urgent = !u->asynchronous;
+	job->end = u->asynchronous ? WHY_NONE : WHY_INTERRUPTED;
+	meter_add(d->env.meter, METRIC_JOBS_RECOVERED, 0, 0, 1);
+	if (job->urgent)
+		make_due(d, job, false);
+	else
+		put_to_sleep(d, job, dispatch_after(now_us, MAX(wait_ms, 0)));
+}
+
+bool jobs_cancel(struct dispatch *d, struct batch_id id)
+{
+	struct idmap_node *node = idmap_find(&d->jobs.by_id, id);
+	struct job *job;
+
+	if (node == NULL || d->draining)
+		return false;
+	job = container_of(node, struct job, node);
+	if (job->end != WHY_NONE)
+		return true;
+	job->end = WHY_CANCELLED;
+	if (job->state == JOB_LOADING)
+		return true;
+	if (job->state == JOB_ASLEEP) {
+		heap_remove(&d->jobs.asleep, &job->asleep);
+	} else {
+		list_remove(&job->due);
+		d->jobs.n_due--;
+	}
+	job->urgent = true;
+	make_due(d, job, false);
+	return true;
+}
+
+void jobs_wake(struct dispatch *d, int64_t now_us)
+{
+	struct heap_node *node;
+
+	while ((node = heap_pop(&d->jobs.asleep, now_us)) != NULL)
+		make_due(d, container_of(node, struct job, asleep), false);
+}
+
+/* ---- loading ---- */
+
+static void adopt(struct dispatch *d, struct job *job, struct batch *take)
+{
+	enum why end = (enum why)job->end;
+	struct live *lv;
+
+	take->held = &d->env.group->held_bytes;
+	take->held_bytes = job->bytes;
+	atomic_fetch_add(take->held, take->held_bytes);
+	lv = live_adopt(d, take);
+	lv->room = job->bytes;
+	lv->service = job->service;
+	lv->urgent = job->urgent;
+	forget(d, job);
+	if (end != WHY_NONE)
+		dispatch_cancel(d, take->id, end);
+	batch_resume(lv);
+}
+
+/* Nothing came: it waits for its turn again, or there is no such batch any more. */
+static void put_back(struct dispatch *d, struct job *job, enum store_answer answer)
+{
+	struct jobs *j = &d->jobs;
+
+	give_room(d, job->service, job->bytes);
+	if (job->urgent)
+		j->n_urgent--;
+	if (answer == STORE_NOT_FOUND) {
+		forget(d, job);
+		return;
+	}
+	job->urgent = job->end != WHY_NONE;
+	make_due(d, job, true);
+	if (answer == STORE_OK)
+		return;
+	j->retry_us = loop_now_us(d->env.loop) + j->backoff_us;
+	j->backoff_us = MIN(2 * j->backoff_us, BACKOFF_MAX_US);
+}
+
+static void on_load(struct store_op *op)
+{
+	struct load *l = container_of(op, struct load, read.op);
+	struct dispatch *d = l->d;
+	struct batch *b = l->read.batch;
+	enum store_answer answer = op->answer;
+
+	d->jobs.loads--;
+	dispatch_pump_soon(d);
+	if (answer == STORE_OK && b->state == BATCH_DONE)
+		answer = STORE_NOT_FOUND;
+	if (answer == STORE_OK && !d->draining) {
+		d->jobs.backoff_us = BACKOFF_MIN_US;
+		adopt(d, l->job, b);
+	} else {
+		put_back(d, l->job, answer);
+		batch_unref(b);
+	}
+	free(l);
+}
+
+/* A synchronous batch that was not durable is written as a whole when it ends,
+ * so all of it is fetched. */
+static void load(struct dispatch *d, struct job *job)
+{
+	struct load *l = xcalloc(1, sizeof *l);
+
+	*l = (struct load){
+		.read = {.op = {.what = STORE_READ, .reply_to = d->env.loop, .on_done = on_load},
+			 .id = job->node.id,
+			 .limit = UINT32_MAX,
+			 .statuses = job->end == WHY_INTERRUPTED ? 0 : 1u << STATUS_PENDING | 1u << STATUS_RUNNING,
+			 .letters = true},
+		.d = d,
+		.job = job,
+	};
+	job->state = JOB_LOADING;
+	take_room(d, job->service, job->bytes);
+	if (job->urgent)
+		d->jobs.n_urgent++;
+	d->jobs.loads++;
+	meter_add(d->env.meter, METRIC_JOB_LOADS, 0, 0, 1);
+	store_ask(d->env.store, &l->read.op);
+}
+
+static void load_urgent(struct dispatch *d)
+{
+	struct jobs *j = &d->jobs;
+	struct list *node;
+
+	while (j->loads < LOADS_MAX && j->n_urgent < LOADS_MAX && (node = list_pop(&j->urgent)) != NULL)
+		load(d, list_entry(node, struct job, due));
+}
+
+void jobs_pump(struct dispatch *d)
+{
+	struct jobs *j = &d->jobs;
+	size_t n = d->env.config->n_services + 1;
+
+	if (d->draining || loop_now_us(d->env.loop) < j->retry_us)
+		return;
+	load_urgent(d);
+	for (size_t passed = 0; passed < n && j->n_due > 0 && j->loads < LOADS_MAX;) {
+		size_t s = j->turn;
+		uint16_t service = s + 1 == n ? (uint16_t)ITEM_NO_SERVICE : (uint16_t)s;
+
+		j->turn = (s + 1) % n;
+		if (list_empty(&j->due[s]) || !residency_may_take(&j->residency, limit(d), service)) {
+			passed++;
+			continue;
+		}
+		passed = 0;
+		j->n_due--;
+		load(d, list_entry(list_pop(&j->due[s]), struct job, due));
+	}
+}
+
+/* A time that the timer must not miss. */
+int64_t jobs_next(const struct dispatch *d)
+{
+	const struct jobs *j = &d->jobs;
+	bool waiting = (j->n_due > 0 || !list_empty(&j->urgent)) && j->retry_us > loop_now_us(d->env.loop);
+
+	if (d->draining)
+		return HEAP_NONE;
+	return MIN(heap_min(&j->asleep), waiting ? j->retry_us : HEAP_NONE);
+}

@@ -1,0 +1,573 @@
+/*
+ * Batches in memory: how they come, and how they go.
+ *
+ *   dispatch_submit()                    jobs.c: read back
+ *      │ durable          │ not             │
+ *      ▼                  ▼                 ▼
+ *   ACCEPTING ─────────► RUNNING ◄──────────┴── ◄─┐ it has something to do again
+ *      │ refused, or      │  └──────► PARKING ─────┘
+ *      │ no room          ▼              │
+ *      │               FINISHING         │ a job, to its backlog
+ *      ▼                  ▼              ▼
+ *     gone               gone           gone
+ *
+ * Invariants
+ *  1. A live batch is in live_by_id and in `live`; nothing else holds a pointer
+ *     to its struct live for longer than a call, but the one question to the
+ *     store that is under way in ACCEPTING, PARKING and FINISHING.
+ *  2. Its op is live in RUNNING and PARKING.
+ *  3. Nothing of a durable batch starts before the store has it, and nobody is
+ *     told that it is done before the store has its end. A batch that is not
+ *     durable waits for neither.
+ *  4. A job whose listener waits stays in memory; any other may be let go of when
+ *     nothing of it is with a lane.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "dispatch-i.h"
+#include "obs/log.h"
+#include "wire/wire.h"
+
+enum { PARK_MIN_US = 2000000 };
+
+struct live *live_find(struct dispatch *d, struct batch_id id)
+{
+	struct idmap_node *node = idmap_find(&d->live_by_id, id);
+
+	return node == NULL ? NULL : container_of(node, struct live, node);
+}
+
+void live_dirty(struct live *lv)
+{
+	if (list_empty(&lv->dirty))
+		list_append(&lv->d->dirty, &lv->dirty);
+	dispatch_pump_soon(lv->d);
+}
+
+int64_t dispatch_after(int64_t us, int64_t ms)
+{
+	return ms >= (INT64_MAX - MAX(us, 0)) / 1000 ? INT64_MAX : us + ms * 1000;
+}
+
+/* The shard goes down, and the next process goes on with this job. */
+bool live_leaving(const struct live *lv)
+{
+	enum why why = gate_why(&lv->batch->gate);
+
+	return lv->batch->asynchronous && (why == WHY_PARKED || why == WHY_SHUTDOWN);
+}
+
+/* ---- cancel ---- */
+
+struct cancel_msg {
+	struct loop_msg msg;
+	struct dispatch *at;
+	struct batch_id batch;
+	enum why why;
+};
+
+static void on_cancel_msg(struct loop_msg *msg)
+{
+	struct cancel_msg *c = container_of(msg, struct cancel_msg, msg);
+
+	lane_on_cancel(c->at, c->batch, c->why);
+	free(c);
+}
+
+static void tell_lanes(struct live *lv, enum why why)
+{
+	const struct dispatch_group *g = lv->d->env.group;
+
+	for (unsigned i = 0; i < g->n; i++) {
+		struct cancel_msg *c;
+
+		if (!(lv->shards >> i & 1))
+			continue;
+		c = xcalloc(1, sizeof *c);
+		*c = (struct cancel_msg){.msg.run = on_cancel_msg, .at = g->members[i],
+					 .batch = lv->batch->id, .why = why};
+		loop_post(c->at->env.loop, &c->msg);
+	}
+}
+
+static void on_batch_cancel(struct op *op, enum why why)
+{
+	struct batch *b = container_of(op, struct batch, op);
+
+	/* With every item final it has ended by itself, but for the pump's last look. */
+	if (b->counts.pending == 0 && why != WHY_FIRST_FAILURE)
+		return;
+	gate_close(&b->gate, why);
+	if (!live_leaving(b->live)) {
+		batch_set_state(b, BATCH_CANCELLING);
+		b->live->ended_us = loop_now_us(b->live->d->env.loop);
+	}
+	tell_lanes(b->live, why);
+	live_dirty(b->live);
+}
+
+static void cancel(struct live *lv, enum why why)
+{
+	switch (lv->phase) {
+	case LIVE_ACCEPTING:
+		if (lv->end_early == WHY_NONE)
+			lv->end_early = why;
+		break;
+	case LIVE_RUNNING:
+	case LIVE_PARKING:
+		op_cancel(&lv->d->ops, &lv->batch->op, why);
+		break;
+	case LIVE_FINISHING:
+		break;
+	}
+}
+
+void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why)
+{
+	struct live *lv = live_find(d, id);
+
+	if (lv != NULL)
+		cancel(lv, why);
+}
+
+bool dispatch_cancel_job(struct dispatch *d, struct batch_id id)
+{
+	struct live *lv = live_find(d, id);
+
+	if (lv == NULL)
+		return jobs_cancel(d, id);
+	cancel(lv, WHY_CANCELLED);
+	return lv->phase != LIVE_FINISHING;
+}
+
+void dispatch_cancel_all(struct dispatch *d, enum why why)
+{
+	REQUIRE(d->draining);
+	op_cancel(&d->ops, &d->root, why);
+}
+
+/* A job of a shard that goes down: nothing more of it starts, and what a lane has
+ * not started comes back. */
+static void hand_over(struct live *lv)
+{
+	if (!lv->batch->asynchronous || lv->listener != NULL || lv->phase == LIVE_ACCEPTING ||
+	    gate_why(&lv->batch->gate) != WHY_NONE)
+		return;
+	gate_close(&lv->batch->gate, WHY_PARKED);
+	tell_lanes(lv, WHY_PARKED);
+	live_dirty(lv);
+}
+
+void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg)
+{
+	d->draining = true;
+	d->on_idle = on_idle;
+	d->on_idle_arg = arg;
+	list_foreach(node, &d->live)
+		hand_over(list_entry(node, struct live, all));
+	dispatch_pump_soon(d);
+}
+
+void dispatch_detach(struct dispatch *d, struct batch_id id)
+{
+	struct live *lv = live_find(d, id);
+
+	if (lv == NULL)
+		return;
+	lv->listener = NULL;
+	if (d->draining)
+		hand_over(lv);
+	else if (lv->batch->asynchronous)
+		live_dirty(lv);
+}
+
+/* ---- documents ---- */
+
+bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome)
+{
+	const struct live *lv = live_find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	*retoutcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
+	return true;
+}
+
+bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg)
+{
+	const struct live *lv = live_find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	show(arg, lv->batch);
+	return true;
+}
+
+struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive)
+{
+	struct live *lv = live_find(d, id);
+	int64_t begun_us = loop_now_us(d->env.loop), took_us;
+	struct buf text = {0};
+
+	*retlive = lv != NULL && !lv->batch->durable;
+	if (!*retlive)
+		return NULL;
+	if (lv->document == NULL || begun_us >= lv->document_until_us) {
+		blob_unref(lv->document);
+		wire_batch(&text, lv->batch, true);
+		lv->document = blob_from_buf(&text);
+		took_us = loop_now_us(d->env.loop) - begun_us;
+		lv->document_until_us = begun_us + 10 * took_us;
+	}
+	return lv->document == NULL ? NULL : blob_ref(lv->document);
+}
+
+/* ---- come and go ---- */
+
+static struct live *live_new(struct dispatch *d, struct batch *take)
+{
+	struct live *lv = xcalloc(1, sizeof *lv);
+
+	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE};
+	list_init(&lv->dirty);
+	list_append(&d->live, &lv->all);
+	take->live = lv;
+	idmap_add(&d->live_by_id, &lv->node, take->id);
+	return lv;
+}
+
+/* What holds it in the dispatcher's tables and sums. Its op is idle. */
+static void gone(struct live *lv)
+{
+	struct dispatch *d = lv->d;
+
+	jobs_give(lv);
+	idmap_remove(&d->live_by_id, &lv->node);
+	list_remove(&lv->all);
+	list_remove(&lv->dirty);
+	lv->batch->live = NULL;
+	blob_unref(lv->document);
+	batch_unref(lv->batch);
+	free(lv);
+	dispatch_pump_soon(d);
+}
+
+/* Its items that are not final are no longer this dispatcher's. */
+static void uncount(struct live *lv)
+{
+	if (lv->counted)
+		atomic_fetch_sub(&lv->d->env.group->unfinished, lv->batch->counts.pending);
+}
+
+/* Under best_effort, items that validation refused are final from the start. */
+static void count_refused_items(struct live *lv)
+{
+	for (const struct item *it = lv->batch->settled_first; it != NULL; it = it->next_settled)
+		meter_add(lv->d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
+}
+
+static void begin(struct live *lv)
+{
+	struct dispatch *d = lv->d;
+	struct batch *b = lv->batch;
+
+	lv->phase = LIVE_RUNNING;
+	op_start(&d->ops, &b->op, &d->root, dispatch_after(b->accepted_us, b->policy.deadline_ms), WHY_DEADLINE,
+		 on_batch_cancel);
+	batch_set_state(b, BATCH_RUNNING);
+	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, b->counts.pending);
+	if (b->op.why != WHY_NONE)
+		on_batch_cancel(&b->op, (enum why)b->op.why);
+	live_dirty(lv);
+}
+
+struct live *live_adopt(struct dispatch *d, struct batch *take)
+{
+	int64_t now_us = loop_now_us(d->env.loop), unix_ms = loop_unix_ms(d->env.loop);
+	struct live *lv = live_new(d, take);
+	const struct counts *c = &take->counts;
+
+	take->state = BATCH_QUEUED;
+	take->accepted_us = now_us + (take->created_unix_ms - unix_ms) * 1000;
+	begin(lv);
+	/* What failed for good before this process began ends the batch all the same. */
+	if (take->policy.contract == CONTRACT_ALL_OR_NOTHING && c->failed + c->indeterminate + c->not_attempted > 0)
+		cancel(lv, WHY_FIRST_FAILURE);
+	return lv;
+}
+
+/* ---- accept ---- */
+
+/* Room for the batch under the process's limits on items and bytes. A job's items
+ * are bounded by the store, unless its caller waits for it. */
+static bool admit(struct dispatch *d, struct batch *b, bool counted)
+{
+	const struct config *c = d->env.config;
+	struct dispatch_group *g = d->env.group;
+	uint32_t n = counted ? b->counts.pending : 0;
+	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
+
+	if (atomic_fetch_add(&g->unfinished, n) + n > c->limits.queued_items && n > 0) {
+		atomic_fetch_sub(&g->unfinished, n);
+		return false;
+	}
+	if (atomic_fetch_add(&g->held_bytes, bytes) + bytes > c->limits.queued_bytes) {
+		atomic_fetch_sub(&g->held_bytes, bytes);
+		atomic_fetch_sub(&g->unfinished, n);
+		return false;
+	}
+	b->held = &g->held_bytes;
+	b->held_bytes = bytes;
+	return true;
+}
+
+/* It is kept: into memory, or if there is no room for the job, to the others. */
+static void place(struct live *lv)
+{
+	struct dispatch *d = lv->d;
+	struct batch *b = lv->batch;
+	uint16_t service = b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service;
+	bool wanted = lv->listener != NULL || lv->end_early != WHY_NONE;
+
+	count_refused_items(lv);
+	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(d, service))) {
+		uncount(lv);
+		jobs_add(lv, service, loop_now_us(d->env.loop));
+		gone(lv);
+		return;
+	}
+	if (b->asynchronous)
+		jobs_take(lv, service, b->held_bytes);
+	begin(lv);
+	if (lv->end_early != WHY_NONE)
+		cancel(lv, lv->end_early);
+}
+
+static void on_accept(struct store_op *op)
+{
+	struct live *lv = container_of(op, struct live, ask.accept.op);
+
+	if (lv->listener != NULL && lv->listener->on_accepted != NULL)
+		lv->listener->on_accepted(lv->arg, lv->batch, &lv->ask.accept);
+	if (op->answer == STORE_OK) {
+		place(lv);
+	} else {
+		uncount(lv);
+		gone(lv);
+	}
+}
+
+/* The store is told before anything starts: of a durable batch for its answer. */
+static void tell_store(struct live *lv)
+{
+	struct dispatch *d = lv->d;
+	struct batch *b = lv->batch;
+	struct store_accept *a = b->durable ? &lv->ask.accept : xcalloc(1, sizeof *a);
+
+	*a = (struct store_accept){.op = {.what = STORE_ACCEPT, .on_done = on_accept,
+					  .reply_to = b->durable ? d->env.loop : NULL},
+				   .batch = batch_ref(b),
+				   .n_settled = b->counts.total - b->counts.pending};
+	store_ask(d->env.store, &a->op);
+}
+
+int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg)
+{
+	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
+	struct live *lv;
+
+	REQUIRE(take->durable || !take->asynchronous);
+	if (d->draining)
+		return -ESHUTDOWN;
+	if (!admit(d, take, counted))
+		return -EBUSY;
+	take->created_unix_ms = loop_unix_ms(d->env.loop);
+	take->accepted_us = loop_now_us(d->env.loop);
+	take->id = batch_id_new(&d->rng, take->created_unix_ms, d->env.shard);
+	lv = live_new(d, take);
+	lv->listener = l;
+	lv->arg = arg;
+	lv->counted = counted;
+	tell_store(lv);
+	if (take->durable) {
+		lv->phase = LIVE_ACCEPTING;
+	} else {
+		count_refused_items(lv);
+		begin(lv);
+	}
+	return 0;
+}
+
+/* ---- let go of a job ---- */
+
+/* Take what is live of it out of the trees; it is as the store has it. */
+static void unwind(struct live *lv)
+{
+	struct dispatch *d = lv->d;
+	struct batch *b = lv->batch;
+
+	while (batch_pop_ready(b) != NULL)
+		;
+	list_foreach(node, &b->op.children) {
+		struct item *it = container_of(node, struct item, op.sibling);
+
+		heap_remove(&d->waits, &it->wake);
+		op_finish(&d->ops, &it->op);
+	}
+	op_finish(&d->ops, &b->op);
+	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -(int64_t)b->counts.pending);
+	uncount(lv);
+}
+
+/* When it has something to do again: the first end of a wait. */
+static int64_t next_wake(const struct live *lv)
+{
+	int64_t at_us = HEAP_NONE;
+
+	list_foreach(node, &lv->batch->op.children) {
+		const struct item *it = container_of(node, struct item, op.sibling);
+
+		at_us = MIN(at_us, heap_has(&it->wake) ? it->wake.key : 0);
+	}
+	return at_us;
+}
+
+static void on_park(struct store_op *op)
+{
+	struct live *lv = container_of(op, struct live, ask.park.op);
+	struct dispatch *d = lv->d;
+	int64_t at_us = next_wake(lv);
+
+	lv->phase = LIVE_RUNNING;
+	watches_changed(d, lv->batch->id, false);
+	if (lv->listener != NULL || gate_why(&lv->batch->gate) != WHY_NONE || at_us <= loop_now_us(d->env.loop)) {
+		live_dirty(lv);
+		return;
+	}
+	meter_add(d->env.meter, METRIC_JOB_PARKS, 0, 0, 1);
+	unwind(lv);
+	jobs_add(lv, lv->service, at_us);
+	gone(lv);
+}
+
+/* The next process goes on. Who still waits for it is told that much. */
+static void leave(struct live *lv)
+{
+	const struct dispatch_listener *l = STEAL_PTR(lv->listener);
+
+	if (l != NULL)
+		l->on_done(lv->arg, lv->batch, NULL);
+	unwind(lv);
+	gone(lv);
+}
+
+void live_let_go(struct live *lv)
+{
+	struct dispatch *d = lv->d;
+	struct batch *b = lv->batch;
+	int64_t at_us, wait_us;
+
+	if (!b->asynchronous || b->attempts_out > 0)
+		return;
+	if (live_leaving(lv)) {
+		leave(lv);
+		return;
+	}
+	if (lv->listener != NULL || gate_why(&b->gate) != WHY_NONE)
+		return;
+	at_us = next_wake(lv);
+	wait_us = at_us - loop_now_us(d->env.loop);
+	if (wait_us < PARK_MIN_US)
+		return;
+	lv->phase = LIVE_PARKING;
+	lv->ask.park = (struct store_park){
+		.op = {.what = STORE_PARK, .reply_to = d->env.loop, .on_done = on_park},
+		.row = b->store_row,
+		.due_unix_ms = loop_unix_ms(d->env.loop) + wait_us / 1000,
+	};
+	store_ask(d->env.store, &lv->ask.park.op);
+}
+
+/* ---- the end of a batch ---- */
+
+static void log_done(const struct live *lv)
+{
+	const struct batch *b = lv->batch;
+	char id[BATCH_ID_LEN + 1];
+	unsigned attempts = 0;
+
+	if (!log_wants(LOG_INFO))
+		return;
+	for (uint32_t i = 0; i < b->n_items; i++)
+		attempts += b->items[i].attempts;
+	batch_id_format(b->id, id);
+	log_event(LOG_INFO, "batch_done", LOG_STR("batch", id),
+		  LOG_STR("outcome", batch_outcome_str(b->outcome)),
+		  LOG_STR("stop_reason", stop_reason_str(b->stop_reason)),
+		  LOG_INT("items", b->counts.total), LOG_INT("succeeded", b->counts.succeeded),
+		  LOG_INT("failed", b->counts.failed), LOG_INT("indeterminate", b->counts.indeterminate),
+		  LOG_INT("not_attempted", b->counts.not_attempted),
+		  LOG_INT(b->n_items == b->counts.total ? "attempts" : NULL, attempts),
+		  LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
+		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us));
+}
+
+static void tell_done(struct live *lv)
+{
+	const struct dispatch_listener *l = STEAL_PTR(lv->listener);
+	struct batch *b = lv->batch;
+	struct blob *document = NULL;
+	struct buf text = {0};
+
+	if (l == NULL)
+		return;
+	if (b->n_items == b->counts.total) {
+		wire_batch(&text, b, true);
+		document = blob_from_buf(&text);
+	}
+	/* Whoever asks before the store has it gets what the caller got. */
+	blob_unref(lv->document);
+	lv->document = document;
+	lv->document_until_us = INT64_MAX;
+	l->on_done(lv->arg, b, document);
+}
+
+static void on_finish(struct store_op *op)
+{
+	struct live *lv = container_of(op, struct live, ask.finish.op);
+	struct dispatch *d = lv->d;
+
+	if (lv->batch->durable)
+		tell_done(lv);
+	watches_changed(d, lv->batch->id, true);
+	gone(lv);
+}
+
+void live_end(struct live *lv)
+{
+	struct batch *b = lv->batch;
+	struct dispatch *d = lv->d;
+	int64_t now_unix_ms = loop_unix_ms(d->env.loop);
+
+	/* Its last item settled by itself, and nothing of it is left for the next process. */
+	if (live_leaving(lv))
+		gate_close(&b->gate, WHY_NONE);
+	b->expires_unix_ms = now_unix_ms + d->env.config->limits.keep_results_ms;
+	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
+	op_finish(&d->ops, &b->op);
+	log_done(lv);
+	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
+	if (b->stop_reason != STOP_REASON_COMPLETED)
+		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason - STOP_REASON_FIRST_FAILURE, 0, 1);
+	/* A document that was made while it ran would do for a while longer. */
+	lv->document_until_us = 0;
+	lv->phase = LIVE_FINISHING;
+	lv->ask.finish = (struct store_finish){
+		.op = {.what = STORE_FINISH, .reply_to = d->env.loop, .on_done = on_finish},
+		.batch = batch_ref(b),
+	};
+	store_ask(d->env.store, &lv->ask.finish.op);
+	if (!b->durable)
+		tell_done(lv);
+}

@@ -1,0 +1,279 @@
+/*
+ * Results: what an attempt that came back means for its item, and how an item
+ * ends. Each step of a durable batch's item goes to the store from here.
+ *
+ * Invariants
+ *  1. The store is told of an item after its claim, and in the order of what
+ *     happened to it: all updates of a batch come from its own shard.
+ *  2. What was claimed and did not start is told too, or the next process would
+ *     count it as an attempt.
+ */
+#include <stdlib.h>
+
+#include "dispatch-i.h"
+#include "obs/log.h"
+
+enum { SPARE_MAX = 1024 };
+
+struct attempt *attempt_get(struct dispatch *d)
+{
+	struct list *node = list_pop(&d->spare);
+	struct attempt *a;
+	struct buf origin, message_id, quote;
+
+	if (node == NULL)
+		return xcalloc(1, sizeof(struct attempt));
+	d->n_spare--;
+	a = list_entry(node, struct attempt, node);
+	origin = a->origin;
+	message_id = a->message_id;
+	quote = a->quote;
+	origin.n = message_id.n = quote.n = 0;
+	*a = (struct attempt){.origin = origin, .message_id = message_id, .quote = quote};
+	return a;
+}
+
+static void attempt_free(struct attempt *a)
+{
+	buf_free(&a->origin);
+	buf_free(&a->message_id);
+	buf_free(&a->quote);
+	free(a);
+}
+
+void attempts_free(struct dispatch *d)
+{
+	struct list *node;
+
+	while ((node = list_pop(&d->spare)) != NULL)
+		attempt_free(list_entry(node, struct attempt, node));
+}
+
+static void attempt_put(struct dispatch *d, struct attempt *a)
+{
+	if (d->n_spare < SPARE_MAX) {
+		d->n_spare++;
+		list_append(&d->spare, &a->node);
+		return;
+	}
+	attempt_free(a);
+}
+
+/* ---- what the store is told ---- */
+
+struct update {
+	struct store_update update;
+	struct dispatch *d;
+	struct batch_id id;
+};
+
+static void on_update(struct store_op *op)
+{
+	struct update *u = container_of(op, struct update, update.op);
+
+	u->d->answers--;
+	watches_changed(u->d, u->id, false);
+	dispatch_pump_soon(u->d);
+	free(u);
+}
+
+/* Nobody waits for the answer, unless somebody watches the batch. */
+static void tell_store(struct live *lv, const struct item *it)
+{
+	struct dispatch *d = lv->d;
+	struct batch *b = lv->batch;
+	bool watched = watches_any(d, b->id);
+	struct update *u;
+
+	if (!b->durable)
+		return;
+	u = xcalloc(1, sizeof *u);
+	*u = (struct update){
+		.update = {.op = {.what = STORE_UPDATE, .on_done = on_update,
+				  .reply_to = watched ? d->env.loop : NULL},
+			   .batch = batch_ref(b),
+			   .item = *it,
+			   .counts = b->counts,
+			   .seq = it->state == ITEM_FINAL ? b->counts.total - b->counts.pending : 0},
+		.d = d,
+		.id = b->id,
+	};
+	if (watched)
+		d->answers++;
+	else
+		lv->untold = true;
+	store_ask(d->env.store, &u->update.op);
+}
+
+/* ---- how an item goes on ---- */
+
+void item_final(struct live *lv, struct item *it, enum code code, enum stop stop)
+{
+	struct dispatch *d = lv->d;
+
+	item_settle(it, code, stop, loop_now_us(d->env.loop));
+	if (it->op.live)
+		op_finish(&d->ops, &it->op);
+	if (lv->counted)
+		atomic_fetch_sub(&d->env.group->unfinished, 1);
+	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -1);
+	meter_add(d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
+	tell_store(lv, it);
+	if (contract_stops_on(lv->batch->policy.contract, it))
+		op_cancel(&d->ops, &lv->batch->op, WHY_FIRST_FAILURE);
+}
+
+static void wait_until(struct live *lv, struct item *it, int64_t at_us)
+{
+	struct dispatch *d = lv->d;
+	int64_t wait_us = MAX(at_us - loop_now_us(d->env.loop), 0);
+
+	item_set_state(it, ITEM_WAITING);
+	it->due_unix_ms = loop_unix_ms(d->env.loop) + (wait_us + 999) / 1000;
+	heap_set(&d->waits, &it->wake, at_us);
+	tell_store(lv, it);
+}
+
+/* An end of the process ends no job: its items go on with the next one. */
+static bool goes_on(const struct live *lv, enum why why)
+{
+	return lv->batch->asynchronous && (why == WHY_PARKED || why == WHY_SHUTDOWN);
+}
+
+/* What follows from an attempt: the stop, or STOP_NONE and when the next one is
+ * due. A success has nothing to stop. */
+static struct retry_answer decide(struct live *lv, const struct item *it, const struct outcome *o, enum why why,
+				  int64_t done_us)
+{
+	const struct batch *b = lv->batch;
+	struct retry_answer r;
+
+	if (why != WHY_NONE && why != WHY_ATTEMPT_TIMEOUT && o->http_status == 0 && code_retryable(o->code) &&
+	    !goes_on(lv, why))
+		return (struct retry_answer){.stop = stop_from_why(why)};
+	r = retry_decide(&(struct retry_question){
+				 .policy = &b->policy.retry,
+				 .at_most_once = b->policy.at_most_once,
+				 .attempts = it->attempts,
+				 .outcome = o,
+				 .delivered = (enum delivered)it->delivered,
+				 .now_us = done_us,
+				 .deadline_us = it->op.deadline_us,
+				 .deadline_stop = stop_from_why((enum why)it->op.at_deadline),
+			 },
+			 &lv->d->rng);
+	if (r.stop == STOP_NONE && !goes_on(lv, gate_why(&b->gate)))
+		r.stop = stop_from_why(gate_why(&b->gate));
+	return r;
+}
+
+static void conclude(struct live *lv, struct item *it, const struct outcome *o, enum why why, int64_t done_us)
+{
+	struct retry_answer r = decide(lv, it, o, why, done_us);
+
+	if (o->code == CODE_OK)
+		item_final(lv, it, CODE_OK, STOP_NONE);
+	else if (r.stop != STOP_NONE)
+		item_final(lv, it, CODE_NOT_ATTEMPTED, r.stop);
+	else
+		wait_until(lv, it, r.at_us);
+}
+
+/* A lane has not started it, because its job leaves memory: it is what it was. */
+static void hand_back(struct live *lv, struct item *it, bool claimed)
+{
+	struct batch *b = lv->batch;
+
+	if (it->attempts > 0) {
+		item_set_state(it, ITEM_WAITING);
+		heap_set(&lv->d->waits, &it->wake, loop_now_us(lv->d->env.loop));
+	} else {
+		op_finish(&lv->d->ops, &it->op);
+		item_set_state(it, ITEM_PENDING);
+		b->next_pending = MIN(b->next_pending, (uint32_t)(it - b->items));
+	}
+	if (claimed)
+		tell_store(lv, it);
+}
+
+static void log_attempt(const struct attempt *a)
+{
+	char id[BATCH_ID_LEN + 1];
+
+	if (!log_wants(LOG_DEBUG))
+		return;
+	batch_id_format(a->batch, id);
+	log_event(LOG_DEBUG, "attempt_done", LOG_STR("batch", id), LOG_SLICE("item", a->item->id),
+		  LOG_STR("service", a->owner->env.config->services[a->service].name),
+		  LOG_INT("n", a->item->attempts), LOG_STR("code", code_str(a->outcome.code)),
+		  LOG_STR("delivered", delivered_str(a->outcome.delivered)),
+		  LOG_STR("phase", phase_str(a->outcome.phase)),
+		  LOG_INT("http_status", a->outcome.http_status),
+		  LOG_INT("started_at_us", a->started_us), LOG_INT("duration_us", a->done_us - a->started_us),
+		  LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail),
+		  LOG_SLICE(a->quote.n > 0 ? "answer" : NULL, buf_slice(&a->quote)));
+}
+
+void batch_on_result(struct loop_msg *msg)
+{
+	struct attempt *a = container_of(msg, struct attempt, msg);
+	struct item *it = a->item;
+	struct live *lv = it->batch->live;
+	struct dispatch *d = lv->d;
+
+	it->batch->attempts_out--;
+	atomic_store(&it->in_flight, false);
+	if (a->why == WHY_DEADLINE)
+		op_cancel(&d->ops, &it->batch->op, WHY_DEADLINE);
+	if (a->started) {
+		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
+		log_attempt(a);
+		conclude(lv, it, &a->outcome, a->why, a->done_us);
+	} else if (goes_on(lv, a->why)) {
+		hand_back(lv, it, a->claimed == CLAIM_HELD);
+	} else {
+		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED, stop_from_why(a->why));
+	}
+	attempt_put(d, a);
+	live_dirty(lv);
+}
+
+/* ---- items that were read back ---- */
+
+static void resume(struct live *lv, struct item *it, int64_t now_us, int64_t unix_ms)
+{
+	struct dispatch *d = lv->d;
+	struct batch *b = lv->batch;
+	struct outcome o;
+
+	if (it->attempts > 0)
+		it->started_us = now_us + it->started_us - unix_ms * 1000;
+	if (it->state == ITEM_FINAL || (it->state == ITEM_PENDING && !it->in_flight))
+		return;
+	op_start(&d->ops, &it->op, &b->op, dispatch_after(b->accepted_us, it->ttl_ms), WHY_TTL, NULL);
+	if (it->in_flight) {
+		item_set_state(it, ITEM_QUEUED);
+		item_record_interrupted(it, now_us, unix_ms, &o);
+		meter_add(d->env.meter, METRIC_ITEMS_INTERRUPTED, 0, 0, 1);
+		conclude(lv, it, &o, WHY_NONE, now_us);
+	} else {
+		heap_set(&d->waits, &it->wake, now_us + MAX(it->due_unix_ms - unix_ms, 0) * 1000);
+	}
+}
+
+/* Of a batch that was not durable only its start is known: whatever was not final
+ * then may have been in flight at the end. */
+void batch_resume(struct live *lv)
+{
+	struct batch *b = lv->batch;
+	int64_t now_us = loop_now_us(lv->d->env.loop), unix_ms = loop_unix_ms(lv->d->env.loop);
+
+	for (uint32_t i = 0; i < b->n_items; i++) {
+		struct item *it = &b->items[i];
+
+		if (!b->durable && it->state != ITEM_FINAL)
+			it->in_flight = true;
+		resume(lv, it, now_us, unix_ms);
+	}
+	live_dirty(lv);
+}

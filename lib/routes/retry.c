@@ -1,0 +1,205 @@
+/*
+ * POST /v1/batches/{id}/retry: a new batch of some items of one that is done, as
+ * a job.
+ *
+ *   here ──► owner ──still in memory, not done──► here: 409
+ *              └────else────► store: read, choose, copy ──► here: submitted
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "routes-i.h"
+
+struct again {
+	struct route_data data;
+	struct loop_msg msg;
+	struct store_read read;
+	struct routes *here, *owner;
+	struct http_request *req;        /* NULL: the client has gone */
+	struct prefer prefer;
+	struct blob *body;               /* NULL: empty */
+	struct wire_retry *wish;
+	struct slice key;                /* n 0: none */
+	char key_text[KEY_MAX];
+	/* What the store's thread made of it: a batch, or why there is none. */
+	struct batch *batch;
+	int error;                       /* 0, -EAGAIN: it is not done, -EINVAL: see problem, -ENOMEM */
+	enum problem kind;
+	struct buf problem;
+};
+
+static struct slice body_of(const struct again *a)
+{
+	return a->body == NULL ? (struct slice){0} : (struct slice){a->body->p, a->body->n};
+}
+
+static void again_free(struct again *a)
+{
+	wire_retry_free(a->wish);
+	blob_unref(a->body);
+	batch_unref(a->batch);
+	buf_free(&a->problem);
+	free(a);
+}
+
+static void on_end(struct route_data *data, bool gone)
+{
+	struct again *a = container_of(data, struct again, data);
+
+	(void)gone;
+	a->req = NULL;
+}
+
+/* ---- in the store's thread ---- */
+
+/* A job as its first was, if that was one; a synchronous policy is for seconds. */
+static void make_job(struct batch *b, const struct batch *first, const struct config *config)
+{
+	if (!first->asynchronous || first->policy.continue_on_disconnect) {
+		b->policy.deadline_ms = MIN((int64_t)JOB_DEADLINE_MS, config->limits.max_deadline_ms);
+		b->policy.retry = job_retry;
+	}
+	b->policy.continue_on_disconnect = false;
+	b->asynchronous = b->durable = true;
+}
+
+static void choose(struct again *a, const struct batch *first)
+{
+	uint32_t *chosen = malloc(MAX(first->n_items, 1u) * sizeof *chosen), n;
+
+	a->error = chosen == NULL ? -ENOMEM
+				  : wire_retry_choose(a->wish, first, chosen, &n, &a->kind, &a->problem);
+	if (a->error == 0) {
+		a->batch = batch_again(first, chosen, n);
+		a->error = a->batch == NULL ? -ENOMEM : 0;
+	}
+	if (a->batch != NULL)
+		make_job(a->batch, first, a->here->env.config);
+	free(chosen);
+}
+
+static void in_thread(struct store_read *read)
+{
+	struct again *a = container_of(read, struct again, read);
+	struct batch *first = STEAL_PTR(read->batch);
+
+	if (first->state == BATCH_DONE)
+		choose(a, first);
+	else
+		a->error = -EAGAIN;
+	batch_unref(first);
+}
+
+/* ---- the answer ---- */
+
+static void submit(struct again *a)
+{
+	char scope[sizeof "POST /v1/batches//retry" + BATCH_ID_LEN] = "POST /v1/batches/";
+
+	batch_id_format(a->read.id, scope + strlen(scope));
+	strcat(scope, "/retry");
+	if (a->key.n > 0 && !key_attach(a->batch, slice_str(scope), a->key, body_of(a))) {
+		answer_problem(a->here, a->req, PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent");
+		return;
+	}
+	submit_batch(&(struct submission){.routes = a->here, .req = a->req, .take = STEAL_PTR(a->batch),
+					  .prefer = a->prefer, .job = true});
+}
+
+static void reply(struct again *a, enum store_answer answer)
+{
+	struct routes *r = a->here;
+
+	if (a->req == NULL) {
+		again_free(a);
+		return;
+	}
+	http_set_data(a->req, NULL);
+	if (answer != STORE_OK)
+		answer_store_problem(r, a->req, answer);
+	else if (a->error == -EAGAIN)
+		answer_batch_problem(r, a->req, PROBLEM_NOT_FINISHED, a->read.id,
+				     "it still runs: only what has its final result can be sent again");
+	else if (a->error == -EINVAL)
+		answer_document(r, a->req, a->kind, blob_from_buf(&a->problem));
+	else if (a->error < 0)
+		answer_problem(r, a->req, PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent");
+	else
+		submit(a);
+	again_free(a);
+}
+
+static void on_live(struct loop_msg *msg)
+{
+	struct again *a = container_of(msg, struct again, msg);
+
+	a->error = -EAGAIN;
+	reply(a, STORE_OK);
+}
+
+static void on_read(struct store_op *op)
+{
+	reply(container_of(op, struct again, read.op), op->answer);
+}
+
+static void at_owner(struct loop_msg *msg)
+{
+	struct again *a = container_of(msg, struct again, msg);
+	struct batch_id id = a->read.id;
+	const char *outcome;
+
+	if (dispatch_shows(a->owner->env.dispatch, id, &outcome) && outcome == NULL) {
+		a->msg.run = on_live;
+		loop_post(a->here->env.loop, &a->msg);
+		return;
+	}
+	a->read = (struct store_read){
+		.op = {.what = STORE_READ, .reply_to = a->here->env.loop, .on_done = on_read},
+		.id = id, .limit = UINT32_MAX, .letters = true, .in_thread = in_thread};
+	store_ask(a->owner->env.store, &a->read.op);
+}
+
+/* ---- the request ---- */
+
+/* False: the request was answered. */
+static bool read_wish(struct again *a)
+{
+	struct slice body = body_of(a);
+	int err;
+
+	if (body.n > 0 && !negotiate_is_json(http_header(a->req, "Content-Type"))) {
+		answer_problem(a->here, a->req, PROBLEM_UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json");
+		return false;
+	}
+	err = wire_read_retry(body, a->here->env.config->limits.json_depth, &a->wish, &a->kind, &a->problem);
+	if (err == -EINVAL)
+		answer_document(a->here, a->req, a->kind, blob_from_buf(&a->problem));
+	else if (err < 0)
+		answer_problem(a->here, a->req, PROBLEM_OVERLOADED, "no memory for this now; nothing was sent");
+	return err == 0;
+}
+
+static void run(struct routes *r, struct http_request *req, struct slice id)
+{
+	struct batch_id parsed;
+	struct again *a;
+
+	if (!read_id(r, req, id, &parsed))
+		return;
+	if (dispatch_draining(r->env.dispatch)) {
+		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "no new batches: try another instance, or later");
+		return;
+	}
+	a = xcalloc(1, sizeof *a);
+	*a = (struct again){.data.on_end = on_end, .msg.run = at_owner, .here = r, .owner = batch_owner(r, parsed),
+			    .req = req, .prefer = read_prefer(req), .body = http_take_body(req)};
+	a->read.id = parsed;
+	if (!key_read(r, req, a->key_text, &a->key) || !read_wish(a)) {
+		again_free(a);
+		return;
+	}
+	http_set_data(req, &a->data);
+	loop_post(a->owner->env.loop, &a->msg);
+}
+
+const struct route route_retry = {"/v1/batches/{id}/retry", HTTP_POST, run};
