@@ -1,0 +1,93 @@
+/*
+ * The kinds of store that the contract suite is run against, and the runner: each
+ * case, against each kind, with a store of its own.
+ */
+#pragma once
+
+#include "store-rig.h"
+
+struct kind {
+	const char *name;
+	struct store *(*open)(const struct store_config *cfg);
+	const char *durability;          /* of what is read back */
+	bool notes;                      /* shows a batch that is not durable while it runs */
+};
+
+static inline struct store *open_memory(const struct store_config *cfg)
+{
+	struct buf error = {0};
+
+	return store_open(cfg, &error);
+}
+
+static const struct kind kinds[] = {
+	{"memory", open_memory, "memory", false},
+};
+
+struct rig_case {
+	const char *name;
+	CMUnitTestFunction run;
+};
+
+#define CASE(f) {#f, f}
+
+static const struct kind *kind;
+static struct store *s;
+static struct store_config cfg;
+
+static inline void open_store(void)
+{
+	s = kind->open(&cfg);
+	assert_non_null(s);
+}
+
+/* Again, with other settings; what was in it is gone, or not, as its kind is. */
+static inline void reopen_store(void)
+{
+	store_close(s);
+	open_store();
+}
+
+static inline int kind_setup(void **state)
+{
+	static const char *const services[] = {"push", "mail"};
+
+	kind = *state;
+	rig_start();
+	cfg = (struct store_config){
+		.memory_bytes = 64 * 1024 * 1024,
+		.queue_bytes = 64 * 1024 * 1024,
+		.stored_items = 1000000,
+		.services = services,
+		.n_services = ARRAY_LEN(services),
+	};
+	open_store();
+	return 0;
+}
+
+static inline int kind_teardown(void **state)
+{
+	(void)state;
+	store_close(s);
+	rig_stop();
+	return 0;
+}
+
+static inline int run_cases(const char *group, const struct rig_case *cases, size_t n_cases)
+{
+	enum { TESTS_MAX = 128 };
+	static struct CMUnitTest tests[TESTS_MAX];
+	static char names[TESTS_MAX][160];
+	size_t n = 0;
+
+	rng_seed(&rig_rng, 5);
+	for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
+		for (size_t c = 0; c < n_cases; c++, n++) {
+			REQUIRE(n < TESTS_MAX);
+			snprintf(names[n], sizeof names[n], "%s: %s", kinds[k].name, cases[c].name);
+			tests[n] = (struct CMUnitTest){names[n], cases[c].run, kind_setup, kind_teardown,
+						       (void *)(uintptr_t)&kinds[k]};
+		}
+	}
+	return _cmocka_run_group_tests(group, tests, n, NULL, NULL);
+}
