@@ -134,6 +134,9 @@ bool key_attach(struct batch *b, struct slice scope, struct slice key, struct sl
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
 
+/* store_metrics.c: the store's part of /metrics. */
+void store_metrics_render(struct routes *r, struct buf *out);
+
 /* A problem document that is there already; NULL: there was no memory for it. */
 void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);
 
