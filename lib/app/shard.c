@@ -60,6 +60,7 @@ static void on_quiesce(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, quiesce);
 
+	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
 	routes_stop(s->routes);
 	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;

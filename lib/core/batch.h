@@ -184,13 +184,13 @@ struct batch *batch_new(struct blob *take_body, uint32_t n_items);
 struct batch *batch_ref(struct batch *b);
 void batch_unref(struct batch *b);             /* NULL is fine */
 
+/* Whoever keeps it now counts its bytes elsewhere: before others drop theirs. */
+void batch_count_no_more(struct batch *b);
+
 /* A new batch of some items of another, by their places in its `items`: with the
  * same policy, metadata, ids and dedupe keys, in memory of its own. They must
  * have their letters. NULL: no memory. */
 struct batch *batch_again(const struct batch *first, const uint32_t *chosen, uint32_t n) MUST_CHECK;
-
-/* Whoever keeps it now counts its bytes elsewhere: before others drop theirs. */
-void batch_count_no_more(struct batch *b);
 
 /* An outcome came back from an attempt: count and remember it. */
 void item_record(struct item *it, const struct outcome *o, int64_t started_us, int64_t now_us,

@@ -144,7 +144,7 @@ static void add_progress(struct reader *r)
 	buf_printf(&data, "{\"state\":\"%s\",\"counts\":", batch_state_str(r->page.state));
 	wire_counts(&data, &r->page.counts);
 	buf_add_char(&data, '}');
-	event_add(&r->text, "progress", r->seq, buf_slice(&data));
+	page_event(&r->text, "progress", r->seq, buf_slice(&data));
 	r->text.failed |= data.failed;
 }
 
@@ -157,12 +157,12 @@ static void add_page(struct reader *r)
 	r->sent = 0;
 	if (!r->streaming) {
 		r->seq = MIN(r->seq, p->counts.total - p->counts.pending);
-		event_add(&r->text, "snapshot", r->seq, buf_slice(&p->head));
+		page_event(&r->text, "snapshot", r->seq, buf_slice(&p->head));
 	}
 	buf_add_slice(&r->text, buf_slice(&p->items));
 	r->seq += p->n;
 	if (!p->more && p->state == BATCH_DONE) {
-		event_add(&r->text, "done", r->seq, buf_slice(&p->head));
+		page_event(&r->text, "done", r->seq, buf_slice(&p->head));
 		r->last = true;
 	} else if (!p->more && p->n > 0) {
 		add_progress(r);

@@ -4,7 +4,7 @@
  * few of them must not hold up the loop. */
 enum { LOOK_MAX = 16384 };
 
-void event_add(struct buf *out, const char *name, uint32_t seq, struct slice data)
+void page_event(struct buf *out, const char *name, uint32_t seq, struct slice data)
 {
 	buf_add_str(out, "event: ");
 	buf_add_str(out, name);

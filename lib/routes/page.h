@@ -45,4 +45,4 @@ void page_ask(struct page *p);
 void page_done(struct page *p);          /* frees what it has */
 
 /* One event of an event stream. */
-void event_add(struct buf *out, const char *name, uint32_t seq, struct slice data);
+void page_event(struct buf *out, const char *name, uint32_t seq, struct slice data);

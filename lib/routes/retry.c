@@ -2,8 +2,10 @@
  * POST /v1/batches/{id}/retry: a new batch of some items of one that is done, as
  * a job.
  *
- *   here ──► owner ──still in memory, not done──► here: 409
- *              └────else────► store: read, choose, copy ──► here: submitted
+ *   here ──► owner ──in memory, and runs──────► here: 409
+ *              ├────in memory, and done: wait until the store has it ──┐
+ *              └────else────► store: read, choose, copy ◄──────────────┘
+ *                                   └──────────► here: submitted
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,6 +15,7 @@
 struct again {
 	struct route_data data;
 	struct loop_msg msg;
+	struct dispatch_watch kept;      /* the owner's */
 	struct store_read read;
 	struct routes *here, *owner;
 	struct http_request *req;        /* NULL: the client has gone */
@@ -142,21 +145,35 @@ static void on_read(struct store_op *op)
 	reply(container_of(op, struct again, read.op), op->answer);
 }
 
+static void read_first(struct again *a)
+{
+	a->read = (struct store_read){
+		.op = {.what = STORE_READ, .reply_to = a->here->env.loop, .on_done = on_read},
+		.id = a->read.id, .limit = UINT32_MAX, .letters = true, .in_thread = in_thread};
+	store_ask(a->owner->env.store, &a->read.op);
+}
+
+static void on_kept(struct dispatch_watch *w, bool done)
+{
+	if (done)
+		read_first(container_of(w, struct again, kept));
+}
+
 static void at_owner(struct loop_msg *msg)
 {
 	struct again *a = container_of(msg, struct again, msg);
-	struct batch_id id = a->read.id;
+	struct dispatch *d = a->owner->env.dispatch;
 	const char *outcome;
 
-	if (dispatch_shows(a->owner->env.dispatch, id, &outcome) && outcome == NULL) {
+	if (!dispatch_shows(d, a->read.id, &outcome)) {
+		read_first(a);
+	} else if (outcome != NULL) {
+		a->kept.on_change = on_kept;
+		dispatch_watch(d, &a->kept, a->read.id);
+	} else {
 		a->msg.run = on_live;
 		loop_post(a->here->env.loop, &a->msg);
-		return;
 	}
-	a->read = (struct store_read){
-		.op = {.what = STORE_READ, .reply_to = a->here->env.loop, .on_done = on_read},
-		.id = id, .limit = UINT32_MAX, .letters = true, .in_thread = in_thread};
-	store_ask(a->owner->env.store, &a->read.op);
 }
 
 /* ---- the request ---- */

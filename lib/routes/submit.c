@@ -88,6 +88,31 @@ static void answer_batch(struct post *p, struct batch *b, struct blob *document)
 	http_respond(p->req, batch_status(outcome), h.headers, h.n, document);
 }
 
+/* What was accepted is never refused any more: without memory the answer has no
+ * body, and the headers say what counts. */
+void answer_accepted(struct http_request *req, struct batch_id id, struct blob *take_document, struct prefer applied,
+		     bool replayed)
+{
+	struct batch_headers h;
+
+	batch_headers(&h, id, NULL, "application/json");
+	add_retry_after(&h);
+	add_applied(&h, applied);
+	if (replayed)
+		add_header(&h, "Idempotent-Replayed", "true");
+	http_respond(req, 202, h.headers, h.n, take_document);
+}
+
+/* A job whose caller waits (on_disconnect: continue), of a process that ends: the
+ * next one goes on with it. */
+static void answer_unfinished(struct post *p, const struct batch *b)
+{
+	struct buf text = {0};
+
+	wire_batch(&text, b, false);
+	answer_accepted(p->req, b->id, blob_from_buf(&text), p->prefer, false);
+}
+
 static void on_done(void *arg, struct batch *b, struct blob *document)
 {
 	struct post *p = arg;
@@ -95,8 +120,10 @@ static void on_done(void *arg, struct batch *b, struct blob *document)
 	p->live = false;
 	if (p->stream)
 		http_stream_wake(p->req);
-	else
+	else if (b->state == BATCH_DONE)
 		answer_batch(p, b, document);
+	else
+		answer_unfinished(p, b);
 }
 
 /* ---- streaming ---- */
@@ -163,21 +190,6 @@ static void start_stream(struct post *p, struct batch *b)
 }
 
 /* ---- jobs ---- */
-
-/* What was accepted is never refused any more: without memory the answer has no
- * body, and the headers say what counts. */
-void answer_accepted(struct http_request *req, struct batch_id id, struct blob *take_document, struct prefer applied,
-		     bool replayed)
-{
-	struct batch_headers h;
-
-	batch_headers(&h, id, NULL, "application/json");
-	add_retry_after(&h);
-	add_applied(&h, applied);
-	if (replayed)
-		add_header(&h, "Idempotent-Replayed", "true");
-	http_respond(req, 202, h.headers, h.n, take_document);
-}
 
 static void on_ready(struct wait *w, const struct shown *s)
 {

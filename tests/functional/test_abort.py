@@ -270,8 +270,7 @@ class Abort(kit.Case):
                 self.assertEqual((running["state"], running["outcome"], running["counts"]["pending"]),
                                  ("running", None, 2))
                 held.answer("a")
-                self.settled.wait_done("completed", self.log_start)
-                doc = self.settled.get_batch(batch).json
+                doc = self.settled.ask("GET", "/v1/batches/" + batch, headers={"Prefer": "wait=60"}).json
                 self.assertEqual((doc["outcome"], doc["stop_reason"]), ("partial", "completed"))
                 self.assertEqual([r["status"] for r in doc["results"]], ["succeeded", "succeeded", "failed"])
                 self.check_end(aborts=0)

@@ -286,8 +286,8 @@ class Headers(Case):
         for accept in ("*/*", "application/*", "application/json", "text/html, */*;q=0.1", "application/json;q=0.001"):
             self.taken(self.post(Content_Type="application/json", Accept=accept))
 
-    def test_an_idempotency_key_is_refused_with_the_reason(self):
-        for key in ("abc", '"abc"', ""):
+    def test_what_is_no_idempotency_key_is_refused_with_the_reason(self):
+        for key in ("", '""', '"abc', '"a"b"', '"a";p=1', "k" * 256, "a\tb"):
             problem = self.refused(self.post(Content_Type="application/json", Idempotency_Key=key), 400, "malformed_request")
             self.assertIn("Idempotency-Key", problem["detail"])
 
@@ -311,10 +311,14 @@ class Routes(Case):
         for name in ("x", "b_", "b_01JD0000000000000000000000", "b_" + "Z" * 26, "b_" + "0" * 26, "..", "%20", "a" * 3000):
             with self.subTest(name=name[:40]):
                 self.refused(self.ask("GET", "/v1/batches/" + name), 404, "not_found")
+                self.refused(self.ask("DELETE", "/v1/batches/" + name), 404, "not_found")
+                self.refused(self.ask("POST", f"/v1/batches/{name}/cancel"), 404, "not_found")
+                self.refused(self.ask("POST", f"/v1/batches/{name}/retry"), 404, "not_found")
 
     def test_wrong_methods_say_which_are_right(self):
         for path, allow in (("/v1/batches", "POST"), ("/livez", "GET, HEAD"), ("/readyz", "GET, HEAD"), ("/metrics", "GET, HEAD"),
-                            ("/openapi.json", "GET, HEAD"), ("/v1/batches/x", "GET, HEAD")):
+                            ("/openapi.json", "GET, HEAD"), ("/v1/batches/x", "GET, HEAD, DELETE"),
+                            ("/v1/batches/x/cancel", "POST"), ("/v1/batches/x/retry", "POST")):
             for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "BREW"):
                 if method in allow:
                     continue

@@ -206,12 +206,22 @@ class Abort(Case):
             self.assertEqual(self.answer(sock).json["stop_reason"], "shutdown")
             self.ended()
 
-    def test_a_batch_that_its_client_left_to_go_on_ends_too(self):
+    def test_a_batch_that_its_client_left_to_go_on_is_left_to_the_next_process(self):
         self.start(drain_ms=100)
         sock, _ = self.in_flight(on_disconnect="continue")
         sock.close()
         self.signal()
-        self.settled.wait_line("event=batch_done .*stop_reason=shutdown")
+        self.settled.wait_line("event=attempt_done .*code=aborted")
+        self.ended()
+        self.assertNotIn("event=batch_done", self.settled.text())
+
+    def test_a_client_that_waits_for_a_batch_that_goes_on_gets_its_address(self):
+        self.start(drain_ms=100)
+        sock, _ = self.in_flight(on_disconnect="continue")
+        self.signal()
+        answer = self.answer(sock)
+        self.assertEqual((answer.status, answer.json["state"], answer.json["counts"]["pending"]), (202, "running", 1))
+        self.assertEqual(answer.headers["Location"], "/v1/batches/" + answer.json["id"])
         self.ended()
 
     def test_every_one_of_many_clients_gets_its_result(self):
