@@ -22,6 +22,22 @@ def judge(history):
     return [(check.__name__, text) for check in RULES for text in check(history)]
 
 
+def evidence(history, text):
+    """What is known of the items that a complaint names, and of their batches."""
+    for s in history.stories:
+        if s.item.tag in text or s.batch["id"] in text:
+            yield (f"{s.item.tag}: {s.intent.kind} {s.item.way} {s.intent.policy} in {s.batch['id']}, "
+                   f"{s.batch['stop_reason']}, {s.batch['durability']}: {s.result}")
+            for e in s.requests:
+                yield (f"{s.item.tag}: life {history.life_of(e['arrived_us'])}: {e['arrived_us']}..{e['answered_us']} "
+                       f"request {e['n']}, answered {e['answered']}")
+    for intent in history.intents.values():
+        if any(s.batch_id is not None and s.batch_id in text for s in intent.sendings) or intent.name in text:
+            for s in intent.sendings:
+                yield (f"{intent.name}: life {history.life_of(s.at_us)}: {s.at_us}..{s.answered_us} sent: "
+                       f"{s.status} {s.batch_id} {s.headers.get('Idempotent-Replayed')}")
+
+
 def answers(history):
     """Each sending that was answered with a batch."""
     return [(intent, s) for intent in history.intents.values() for s in intent.sendings if s.accepted]
@@ -84,6 +100,9 @@ def what_is_durable_says_so(history):
         intent = history.intents.get(owner(batch))
         if intent is not None and intent.durable and batch["durability"] != "disk":
             yield f"{batch['id']} ({intent.kind}) has durability {batch['durability']}"
+    for intent, s in answers(history):
+        if intent.durable and s.body.get("durability") != "disk":
+            yield f"{intent.name} ({intent.kind}) was answered with durability {s.body.get('durability')}"
 
 
 @rule
@@ -142,11 +161,15 @@ def nothing_unasked_is_sent(history):
             yield f"request {entry['n']} for {tag_of(entry)}, which is in no batch, or was over before"
 
 
+def cut_off(s):
+    """Of a batch in memory alone nothing but its start is known after a death."""
+    return s.intent.kind == "plain" and s.batch["stop_reason"] == "interrupted"
+
+
 @rule
 def requests_never_outnumber_attempts(history):
     for s in history.stories:
-        cut_off = s.intent.kind == "plain" and s.batch["stop_reason"] == "interrupted"
-        if len(s.requests) > s.result["attempts"] and not cut_off:
+        if len(s.requests) > s.result["attempts"] and not cut_off(s):
             yield f"{s.item.tag}: {len(s.requests)} requests, {s.result['attempts']} attempts"
 
 
@@ -174,7 +197,7 @@ def duplicates_are_explained(history):
     the process ended between them."""
     for s in history.stories:
         for a, b in zip(s.requests, s.requests[1:]):
-            if refused(a):
+            if refused(a) or cut_off(s):
                 continue
             if not s.result["duplicate_risk"]:
                 yield f"{s.item.tag}: request {b['n']} came after {a['n']}, without duplicate_risk"
@@ -203,10 +226,11 @@ def an_interruption_needs_a_death(history):
 
 @rule
 def a_waiting_item_waits_on(history):
-    """Retry-After holds over a restart. An attempt that was interrupted knows of no answer."""
+    """Retry-After holds over a restart, by the wall clock, to a millisecond or two. An attempt that was interrupted
+    knows of no answer."""
     for s in history.stories:
         for a, b in zip(s.requests, s.requests[1:]):
-            asked = 1000000 if s.item.way == "later" and a["answered"] == 429 else 0
+            asked = 998000 if s.item.way == "later" and a["answered"] == 429 else 0
             if asked and b["arrived_us"] - a["answered_us"] < asked and not s.result["duplicate_risk"]:
                 yield (f"{s.item.tag}: request {b['n']} came {b['arrived_us'] - a['answered_us']} us after "
                        f"{a['n']}, which asked for {asked}")
@@ -334,9 +358,12 @@ def a_key_gives_the_same_answer(history):
         finals = [s.body["results"] for s in intent.sendings if s.accepted and s.body and s.body.get("state") == "done"]
         if any(f != finals[0] for f in finals):
             yield f"{intent.name}: its answers differ: {finals}"
+        if intent.key is not None and not intent.sendings[-1].accepted:
+            yield f"{intent.name}: its last sending had no answer: {intent.sendings[-1]}"
         for n, s in enumerate(intent.sendings):
-            stopping = s.status == 503 and s.body.get("code") == "shutting_down"
-            if s.status is not None and s.status not in (200, 202, 207) and not stopping:
+            # The batch of a process that died may not have been ended yet.
+            later = (s.body or {}).get("code") == ("in_progress" if n > 0 and not intent.is_job else "shutting_down")
+            if s.status is not None and s.status not in (200, 202, 207) and not later:
                 yield f"{intent.name}: sending {n} was answered {s.status}: {s.body}"
             elif s.accepted and n > 0 and intent.sendings[n - 1].accepted and s.status != 202 and not s.replayed:
                 yield f"{intent.name}: sending {n} was no replay, and the one before had been answered"

@@ -51,7 +51,8 @@ def batch(batch_id, sent, results, **more):
 
 
 def answer(sent, at_us, status, batch_id, body=None, **headers):
-    sent.sendings.append(Sending(at_us, status, {"Batch-Id": batch_id, **headers}, body, at_us + 5000))
+    sent.sendings.append(Sending(at_us, status, {"Batch-Id": batch_id, **headers}, {"durability": "disk", **body},
+                                 at_us + 5000))
 
 
 def good():
@@ -141,6 +142,8 @@ DEFECTS = [
     ("a_batch_is_there_wholly", "nobody sent it", lambda h: h.intents.pop("e0b7")),
     ("counts_add_up", "one too many", lambda h: h.batches["b0"]["counts"].update(failed=1)),
     ("what_is_durable_says_so", "a job in memory", lambda h: h.batches["b0"].update(durability="memory")),
+    ("what_is_durable_says_so", "an answer says otherwise",
+     lambda h: h.intents["e0b0"].sendings[0].body.update(durability="memory")),
     ("a_final_result_never_changes", "other than it was seen",
      lambda h: h.sightings[0].body["results"][0].update(attempts=1)),
     ("what_is_deleted_stays_away", "it is back", lambda h: h.last.update(b5=200)),

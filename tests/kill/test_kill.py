@@ -10,6 +10,7 @@ with a planted defect: one of those rules has to complain, and that is success.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -37,6 +38,8 @@ def options():
 def tell(complaints, history):
     for name, text in complaints[:MOST_SHOWN]:
         print(f"# {name}: {text}")
+        for line in itertools.islice(judge.evidence(history, text), MOST_SHOWN * 4):
+            print(f"#     {line}")
     for n, life in enumerate(history.lives):
         print(f"# life {n}: {life.started_us}..{life.died_us} {life.end} {life.status}")
 

@@ -50,6 +50,7 @@ class Daemon(harness.Process):
             json.dump(config, f)
         env = {"SETTLED_KILL_AT": f"{cycle.point}:{cycle.n}"} if cycle.end == "point" else {}
         self.port = None
+        self.ending = cycle.end == "point"       # its clients may be let down
         super().__init__([*harness.SETTLED, "--config", path], env)
 
     def wait_listening(self):
@@ -143,6 +144,11 @@ class Clients:
     # ---- what they do ----
 
     def send(self, intent):
+        """And again, as long as a batch that died with its process is being ended."""
+        while (s := self.send_once(intent)).status == 409:
+            self.daemon.ask("GET", s.headers["Location"], headers={"Prefer": "wait=5"})
+
+    def send_once(self, intent):
         s = Sending(now_us())
         headers = {"Content-Type": "application/json", **intent.headers}
         conn = http.client.HTTPConnection("127.0.0.1", self.daemon.port, timeout=LIMIT_S)
@@ -152,7 +158,7 @@ class Clients:
             conn.request("POST", "/v1/batches", body=intent.body(), headers=headers)
             self.journal.count("sent")
             if intent.leaves:
-                return
+                return s
             answer = conn.getresponse()
             data = answer.read()
             # All of it at once, for whoever looks.
@@ -165,6 +171,7 @@ class Clients:
             self.journal.learn(s.batch_id, intent)
             if s.body.get("results") is not None:
                 self.journal.see(s.answered_us, s.body)
+        return s
 
     def peek(self, batch_id):
         at_us = now_us()
@@ -262,7 +269,6 @@ class World:
     def start(self, cycle):
         life = Life(now_us(), end=cycle.end)
         self.daemon = Daemon(self.home, self.down, cycle)
-        self.daemon.ending = False
         self.journal.history.lives.append(life)
         self.lives += 1
         return life
