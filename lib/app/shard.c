@@ -62,7 +62,6 @@ static void on_quiesce(struct loop_msg *msg)
 
 	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
-	routes_stop(s->routes);
 	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
 	loop_timer_at(s->quiet, loop_now_us(s->loop));
 }
