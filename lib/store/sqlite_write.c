@@ -388,6 +388,9 @@ static int accept(struct sqlite *s, struct store_accept *a)
 		rc = add_new_head(s, b, &c);
 	if (rc == SQLITE_OK)
 		s->delta += c.pending;
+	/* Nobody shows it before the answer, and there is none without the commit. */
+	if (b->durable)
+		b->durability = "disk";
 	return rc;
 }
 
