@@ -214,6 +214,16 @@ struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *ret
 	return lv->document == NULL ? NULL : blob_ref(lv->document);
 }
 
+bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome)
+{
+	const struct live *lv = live_find(d, id);
+
+	if (lv == NULL || lv->batch->durable)
+		return false;
+	*retoutcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
+	return true;
+}
+
 /* ---- come and go ---- */
 
 static struct live *live_new(struct dispatch *d, struct batch *take)
