@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 # Where the program can be told to end itself (base/killpoint.h), and up to the how
 # manieth passing of the point.
-POINTS = {"before_commit": 20, "after_commit_before_answer": 20, "accepted_before_answer": 6,
-          "attempt_started": 25, "result_not_recorded": 25}
+POINTS = {"before_commit": 40, "after_commit_before_answer": 40, "accepted_before_answer": 10,
+          "attempt_started": 80, "result_not_recorded": 80}
 LANES = 4                               # services, each a lane of its own
 ATTEMPTS = 12                           # more than one item is killed in
 SOON = {"base_ms": 5, "cap_ms": 40}
@@ -159,8 +159,8 @@ def draw_end(rng, points):
     if end == "point":
         point = rng.choice(sorted(POINTS))
         return end, rng.randint(1, POINTS[point]), point
-    return end, {"sent": rng.randint(1, 8), "answers": rng.randint(1, 8), "requests": rng.randint(1, 50),
-                 "lines": rng.randint(1, 120), "term": rng.randint(1, 40)}[end], None
+    return end, {"sent": rng.randint(1, 12), "answers": rng.randint(1, 12), "requests": rng.randint(1, 100),
+                 "lines": rng.randint(1, 200), "term": rng.randint(1, 60)}[end], None
 
 
 def draw_epoch(rng, epoch, cycles, points):
@@ -168,7 +168,7 @@ def draw_epoch(rng, epoch, cycles, points):
     drawn, n = [], 0
     for _ in range(cycles):
         intents = []
-        for _ in range(rng.randint(4, 10)):
+        for _ in range(rng.randint(6, 16)):
             intents.append(draw_intent(rng, f"e{epoch}b{n}"))
             n += 1
         acts = rng.choices(("peek", "cancel", "delete", "retry"), (6, 1, 1, 2), k=rng.randint(1, 5))

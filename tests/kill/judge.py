@@ -2,6 +2,7 @@
 when. Each rule is a function that yields complaints about a history.
 """
 
+import re
 from collections import Counter
 
 from history import owner, refused, tag_of, taken
@@ -24,15 +25,16 @@ def judge(history):
 
 def evidence(history, text):
     """What is known of the items that a complaint names, and of their batches."""
+    named = set(re.findall(r"\w+", text))
     for s in history.stories:
-        if s.item.tag in text or s.batch["id"] in text:
+        if s.item.tag in named or s.batch["id"] in named:
             yield (f"{s.item.tag}: {s.intent.kind} {s.item.way} {s.intent.policy} in {s.batch['id']}, "
                    f"{s.batch['stop_reason']}, {s.batch['durability']}: {s.result}")
             for e in s.requests:
                 yield (f"{s.item.tag}: life {history.life_of(e['arrived_us'])}: {e['arrived_us']}..{e['answered_us']} "
                        f"request {e['n']}, answered {e['answered']}")
     for intent in history.intents.values():
-        if any(s.batch_id is not None and s.batch_id in text for s in intent.sendings) or intent.name in text:
+        if intent.name in named or any(s.batch_id in named for s in intent.sendings):
             for s in intent.sendings:
                 yield (f"{intent.name}: life {history.life_of(s.at_us)}: {s.at_us}..{s.answered_us} sent: "
                        f"{s.status} {s.batch_id} {s.headers.get('Idempotent-Replayed')}")
@@ -362,7 +364,8 @@ def a_key_gives_the_same_answer(history):
             yield f"{intent.name}: its last sending had no answer: {intent.sendings[-1]}"
         for n, s in enumerate(intent.sendings):
             # The batch of a process that died may not have been ended yet.
-            later = (s.body or {}).get("code") == ("in_progress" if n > 0 and not intent.is_job else "shutting_down")
+            code = (s.body or {}).get("code")
+            later = code == "shutting_down" or (code == "in_progress" and n > 0 and not intent.is_job)
             if s.status is not None and s.status not in (200, 202, 207) and not later:
                 yield f"{intent.name}: sending {n} was answered {s.status}: {s.body}"
             elif s.accepted and n > 0 and intent.sendings[n - 1].accepted and s.status != 202 and not s.replayed:
