@@ -153,12 +153,12 @@ def draw_intent(rng, name):
 
 
 def draw_end(rng, points):
-    """How a life ends, as (end, n, point)."""
+    """How a life ends, as (end, n, point). Each of `points` has its turn, and rather sooner than later."""
     ends = ["sent", "answers", "answers", "requests", "requests", "requests", "lines", "term"]
     end = rng.choice(ends + ["point"] * 5 if points else ends)
     if end == "point":
-        point = rng.choice(sorted(POINTS))
-        return end, rng.randint(1, POINTS[point]), point
+        points.append(points.pop(0))
+        return end, min(rng.randint(1, POINTS[points[-1]]) for _ in range(2)), points[-1]
     return end, {"sent": rng.randint(1, 12), "answers": rng.randint(1, 12), "requests": rng.randint(1, 100),
                  "lines": rng.randint(1, 200), "term": rng.randint(1, 60)}[end], None
 
@@ -181,6 +181,7 @@ def draw_epoch(rng, epoch, cycles, points):
 def draw(seed, cycles, points, per_epoch=12):
     """Epochs of at most so many cycles each; `points`: this build has kill points."""
     rng = random.Random(seed)
+    points = sorted(POINTS) if points else []
     left, epochs = cycles, []
     while left > 0:
         take = min(left, per_epoch)

@@ -23,6 +23,7 @@ import draw
 from world import World
 
 MOST_SHOWN = 5
+WIDTH = 400
 
 
 def options():
@@ -37,9 +38,9 @@ def options():
 
 def tell(complaints, history):
     for name, text in complaints[:MOST_SHOWN]:
-        print(f"# {name}: {text}")
+        print(f"# {name}: {text[:2 * WIDTH]}")
         for line in itertools.islice(judge.evidence(history, text), MOST_SHOWN * 4):
-            print(f"#     {line}")
+            print(f"#     {line[:WIDTH]}")
     for n, life in enumerate(history.lives):
         print(f"# life {n}: {life.started_us}..{life.died_us} {life.end} {life.status}")
 
