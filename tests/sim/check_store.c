@@ -105,7 +105,8 @@ static void accept_answered(const struct store_accept *a)
 	b->accept_said_us = clock_now();
 	trace("accept answered: batch, answer", number(b), a->op.answer, 0);
 	if (a->op.answer == STORE_KEY_EXISTS)
-		CHECK(KEPT, holder != NULL && batch_id_eq(holder->id, a->existing) && !a->same_body,
+		CHECK(KEPT, holder != NULL && batch_id_eq(holder->id, a->existing) &&
+			    a->same_body == (holder->body == b->body),
 		      "batch %u: its key is said to be taken", number(b));
 	if (a->op.answer != STORE_OK) {
 		b->fate = FATE_ABSENT;
@@ -257,6 +258,7 @@ static void update_answered(const struct store_update *u)
 {
 	struct sim_batch *b = batch_by_id(u->batch->id);
 
+	b->changed_us = clock_now();
 	CHECK(UPDATE, u->op.answer == STORE_OK, "an update is answered with %d", (int)u->op.answer);
 	keep_item(&b->items[u->item.index], &u->item);
 	b->items[u->item.index].claim_kept = false;

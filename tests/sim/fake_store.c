@@ -84,6 +84,11 @@ void store_disk_busy(struct store_disk *k, int64_t until_us)
 	k->busy_until = MAX(k->busy_until, until_us);
 }
 
+bool store_disk_well_since(const struct store_disk *k, int64_t us)
+{
+	return k->fails_until <= us && k->busy_until <= us;
+}
+
 bool store_disk_troubled(const struct store_disk *k)
 {
 	return k->fails_until > 0 || k->busy_until > 0;

@@ -73,6 +73,7 @@ static const struct planted {
 	{"the end overtakes the last update", PLANT_HASTY_FINISH, RULE_UPDATE},
 	{"a batch changes while the store has it", PLANT_CHANGES_ACCEPTED, RULE_FROZEN},
 	{"a job is parked for too long", PLANT_LATE_PARK, RULE_PARK},
+	{"a job sleeps on after a restart", PLANT_OVERSLEEPS, RULE_IDLE},
 	{"a watcher is told nothing", PLANT_DEAF_WATCH, RULE_WATCH},
 	{"jobs take all memory", PLANT_NO_ROOM_LIMIT, RULE_RESIDENT},
 	{"a job is settled by a shutdown", PLANT_SETTLED_BY_SHUTDOWN, RULE_SHUTDOWN},

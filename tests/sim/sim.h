@@ -120,6 +120,7 @@ struct watcher {
 	struct sim_batch *of;
 	unsigned shard;
 	int64_t since_us;
+	int64_t told_us;                 /* when it was last told of anything */
 	bool on, told;                   /* told: done */
 };
 
@@ -152,7 +153,8 @@ struct sim_batch {
 	enum why act;
 	/* Durable. */
 	bool durable, asynchronous;      /* as the request asked */
-	unsigned key;                    /* 0: none; else the number of its Idempotency-Key */
+	unsigned key;                    /* 0: none; else the number of its Idempotency-Key ... */
+	unsigned body;                   /* ... and that of its body: it has no other effect */
 	enum fate fate;
 	int64_t row;                     /* the store's number */
 	bool answered, cut;              /* on_accepted ran; its process died while it ran */
@@ -161,6 +163,7 @@ struct sim_batch {
 	bool finish_asked, finish_kept, told_done;
 	bool reloaded;                   /* its times went through the wall clock */
 	int64_t accept_said_us, finish_kept_us;
+	int64_t changed_us;              /* when an update was last kept */
 	uint32_t settled_steps;          /* final updates asked for */
 	struct watcher watchers[2];
 };
@@ -194,7 +197,7 @@ enum plant {
 	PLANT_EARLY_ACK, PLANT_NO_CLAIM, PLANT_LOSES_UPDATES, PLANT_FORGETS_WAITS, PLANT_FORGETS_CLAIMS,
 	PLANT_LOSES_LETTERS, PLANT_OTHER_KEY, PLANT_HASTY_FINISH, PLANT_LOSES_ITEMS, PLANT_FORGETS_JOBS,
 	PLANT_UNSYNCED, PLANT_EARLY_DONE, PLANT_SETTLED_BY_SHUTDOWN, PLANT_LATE_PARK, PLANT_CHANGES_ACCEPTED,
-	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO
+	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO, PLANT_OVERSLEEPS
 };
 
 /* One seed's world. There is one at a time. */
@@ -233,6 +236,7 @@ struct sim {
 	int64_t last_us;                 /* when something was last traced */
 	uint64_t trace_hash;
 	uint64_t steps;
+	struct event tick;               /* somebody looks, though nothing happens */
 };
 extern struct sim sim;
 

@@ -156,8 +156,24 @@ void world_shut_down(unsigned shard)
 
 /* ---- the world ---- */
 
+static bool any_unfinished(void)
+{
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		if (sim.batches[i].fate == FATE_KEPT && !sim.batches[i].finish_kept)
+			return true;
+	return false;
+}
+
+/* Less and less often, while nothing happens. */
+static void on_tick(struct event *e)
+{
+	if (!world_goes_down() && any_unfinished())
+		event_at(e, clock_now() + 11000000 + 2 * (clock_now() - sim.last_us));
+}
+
 void world_open(void)
 {
+	event_init(&sim.tick, NULL, on_tick);
 	doctor_config();
 	sim.disk = store_disk_new(sim.config.limits.stored_items, sim.slow_us);
 	for (unsigned i = 0; i < MAX_SHARDS; i++)
@@ -169,6 +185,8 @@ bool world_step(void)
 {
 	if (!clock_step())
 		return false;
+	if (!heap_has(&sim.tick.due) && any_unfinished() && !world_goes_down())
+		event_at(&sim.tick, clock_now() + 11000000);
 	CHECK(LIVENESS, ++sim.steps < MOST_STEPS, "the world does not come to rest");
 	check_step();
 	fake_loop_enter(NULL);
