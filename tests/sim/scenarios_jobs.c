@@ -361,6 +361,30 @@ static void a_last_failure_in_a_shutdown_is_the_first(void)
 	finish();
 }
 
+/* The first job is ended between the answer to its claim and its start. */
+static void a_claim_that_is_given_back_makes_place(void)
+{
+	for (unsigned steps = 0; steps < 12; steps++) {
+		struct sim_batch *first, *second;
+
+		open_quiet(1, 100, quick);
+		sim.services[0].max_in_flight = 1;
+		first = add_job(1);
+		second = add_job(1);
+		world_open();
+		submit_and_leave(first);
+		submit_and_leave(second);
+		while (!first->items[0].claimed)
+			world_step();
+		for (unsigned i = 0; i < steps; i++)
+			world_step();
+		world_end(first, WHY_CANCELLED);
+		run_until_ms(1000);
+		CHECK(IDLE, second->done, "the second job waits for nothing, after %u steps", steps);
+		finish();
+	}
+}
+
 const struct scenario job_scenarios[] = {
 	{"an attempt that a crash cut is repeated", an_attempt_that_a_crash_cut_is_repeated},
 	{"under at_most_once it is not", under_at_most_once_it_is_not},
@@ -375,6 +399,7 @@ const struct scenario job_scenarios[] = {
 	{"a job is cancelled where it is", a_job_is_cancelled_where_it_is},
 	{"a shutdown settles no job", a_shutdown_settles_no_job},
 	{"a lane that goes down first is not asked again", a_lane_that_goes_down_first_is_not_asked_again},
+	{"a claim that is given back makes place", a_claim_that_is_given_back_makes_place},
 	{"a last failure in a shutdown is the first", a_last_failure_in_a_shutdown_is_the_first},
 };
 const unsigned n_job_scenarios = ARRAY_LEN(job_scenarios);
