@@ -60,11 +60,67 @@ static void check_kept_batch(const struct sim_batch *b, const struct batch *real
 		check_kept_item(&b->items[i], &real->items[i], i);
 }
 
+/* Of a plain batch whose process ended: what was not final at its start may have
+ * been sent, and more is not known. */
+static void check_note_end(const struct sim_batch *b, const struct batch *real)
+{
+	const unsigned stops = 1u << STOP_INTERRUPTED | 1u << STOP_MAYBE_DELIVERED | 1u << STOP_MAX_ATTEMPTS |
+			       1u << STOP_DEADLINE | 1u << STOP_TTL;
+
+	cover_race(RACE_NOTE_INTERRUPTED);
+	CHECK(KEPT, real->stop_reason == STOP_REASON_INTERRUPTED, "batch %u ends as %s", (unsigned)(b - sim.batches),
+	      stop_reason_str(real->stop_reason));
+	for (unsigned i = 0; i < b->n_items; i++) {
+		const struct item *it = &real->items[i];
+
+		CHECK(KEPT, it->state == ITEM_FINAL && it->index == i, "item %u is not final", i);
+		if (!b->items[i].invalid)
+			CHECK(KEPT, it->code == CODE_INTERRUPTED && it->delivered == DELIVERED_MAYBE && stops >> it->stop & 1,
+			      "item %u: %s, stop %s", i, code_str((enum code)it->code), stop_str((enum stop)it->stop));
+	}
+}
+
+/* What was told of it from memory is what the disk has. */
+void check_plain_end(struct sim_batch *b)
+{
+	struct batch *real = store_disk_look(sim.disk, b->id), *before = b->b;
+	struct buf text = {0};
+
+	CHECK(KEPT, real != NULL && real->state == BATCH_DONE && real->n_items == b->n_items,
+	      "batch %u is done, and not kept", (unsigned)(b - sim.batches));
+	if (b->note_open) {
+		check_note_end(b, real);
+	} else {
+		b->b = real;
+		wire_batch(&text, real, true);
+		check_document(b, buf_slice(&text));
+		buf_free(&text);
+		b->b = before;
+	}
+	batch_unref(real);
+}
+
+static void check_plain(const struct sim_batch *b)
+{
+	struct batch *real;
+
+	if (!b->submitted)
+		return;
+	real = store_disk_look(sim.disk, b->id);
+	CHECK(KEPT, (real != NULL) == (b->noted || b->finish_kept), "batch %u: its note", (unsigned)(b - sim.batches));
+	if (real != NULL)
+		CHECK(KEPT, (real->state == BATCH_DONE) == b->finish_kept, "batch %u: state %s",
+		      (unsigned)(b - sim.batches), batch_state_str(real->state));
+	batch_unref(real);
+}
+
 /* As the disk has it. */
 void check_kept(const struct sim_batch *b)
 {
 	struct batch *real;
 
+	if (!b->durable)
+		check_plain(b);
 	if (b->fate == FATE_NONE)
 		return;
 	real = store_disk_look(sim.disk, b->id);
@@ -104,7 +160,7 @@ static bool is_new(const struct sim_batch *b)
 static bool is_beyond(const struct sim_batch *b)
 {
 	if (!b->durable)
-		return b->b != NULL;
+		return b->b != NULL || b->note_open;
 	return !b->asynchronous || is_new(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
 }
 

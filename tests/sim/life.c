@@ -22,6 +22,8 @@ static void recover(void *arg, const struct store_unfinished *u)
 	struct store_unfinished told = *u;
 
 	(void)arg;
+	if (sim.plant == PLANT_FORGETS_NOTES && !u->asynchronous)
+		return;
 	if (sim.plant == PLANT_OVERSLEEPS)
 		told.due_unix_ms = clock_unix_ms() + 3600000;
 	fake_loop_enter(sim.loops[shard]);
@@ -237,6 +239,7 @@ static void let_go(struct sim_batch *b)
 	b->running = 0;
 	for (unsigned i = 0; i < b->n_items; i++)
 		b->items[i].running = 0;
+	b->note_open = b->noted && !b->finish_kept;
 	if (running && !b->durable)
 		b->done = b->cut = true;
 	if (running && b->fate == FATE_KEPT)

@@ -103,6 +103,7 @@ void plan_world(uint64_t seed)
 	sim.n_shards = few(MAX_SHARDS);
 	sim.config.shards = sim.n_shards;
 	sim.jobs = dice_chance(60);
+	sim.notes = dice_chance(50);
 	sim.crowd = sim.jobs && dice_chance(8);
 	sim.n_batches = sim.crowd ? MAX_BATCHES : few(sim.jobs ? 10 : 6);
 	for (unsigned i = 0; i < sim.n_batches; i++)

@@ -66,6 +66,7 @@ static const struct planted {
 	{"an update is lost", PLANT_LOSES_UPDATES, RULE_KEPT},
 	{"a result on the disk is changed", PLANT_CHANGES_RESULTS, RULE_KEPT},
 	{"a job is forgotten by the next process", PLANT_FORGETS_JOBS, RULE_LIVENESS},
+	{"what was cut off is never ended", PLANT_FORGETS_NOTES, RULE_LIVENESS},
 	{"an item is lost when its job comes back", PLANT_LOSES_ITEMS, RULE_LIVENESS},
 	{"a wait is forgotten when its job comes back", PLANT_FORGETS_WAITS, RULE_RETRY_WAIT},
 	{"a letter is lost once it was tried", PLANT_LOSES_LETTERS, RULE_LETTER},

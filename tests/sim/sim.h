@@ -157,6 +157,7 @@ struct sim_batch {
 	unsigned body;                   /* ... and that of its body: it has no other effect */
 	enum fate fate;
 	int64_t row;                     /* the store's number */
+	bool noted, note_open;           /* plain: a note of it is kept; and its process is gone */
 	bool answered, cut;              /* on_accepted ran; its process died while it ran */
 	bool beyond;                     /* in memory whatever room there was, as somebody waited */
 	size_t bytes;                    /* what it takes in memory, at most */
@@ -197,7 +198,8 @@ enum plant {
 	PLANT_EARLY_ACK, PLANT_NO_CLAIM, PLANT_LOSES_UPDATES, PLANT_FORGETS_WAITS, PLANT_FORGETS_CLAIMS,
 	PLANT_LOSES_LETTERS, PLANT_OTHER_KEY, PLANT_HASTY_FINISH, PLANT_LOSES_ITEMS, PLANT_FORGETS_JOBS,
 	PLANT_UNSYNCED, PLANT_EARLY_DONE, PLANT_SETTLED_BY_SHUTDOWN, PLANT_LATE_PARK, PLANT_CHANGES_ACCEPTED,
-	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO, PLANT_OVERSLEEPS
+	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO, PLANT_OVERSLEEPS,
+	PLANT_FORGETS_NOTES
 };
 
 /* One seed's world. There is one at a time. */
@@ -217,6 +219,7 @@ struct sim {
 	bool dead;                       /* this one died, and is being buried */
 	bool down;                       /* it is going down, and another follows */
 	bool jobs;                       /* some batches are durable, and processes may end */
+	bool notes;                      /* the disk keeps notes of plain batches */
 	bool crowd;                      /* many jobs at once */
 	uint64_t stored_items;
 	int64_t slow_us;                 /* a commit takes this long at most */
@@ -312,6 +315,7 @@ void check_document(const struct sim_batch *b, struct slice json);
 /* check_kept.c: what the disk has. */
 void check_kept(const struct sim_batch *b);
 void check_kept_end(struct sim_batch *b);
+void check_plain_end(struct sim_batch *b);
 
 /* model.c: what the contract says, written a second time. */
 struct verdict {
@@ -341,7 +345,7 @@ enum race {
 	RACE_SUBMIT_IN_CALLBACK, RACE_DISK_FAILED, RACE_PARKED, RACE_LOADED, RACE_CRASH, RACE_RESTART,
 	RACE_INTERRUPTED_SEEN, RACE_CLAIMED_NOT_STARTED, RACE_OUTCOME_LOST, RACE_ACCEPT_LOST, RACE_ACK_LOST,
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
-	RACE_CRASH_AFTER_FINISH, RACE_MAX
+	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);
