@@ -307,6 +307,7 @@ static void finish_answered(const struct store_finish *f)
 	CHECK(UPDATE, b != NULL, "the end of nothing is kept");
 	if (!b->durable) {
 		b->finish_kept = f->op.answer == STORE_OK;
+		b->finish_refused = !b->finish_kept;
 		if (b->finish_kept)
 			check_plain_end(b);
 		return;

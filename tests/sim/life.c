@@ -240,6 +240,7 @@ static void let_go(struct sim_batch *b)
 	for (unsigned i = 0; i < b->n_items; i++)
 		b->items[i].running = 0;
 	b->note_open = b->noted && !b->finish_kept;
+	b->finish_refused = false;
 	if (running && !b->durable)
 		b->done = b->cut = true;
 	if (running && b->fate == FATE_KEPT)

@@ -162,6 +162,7 @@ struct sim_batch {
 	bool beyond;                     /* in memory whatever room there was, as somebody waited */
 	size_t bytes;                    /* what it takes in memory, at most */
 	bool finish_asked, finish_kept, told_done;
+	bool finish_refused;             /* plain: the disk failed when it was done, and its note stays */
 	bool reloaded;                   /* its times went through the wall clock */
 	int64_t accept_said_us, finish_kept_us;
 	int64_t changed_us;              /* when an update was last kept */
