@@ -4,16 +4,16 @@
 
 # shellcheck disable=SC2034  # the lists are for whoever sources this file
 PACKAGES_BUILD=(gcc libc6-dev binutils meson ninja-build pkg-config python3 python3-yaml
-	libmicrohttpd-dev libcurl4-openssl-dev libjansson-dev libevent-dev libyaml-dev libssl-dev)
+	libmicrohttpd-dev libcurl4-openssl-dev libjansson-dev libevent-dev libyaml-dev libssl-dev libsqlite3-dev)
 # shellcheck disable=SC2034
-PACKAGES_RUN=(libmicrohttpd12 libcurl4 libjansson4 libevent-core-2.1-7 libyaml-0-2 libssl3 ca-certificates)
+PACKAGES_RUN=(libmicrohttpd12 libcurl4 libjansson4 libevent-core-2.1-7 libyaml-0-2 libssl3 libsqlite3-0 ca-certificates)
 # shellcheck disable=SC2034
 PACKAGES_QUICKSTART=("${PACKAGES_BUILD[@]}" ca-certificates curl)
 # shellcheck disable=SC2034
 PACKAGES_TEST=("${PACKAGES_BUILD[@]}" ca-certificates curl git libcmocka-dev nginx openssl
-	python3-jsonschema shellcheck)
+	python3-jsonschema shellcheck strace util-linux)
 # shellcheck disable=SC2034
-PACKAGES_CI=("${PACKAGES_TEST[@]}" clang valgrind util-linux)
+PACKAGES_CI=("${PACKAGES_TEST[@]}" clang valgrind)
 
 say() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2

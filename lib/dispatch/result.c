@@ -10,6 +10,7 @@
  */
 #include <stdlib.h>
 
+#include "base/plant.h"
 #include "dispatch-i.h"
 #include "obs/log.h"
 
@@ -233,7 +234,9 @@ void batch_on_result(struct loop_msg *msg)
 		log_attempt(a);
 		conclude(lv, it, &a->outcome, a->why, a->done_us);
 	} else if (goes_on(lv, a->why)) {
+		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
+		live_hand_over(lv);
 	} else {
 		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED, stop_from_why(a->why));
 	}
@@ -259,7 +262,7 @@ static void resume(struct live *lv, struct item *it, int64_t now_us, int64_t uni
 		item_record_interrupted(it, now_us, unix_ms, &o);
 		meter_add(d->env.meter, METRIC_ITEMS_INTERRUPTED, 0, 0, 1);
 		conclude(lv, it, &o, WHY_NONE, now_us);
-	} else {
+	} else if (!PLANTED(DROP_WAIT)) {
 		heap_set(&d->waits, &it->wake, now_us + MAX(it->due_unix_ms - unix_ms, 0) * 1000);
 	}
 }

@@ -19,13 +19,14 @@ struct backend_ops {
 	bool concurrent;                 /* reads may run beside the writer */
 	bool keeps_notes;                /* wants the note of a batch that is not durable */
 
-	/* A group: begin, any number of writes, commit or rollback (also after a commit
-	 * that failed; not after a begin that did). `synced`: it must be on the medium
-	 * when commit returns. A write that fails spoils its group: the front rolls it
-	 * back, and tries its operations again or refuses them. */
-	int (*begin)(struct backend *b);
+	/* A group: begin, any number of writes, commit or rollback. `synced`: it must
+	 * be on the medium when commit returns; known at the start, for a database
+	 * takes it for a whole transaction. A begin, write or commit that fails spoils
+	 * the group: the front rolls it back, and tries its operations again or refuses
+	 * them. */
+	int (*begin)(struct backend *b, bool synced);
 	int (*write)(struct backend *b, struct store_op *op);
-	int (*commit)(struct backend *b, bool synced);
+	int (*commit)(struct backend *b);
 	void (*rollback)(struct backend *b);
 
 	/* In a group: write something small, so that its commit shows whether the disk
@@ -39,10 +40,9 @@ struct backend_ops {
 	 * *retmore: there is more of it. */
 	int (*expire)(struct backend *b, int64_t now_unix_ms, bool *retmore);
 
-	/* In the opener's thread or the writer's, between groups. unfinished_items: of
-	 * durable batches; the front reads it once, at the start, and counts from there. */
+	/* In the opener's thread or the writer's, between groups. */
 	int (*each_unfinished)(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg);
-	void (*measure)(struct backend *b, struct store_status *ret);    /* file_bytes, unfinished_items, oldest */
+	void (*measure)(struct backend *b, struct store_status *ret);    /* file_bytes, oldest */
 	void (*close)(struct backend *b);
 };
 
@@ -50,6 +50,7 @@ struct backend {
 	const struct backend_ops *ops;
 	const struct store_config *cfg;
 	char why[160];                   /* the last failure of the writer, for people */
+	uint64_t unfinished;             /* items that are not final, as of the last commit */
 	bool hopeless;                   /* it will not go away by itself: the file is corrupt */
 };
 

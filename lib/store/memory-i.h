@@ -29,7 +29,6 @@ struct memory {
 	struct list finished;            /* the first to finish first */
 	struct heap expiries;
 	size_t bytes;                    /* of the finished ones */
-	uint64_t unfinished;             /* items */
 	uint64_t key_seed;
 	int64_t last_row;
 

@@ -7,7 +7,7 @@
  *     has a key, and in running or, once DONE, in finished and expiries.
  *  2. `bytes` is the sum over the finished ones, and at most memory_bytes between
  *     groups, but for a single batch that is larger.
- *  3. `unfinished` is the sum of counts.pending over the running ones.
+ *  3. backend.unfinished is the sum of counts.pending over the running ones.
  *  4. A record that left in the group that runs is in undo alone.
  */
 #include "store/memory-i.h"
@@ -150,13 +150,14 @@ static size_t bytes_of(const struct batch *b)
 
 /* Groups. */
 
-static int begin(struct backend *b)
+static int begin(struct backend *b, bool synced)
 {
 	struct memory *m = memory_of(b);
 
+	(void)synced;
 	m->n_undo = 0;
 	m->bytes_before = m->bytes;
-	m->unfinished_before = m->unfinished;
+	m->unfinished_before = m->backend.unfinished;
 	return 0;
 }
 
@@ -186,11 +187,10 @@ static struct undo *remember(struct memory *m, enum undo_what what, struct recor
 	return u;
 }
 
-static int commit(struct backend *b, bool synced)
+static int commit(struct backend *b)
 {
 	struct memory *m = memory_of(b);
 
-	(void)synced;
 	for (size_t i = 0; i < m->n_undo; i++)
 		if (m->undo[i].what == UNDO_REMOVED)
 			record_free(m->undo[i].rec);
@@ -238,7 +238,7 @@ static void rollback(struct backend *b)
 		}
 	}
 	m->bytes = m->bytes_before;
-	m->unfinished = m->unfinished_before;
+	m->backend.unfinished = m->unfinished_before;
 }
 
 /* The writes: 0, or -ENOMEM. */
@@ -277,6 +277,7 @@ static struct batch *copy_batch(const struct batch *from)
 
 	if (to == NULL)
 		return NULL;
+	to->state = BATCH_QUEUED;
 	for (uint32_t i = 0; i < from->n_items; i++) {
 		if (!memory_copy_item(&to->items[i], &from->items[i], from) ||
 		    !memory_copy_letter(&to->items[i], &from->items[i], from)) {
@@ -317,7 +318,7 @@ static int accept_batch(struct memory *m, struct store_accept *a)
 	}
 	note_order(rec, a->batch, a->n_settled);
 	a->batch->store_row = rec->batch->store_row;
-	m->unfinished += rec->batch->counts.pending;
+	m->backend.unfinished += rec->batch->counts.pending;
 	return add(m, rec);
 }
 
@@ -363,7 +364,7 @@ static int update(struct memory *m, struct store_update *u)
 	if (it == NULL || !memory_copy_facts(it, &u->item, u->batch))
 		return -ENOMEM;
 	atomic_store(&it->in_flight, false);
-	m->unfinished += (uint64_t)u->counts.pending - rec->batch->counts.pending;
+	m->backend.unfinished += (uint64_t)u->counts.pending - rec->batch->counts.pending;
 	rec->batch->counts = u->counts;
 	if (u->seq > 0) {
 		rec->order[u->seq - 1] = it->index;
@@ -386,7 +387,7 @@ static int finish_known(struct memory *m, struct store_finish *f)
 	if (remember(m, UNDO_CHANGED, rec) == NULL)
 		return -ENOMEM;
 	b = rec->batch;
-	m->unfinished += (uint64_t)from->counts.pending - b->counts.pending;
+	m->backend.unfinished += (uint64_t)from->counts.pending - b->counts.pending;
 	b->counts = from->counts;
 	b->state = BATCH_DONE;
 	b->outcome = from->outcome;
@@ -506,7 +507,6 @@ static void measure(struct backend *b, struct store_status *ret)
 {
 	struct memory *m = memory_of(b);
 
-	ret->unfinished_items = m->unfinished;
 	if (!list_empty(&m->running))
 		ret->oldest_unfinished_unix_ms =
 			list_entry(m->running.next, struct record, phase)->batch->created_unix_ms;

@@ -34,7 +34,6 @@ static uint32_t count_wanted(const struct record *rec, struct store_read *r)
 {
 	uint32_t n = 0;
 
-	r->next = r->from;
 	if (r->limit == 0)
 		return 0;
 	while (next_wanted(rec, r, &r->next) != NULL) {
@@ -78,9 +77,6 @@ static int read_batch(const struct memory *m, struct store_read *r)
 {
 	const struct record *rec = memory_find(m, r->id);
 
-	r->batch = NULL;
-	r->more = false;
-	r->next = 0;
 	if (rec == NULL) {
 		r->op.answer = STORE_NOT_FOUND;
 		return 0;
@@ -121,8 +117,6 @@ static int list_batches(const struct memory *m, struct store_list *l)
 {
 	uint32_t limit = MIN(l->limit, (uint32_t)STORE_LIST_MAX);
 
-	l->n = 0;
-	l->more = false;
 	for (const struct list *node = list_start(m, l); node != &m->by_age && !l->more; node = node->prev) {
 		const struct record *rec = list_entry(node, const struct record, age);
 

@@ -31,6 +31,7 @@ struct store {
 
 	/* The writer's. */
 	struct list todo, group;
+	int64_t group_us;                /* the last one's begin */
 	int64_t retry_at_us, backoff_us; /* while it fails */
 	int64_t recovered_us;
 	int64_t expire_at_us, measured_us;
@@ -52,6 +53,9 @@ static inline bool store_op_reads(const struct store_op *op)
 {
 	return op->what == STORE_READ || op->what == STORE_LIST;
 }
+
+/* Not owed, and nobody learns that it was not written unless it is counted. */
+bool store_op_lost(const struct store_op *op);
 
 /* Drop what the operation owns, and answer it or free it: it is gone after. */
 void store_op_end(struct store_op *op, enum store_answer answer);

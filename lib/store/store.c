@@ -6,7 +6,7 @@
  *  1. An operation is in one list: inbox or reads, then todo or group, until it
  *     was answered; nothing of it is touched after.
  *  2. status.queued_ops and queued_bytes are of inbox, todo and group.
- *  3. status.unfinished_items is what is committed; `reserved` what waits to be.
+ *  3. status.unfinished_items is the backend's; `reserved` what waits to be written.
  *     Together they stay within stored_items.
  */
 #include <stdlib.h>
@@ -134,8 +134,7 @@ static enum store_answer admit(struct store *s, struct store_op *op, size_t byte
 	return STORE_OK;
 }
 
-/* Nobody will know of it unless it is counted. */
-static bool is_lost(const struct store_op *op)
+bool store_op_lost(const struct store_op *op)
 {
 	return op->what == STORE_FINISH ||
 	       (op->what == STORE_ACCEPT && !container_of(op, const struct store_accept, op)->batch->durable);
@@ -156,7 +155,7 @@ static void ask_writer(struct store *s, struct store_op *op)
 		s->status.queued_bytes += bytes;
 		if (first)
 			pthread_cond_signal(&s->wake_writer);
-	} else if (is_lost(op)) {
+	} else if (store_op_lost(op)) {
 		s->status.dropped++;
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -238,6 +237,7 @@ struct store *store_open_backend(const struct store_config *cfg, struct backend 
 	list_init(&s->todo);
 	list_init(&s->group);
 	take->ops->measure(take, &s->status);
+	s->status.unfinished_items = take->unfinished;
 	start(&s->writer, store_writer_main, s);
 	if (take->ops->concurrent)
 		start(&s->reader, store_reader_main, s);
@@ -246,11 +246,9 @@ struct store *store_open_backend(const struct store_config *cfg, struct backend 
 
 struct store *store_open(const struct store_config *cfg, struct buf *reterr)
 {
-	if (cfg->path != NULL) {
-		buf_add_str(reterr, "this build keeps batches in memory alone: leave out the store's path");
-		return NULL;
-	}
-	return store_open_backend(cfg, memory_open(cfg));
+	struct backend *b = cfg->path == NULL ? memory_open(cfg) : sqlite_open(cfg, reterr);
+
+	return b == NULL ? NULL : store_open_backend(cfg, b);
 }
 
 void store_close(struct store *s)

@@ -14,12 +14,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/killpoint.h"
+#include "base/plant.h"
 #include "obs/log.h"
 #include "store/store-i.h"
 
 enum {
 	GROUP_MAX = 4096,
+	GATHER_US = 1000,                /* from one group to the next: under load they grow instead of being many */
 	GROUP_US = 20 * 1000,            /* of writing, so that no answer waits for long behind others */
 	BACKOFF_MIN_US = 100 * 1000,
 	BACKOFF_MAX_US = 1000 * 1000,
@@ -39,7 +43,7 @@ static int64_t unix_ms(void)
 /* What ends changes the counts, all of it under one lock. */
 struct ended {
 	struct list ops;
-	uint64_t n, bytes, reserved, accepted, settled, dropped;
+	uint64_t n, bytes, reserved, dropped;
 };
 
 static void ended_init(struct ended *e)
@@ -48,44 +52,19 @@ static void ended_init(struct ended *e)
 	list_init(&e->ops);
 }
 
-static void count_accept(struct ended *e, const struct batch *b, enum store_answer said)
-{
-	if (!b->durable) {
-		e->dropped += said == STORE_UNAVAILABLE;
-		return;
-	}
-	e->reserved += b->counts.pending;
-	if (said == STORE_OK)
-		e->accepted += b->counts.pending;
-}
-
 /* It is in no list any more. */
 static void end(struct ended *e, struct store_op *op, enum store_answer said)
 {
-	const struct store_update *u;
+	const struct batch *accepted = op->what != STORE_ACCEPT ? NULL :
+				       container_of(op, struct store_accept, op)->batch;
 
 	op->answer = said;
 	e->n++;
 	e->bytes += store_op_bytes(op);
+	e->dropped += said == STORE_UNAVAILABLE && store_op_lost(op);
+	if (accepted != NULL && accepted->durable)
+		e->reserved += accepted->counts.pending;
 	list_append(&e->ops, &op->msg.node);
-	switch (op->what) {
-	case STORE_ACCEPT:
-		count_accept(e, container_of(op, struct store_accept, op)->batch, said);
-		break;
-	case STORE_UPDATE:
-		u = container_of(op, struct store_update, op);
-		e->settled += said == STORE_OK && u->seq > 0 && u->batch->durable;
-		break;
-	case STORE_FINISH:
-		e->dropped += said == STORE_UNAVAILABLE && !store_op_owed(op);
-		break;
-	case STORE_CLAIM:
-	case STORE_PARK:
-	case STORE_DELETE:
-	case STORE_READ:
-	case STORE_LIST:
-		break;
-	}
 }
 
 static void answer_all(struct store *s, struct ended *e)
@@ -97,8 +76,7 @@ static void answer_all(struct store *s, struct ended *e)
 	s->status.queued_bytes -= e->bytes;
 	s->status.dropped += e->dropped;
 	s->reserved -= e->reserved;
-	s->status.unfinished_items += e->accepted;
-	s->status.unfinished_items -= MIN(e->settled, s->status.unfinished_items);
+	s->status.unfinished_items = s->backend->unfinished;
 	pthread_mutex_unlock(&s->lock);
 	while ((node = list_pop(&e->ops)) != NULL)
 		store_op_end(store_op_of(node), store_op_of(node)->answer);
@@ -199,8 +177,22 @@ static bool wants_sync(const struct store_op *op)
 	return op->what == STORE_CLAIM && container_of(op, const struct store_claim, op)->synced;
 }
 
+/* Is there one of the next `max` that wants it? */
+static bool any_wants_sync(const struct store *s, unsigned max)
+{
+	unsigned n = 0;
+
+	list_foreach(node, &s->todo) {
+		if (n++ == max)
+			break;
+		if (wants_sync(store_op_of(node)))
+			return true;
+	}
+	return false;
+}
+
 /* Returns how many were written, or what failed. */
-static int write_ops(struct store *s, unsigned max, bool *retsynced)
+static int write_ops(struct store *s, unsigned max)
 {
 	int64_t until = store_now_us() + GROUP_US;
 	unsigned n = 0;
@@ -212,7 +204,6 @@ static int write_ops(struct store *s, unsigned max, bool *retsynced)
 
 		list_append(&s->group, node);
 		n++;
-		*retsynced |= wants_sync(op);
 		op->answer = STORE_OK;
 		rc = s->backend->ops->write(s->backend, op);
 	}
@@ -230,6 +221,13 @@ static void answer_group(struct store *s)
 	answer_all(s, &e);
 }
 
+/* Planted, on a disk that takes its time. */
+static void answer_too_early(struct store *s)
+{
+	answer_group(s);
+	usleep(10 * 1000);
+}
+
 static void undo_group(struct store *s, int rc)
 {
 	list_splice(&s->group, &s->todo);
@@ -241,23 +239,28 @@ static void undo_group(struct store *s, int rc)
 static bool run_group(struct store *s, unsigned max)
 {
 	const struct backend_ops *ops = s->backend->ops;
-	bool touch = list_empty(&s->todo), synced = touch;
-	int64_t began;
-	int n, rc = ops->begin(s->backend);
+	bool touch = list_empty(&s->todo);
+	int64_t began = 0;
+	int n = 0, rc;
 
-	if (rc < 0) {
-		undo_group(s, rc);
-		return false;
-	}
-	n = rc = touch ? ops->touch(s->backend) : write_ops(s, max, &synced);
-	began = store_now_us();
+	s->group_us = store_now_us();
+	rc = ops->begin(s->backend, touch || any_wants_sync(s, max));
+
 	if (rc >= 0)
-		rc = ops->commit(s->backend, synced);
+		n = rc = touch ? ops->touch(s->backend) : write_ops(s, max);
+	if (rc >= 0) {
+		if (PLANTED(ACK_BEFORE_COMMIT))
+			answer_too_early(s);
+		KILL_POINT("before_commit");
+		began = store_now_us();
+		rc = ops->commit(s->backend);
+	}
 	if (rc < 0) {
 		ops->rollback(s->backend);
 		undo_group(s, rc);
 		return false;
 	}
+	KILL_POINT("after_commit_before_answer");
 	if (!touch)
 		count_group(s, (uint64_t)n, store_now_us() - began);
 	recover(s);
@@ -368,6 +371,23 @@ static void measure(struct store *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Whoever asks need not have made its answer's place empty. */
+static void prepare(struct store_op *op)
+{
+	struct store_read *r = container_of(op, struct store_read, op);
+	struct store_list *l = container_of(op, struct store_list, op);
+
+	op->answer = STORE_OK;
+	if (op->what == STORE_READ) {
+		r->batch = NULL;
+		r->more = false;
+		r->next = r->from;
+	} else {
+		l->n = 0;
+		l->more = false;
+	}
+}
+
 static void call_in_thread(struct store_op *op)
 {
 	struct store_read *r = container_of(op, struct store_read, op);
@@ -387,7 +407,7 @@ static void run_reads(struct store *s, struct list *reads)
 		struct store_op *op = store_op_of(node);
 		int rc;
 
-		op->answer = STORE_OK;
+		prepare(op);
 		rc = s->backend->ops->read(s->backend, op);
 		if (rc < 0 && !s->reads_fail)
 			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)));
@@ -438,6 +458,19 @@ static void wait_for_work(struct store *s)
 	}
 }
 
+/* Under the lock. Who asks meanwhile finds that others have, and wakes nobody: that
+ * is most of what a small group costs. A group that comes alone does not wait, nor
+ * does a read, nor the end. */
+static void gather(struct store *s)
+{
+	int64_t at = s->group_us + GATHER_US;
+	struct timespec t = {.tv_sec = at / 1000000, .tv_nsec = at % 1000000 * 1000};
+
+	while (!s->closing && !list_empty(&s->inbox) && list_empty(&s->todo) &&
+	       (s->backend->ops->concurrent || list_empty(&s->reads)) && store_now_us() < at)
+		pthread_cond_timedwait(&s->wake_writer, &s->lock, &t);
+}
+
 void *store_writer_main(void *arg)
 {
 	struct store *s = arg;
@@ -449,6 +482,7 @@ void *store_writer_main(void *arg)
 	do {
 		pthread_mutex_lock(&s->lock);
 		wait_for_work(s);
+		gather(s);
 		closing = s->closing;
 		list_splice(&arrived, &s->inbox);
 		if (!s->backend->ops->concurrent)

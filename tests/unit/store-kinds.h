@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <unistd.h>
+
 #include "store-rig.h"
 
 struct kind {
@@ -20,8 +22,44 @@ static inline struct store *open_memory(const struct store_config *cfg)
 	return store_open(cfg, &error);
 }
 
+static char store_dir[64];
+
+/* In a directory that ends with the test. */
+static inline struct store *open_sqlite(const struct store_config *with)
+{
+	struct store_config at = *with;
+	struct buf error = {0};
+	struct store *s;
+
+	if (store_dir[0] == '\0') {
+		snprintf(store_dir, sizeof store_dir, "/tmp/settled-store-XXXXXX");
+		assert_non_null(mkdtemp(store_dir));
+	}
+	at.path = store_dir;
+	s = store_open(&at, &error);
+	if (s == NULL)
+		fail_msg("%.*s", (int)error.n, error.p);
+	return s;
+}
+
+static inline void remove_dir(void)
+{
+	static const char *const names[] = {"lock", "settled.db", "settled.db-wal", "settled.db-shm"};
+	char path[128];
+
+	if (store_dir[0] == '\0')
+		return;
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		snprintf(path, sizeof path, "%s/%s", store_dir, names[i]);
+		unlink(path);
+	}
+	assert_int_equal(rmdir(store_dir), 0);
+	store_dir[0] = '\0';
+}
+
 static const struct kind kinds[] = {
 	{"memory", open_memory, "memory", false},
+	{"sqlite", open_sqlite, "disk", true},
 };
 
 struct rig_case {
@@ -69,6 +107,7 @@ static inline int kind_teardown(void **state)
 {
 	(void)state;
 	store_close(s);
+	remove_dir();
 	rig_stop();
 	return 0;
 }
