@@ -149,7 +149,7 @@ struct batch {
 	struct policy policy;
 	bool asynchronous;               /* a job: no disconnect ends it, and a restart goes on with it */
 	bool durable;                    /* the store has it before its first attempt, and each step of it after */
-	const char *durability;          /* what is promised for it: "disk" or "memory"; static */
+	const char *durability;          /* what is promised for it: "disk" (the store says so) or "memory"; static */
 	struct batch_id retry_of;        /* all zero: none */
 	int64_t store_row;               /* the store's own number for it; 0: none yet. The store's to set */
 	struct blob *body;               /* the request's bytes; items point into it; may be NULL */

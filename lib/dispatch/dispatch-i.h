@@ -170,6 +170,9 @@ int64_t dispatch_after(int64_t us, int64_t ms);
 struct live *live_find(struct dispatch *d, struct batch_id id);
 void live_dirty(struct live *lv);
 bool live_leaving(const struct live *lv);
+/* The process goes down: nothing more of the job starts, and what a lane has not
+ * started comes back. */
+void live_hand_over(struct live *lv);
 struct live *live_adopt(struct dispatch *d, struct batch *take);         /* one that was read back */
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */

@@ -148,16 +148,20 @@ void dispatch_cancel_all(struct dispatch *d, enum why why)
 	op_cancel(&d->ops, &d->root, why);
 }
 
-/* A job of a shard that goes down: nothing more of it starts, and what a lane has
- * not started comes back. */
-static void hand_over(struct live *lv)
+void live_hand_over(struct live *lv)
 {
-	if (!lv->batch->asynchronous || lv->listener != NULL || lv->phase == LIVE_ACCEPTING ||
-	    gate_why(&lv->batch->gate) != WHY_NONE)
+	if (gate_why(&lv->batch->gate) != WHY_NONE)
 		return;
 	gate_close(&lv->batch->gate, WHY_PARKED);
 	tell_lanes(lv, WHY_PARKED);
 	live_dirty(lv);
+}
+
+/* A job of a shard that goes down, unless somebody waits for it. */
+static void hand_over(struct live *lv)
+{
+	if (lv->batch->asynchronous && lv->listener == NULL && lv->phase != LIVE_ACCEPTING)
+		live_hand_over(lv);
 }
 
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg)
@@ -283,17 +287,23 @@ static void begin(struct live *lv)
 	live_dirty(lv);
 }
 
+static bool failed_for_good(const struct batch *b)
+{
+	const struct counts *c = &b->counts;
+
+	return b->policy.contract == CONTRACT_ALL_OR_NOTHING && c->failed + c->indeterminate + c->not_attempted > 0;
+}
+
 struct live *live_adopt(struct dispatch *d, struct batch *take)
 {
 	int64_t now_us = loop_now_us(d->env.loop), unix_ms = loop_unix_ms(d->env.loop);
 	struct live *lv = live_new(d, take);
-	const struct counts *c = &take->counts;
 
 	take->state = BATCH_QUEUED;
 	take->accepted_us = now_us + (take->created_unix_ms - unix_ms) * 1000;
 	begin(lv);
 	/* What failed for good before this process began ends the batch all the same. */
-	if (take->policy.contract == CONTRACT_ALL_OR_NOTHING && c->failed + c->indeterminate + c->not_attempted > 0)
+	if (failed_for_good(take))
 		cancel(lv, WHY_FIRST_FAILURE);
 	return lv;
 }
@@ -554,7 +564,7 @@ void live_end(struct live *lv)
 
 	/* Its last item settled by itself, and nothing of it is left for the next process. */
 	if (live_leaving(lv))
-		gate_close(&b->gate, WHY_NONE);
+		gate_close(&b->gate, failed_for_good(b) ? WHY_FIRST_FAILURE : WHY_NONE);
 	b->expires_unix_ms = now_unix_ms + d->env.config->limits.keep_results_ms;
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);

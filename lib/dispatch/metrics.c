@@ -57,6 +57,8 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 					      METRIC_COUNTER, {{0}}},
 		[METRIC_PARKED] = {"settled_requests_parked", "Requests waiting for their batch.",
 				   METRIC_GAUGE, {{0}}},
+		[METRIC_WAITING] = {"settled_requests_waiting", "Requests that wait for a batch that is not theirs.",
+				    METRIC_GAUGE, {{0}}},
 		[METRIC_REFUSED] = {"settled_requests_refused_total", "Requests refused, by problem code.",
 				    METRIC_COUNTER, {{"problem", problems, PROBLEM_MAX}}},
 		[METRIC_EVENT_READERS] = {"settled_event_readers", "Readers of event streams.",

@@ -78,7 +78,8 @@ static void on_update(struct store_op *op)
 	free(u);
 }
 
-/* Nobody waits for the answer, unless somebody watches the batch. */
+/* Nobody waits for the answer, unless somebody watches the batch. One that the
+ * store has not got is shown from memory, so what is there is there at once. */
 static void tell_store(struct live *lv, const struct item *it)
 {
 	struct dispatch *d = lv->d;
@@ -86,8 +87,10 @@ static void tell_store(struct live *lv, const struct item *it)
 	bool watched = watches_any(d, b->id);
 	struct update *u;
 
-	if (!b->durable)
+	if (!b->durable) {
+		watches_changed(d, b->id, false);
 		return;
+	}
 	u = xcalloc(1, sizeof *u);
 	*u = (struct update){
 		.update = {.op = {.what = STORE_UPDATE, .on_done = on_update,
@@ -231,7 +234,9 @@ void batch_on_result(struct loop_msg *msg)
 		log_attempt(a);
 		conclude(lv, it, &a->outcome, a->why, a->done_us);
 	} else if (goes_on(lv, a->why)) {
+		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
+		live_hand_over(lv);
 	} else {
 		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED, stop_from_why(a->why));
 	}

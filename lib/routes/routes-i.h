@@ -33,6 +33,7 @@ struct route {
 	const char *pattern;             /* "{id}" stands for one segment */
 	enum http_method method;         /* GET serves HEAD too */
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
+	bool body_optional;              /* as `curl -X POST` sends it: with no length either */
 };
 
 extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
@@ -130,15 +131,9 @@ bool key_read(struct routes *r, struct http_request *req, char text[KEY_MAX], st
 /* The batch is the one of this key where it counts (`scope`), for this body. False: no memory. */
 bool key_attach(struct batch *b, struct slice scope, struct slice key, struct slice body) MUST_CHECK;
 
-/* store_metrics.c: the store's part of /metrics. */
-void store_metrics_render(struct routes *r, struct buf *out);
-
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
-
-/* store_metrics.c: the store's part of /metrics. */
-void store_metrics_render(struct routes *r, struct buf *out);
 
 /* A problem document that is there already; NULL: there was no memory for it. */
 void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);

@@ -183,6 +183,7 @@ bool wait_start(struct wait *w, struct batch_id id, int wait_s)
 	if (!count(r))
 		return false;
 	w->counted = true;
+	meter_add(r->env.meter, METRIC_WAITING, 0, 0, 1);
 	heap_set(&r->until, &w->until, loop_now_us(r->env.loop) + wait_s * INT64_C(1000000));
 	loop_timer_by(r->until_timer, heap_min(&r->until));
 	w->watched = watched_get(r, id);
@@ -199,9 +200,11 @@ void wait_cancel(struct wait *w)
 	look_cancel(&w->look);
 	heap_remove(&w->here->until, &w->until);
 	list_remove(&w->node);
-	if (w->counted)
+	if (w->counted) {
+		w->counted = false;
 		atomic_fetch_sub(&w->here->env.peers[0]->waiting, 1);
-	w->counted = false;
+		meter_add(w->here->env.meter, METRIC_WAITING, 0, 0, -1);
+	}
 	if (wd != NULL)
 		release_if_unused(wd);
 }

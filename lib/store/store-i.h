@@ -31,6 +31,7 @@ struct store {
 
 	/* The writer's. */
 	struct list todo, group;
+	int64_t group_us;                /* the last one's begin */
 	int64_t retry_at_us, backoff_us; /* while it fails */
 	int64_t recovered_us;
 	int64_t expire_at_us, measured_us;

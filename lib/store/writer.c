@@ -23,6 +23,7 @@
 
 enum {
 	GROUP_MAX = 4096,
+	GATHER_US = 1000,                /* from one group to the next: under load they grow instead of being many */
 	GROUP_US = 20 * 1000,            /* of writing, so that no answer waits for long behind others */
 	BACKOFF_MIN_US = 100 * 1000,
 	BACKOFF_MAX_US = 1000 * 1000,
@@ -240,7 +241,10 @@ static bool run_group(struct store *s, unsigned max)
 	const struct backend_ops *ops = s->backend->ops;
 	bool touch = list_empty(&s->todo);
 	int64_t began = 0;
-	int n = 0, rc = ops->begin(s->backend, touch || any_wants_sync(s, max));
+	int n = 0, rc;
+
+	s->group_us = store_now_us();
+	rc = ops->begin(s->backend, touch || any_wants_sync(s, max));
 
 	if (rc >= 0)
 		n = rc = touch ? ops->touch(s->backend) : write_ops(s, max);
@@ -454,6 +458,19 @@ static void wait_for_work(struct store *s)
 	}
 }
 
+/* Under the lock. Who asks meanwhile finds that others have, and wakes nobody: that
+ * is most of what a small group costs. A group that comes alone does not wait, nor
+ * does a read, nor the end. */
+static void gather(struct store *s)
+{
+	int64_t at = s->group_us + GATHER_US;
+	struct timespec t = {.tv_sec = at / 1000000, .tv_nsec = at % 1000000 * 1000};
+
+	while (!s->closing && !list_empty(&s->inbox) && list_empty(&s->todo) &&
+	       (s->backend->ops->concurrent || list_empty(&s->reads)) && store_now_us() < at)
+		pthread_cond_timedwait(&s->wake_writer, &s->lock, &t);
+}
+
 void *store_writer_main(void *arg)
 {
 	struct store *s = arg;
@@ -465,6 +482,7 @@ void *store_writer_main(void *arg)
 	do {
 		pthread_mutex_lock(&s->lock);
 		wait_for_work(s);
+		gather(s);
 		closing = s->closing;
 		list_splice(&arrived, &s->inbox);
 		if (!s->backend->ops->concurrent)

@@ -52,8 +52,8 @@ static void add_batch(struct buf *b, const struct batch_spec *spec, size_t *ret_
 {
 	size_t payload = 0, before;
 
-	buf_printf(b, "{\"service\":\"%s\",\"concurrency\":%u,\"deadline_ms\":%d,\"items\":[", spec->service,
-		   spec->concurrency, BENCH_HOLD_MS);
+	buf_printf(b, "{\"service\":\"%s\",\"concurrency\":%u,\"deadline_ms\":%lld,\"items\":[", spec->service,
+		   spec->concurrency, (long long)(spec->deadline_ms != 0 ? spec->deadline_ms : BENCH_HOLD_MS));
 	for (unsigned i = 0; i < spec->items; i++) {
 		buf_printf(b, "%s{\"id\":\"u%u\",\"to\":\"user-%u\",\"payload\":", i == 0 ? "" : ",", i, i);
 		before = b->n;
@@ -72,6 +72,8 @@ void add_request(struct buf *b, const struct batch_spec *spec, unsigned port, si
 
 	add_batch(&body, spec, ret_payload);
 	buf_printf(b, "POST /v1/batches HTTP/1.1\r\nHost: 127.0.0.1:%u\r\n", port);
+	if (spec->prefer != NULL)
+		buf_printf(b, "Prefer: %s\r\n", spec->prefer);
 	buf_printf(b, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body.n);
 	buf_add(b, body.p, body.n);
 	if (b->failed || body.failed)
@@ -105,4 +107,69 @@ void send_all(int fd, const char *p, size_t n)
 		p += sent;
 		n -= (size_t)sent;
 	}
+}
+
+static void read_more(int fd, struct buf *answer)
+{
+	enum { READ_SIZE = 256 * 1024 };
+	ssize_t n;
+
+	if (!buf_reserve(answer, READ_SIZE))
+		die("no memory");
+	do
+		n = recv(fd, answer->p + answer->n, READ_SIZE, 0);
+	while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		die("the service closed the connection: %s", n == 0 ? "end of file" : strerror(errno));
+	answer->n += (size_t)n;
+}
+
+static size_t content_length(struct slice head)
+{
+	static const char name[] = "\r\ncontent-length:";
+	char *text = strndup(head.p, head.n), *line;
+	size_t n;
+
+	if (text == NULL)
+		die("no memory");
+	line = strcasestr(text, name);
+	if (line == NULL)
+		die("an answer without Content-Length: %s", text);
+	n = (size_t)number("content-length", strtok(line + sizeof name - 1, " \r\n"), 0, INT32_MAX);
+	free(text);
+	return n;
+}
+
+struct answer read_answer(int fd, struct buf *answer)
+{
+	const char *blank = NULL;
+	size_t head_n, body_n;
+
+	answer->n = 0;
+	while (blank == NULL) {
+		read_more(fd, answer);
+		blank = memmem(answer->p, answer->n, "\r\n\r\n", 4);
+	}
+	head_n = (size_t)(blank - answer->p) + 4;
+	body_n = content_length((struct slice){answer->p, head_n});
+	while (answer->n < head_n + body_n)
+		read_more(fd, answer);
+	return (struct answer){{answer->p, head_n}, {answer->p + head_n, body_n}};
+}
+
+static int by_size(const void *a, const void *b)
+{
+	const uint32_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+void sort_us(uint32_t *v, size_t n)
+{
+	qsort(v, n, sizeof *v, by_size);
+}
+
+uint32_t percentile_us(const uint32_t *sorted, size_t n, unsigned p)
+{
+	return sorted[(n * p + 99) / 100 - 1];
 }

@@ -11,11 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import jobs
 import phases
 import report
 from procs import Failed, Procs, Settled, Sink, pin_self, start_nginx, start_node
 
-PARTS = ("throughput", "abort", "memory")
+PARTS = ("throughput", "abort", "memory", "jobs")
 SENDERS = ("settled", "bare", "minimal", "node")
 
 
@@ -45,7 +46,8 @@ def arguments(argv):
     p.add_argument("--senders", type=choose_from(SENDERS), default=list(SENDERS))
     p.add_argument("--parts", type=choose_from(PARTS), default=list(PARTS))
     p.add_argument("--aborts", type=int, default=100)
-    p.add_argument("--max-seconds", type=int, default=360)
+    p.add_argument("--waiting", type=int, default=1000000)
+    p.add_argument("--max-seconds", type=int, default=600)
     p.add_argument("--json")
     opts = p.parse_args(argv)
     if opts.rounds < 1 or opts.seconds <= 0 or opts.aborts < 1 or not 1 <= opts.connections <= 64:
@@ -170,6 +172,8 @@ def measure(procs, opts, found):
         found["abort"] = phases.Aborts(procs, sink, opts, nginx_port).run(progress)
     if "memory" in opts.parts:
         found["memory"] = phases.memory(procs, sink, progress)
+    if "jobs" in opts.parts:
+        found["jobs"] = jobs.Jobs(procs, sink, opts, nginx_port).run(progress)
     sink.close()
 
 

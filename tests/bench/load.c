@@ -5,6 +5,7 @@
  * item. Each connection posts at least one batch; none starts after the time is
  * up; those that run are waited for, and the clock stops with the last of them.
  *
+ * `--accept-only`: each answer is to be a 202; its id goes to the file of `--ids`.
  * `--cpu-pid`: also the CPU time that this process (the sender) spent meanwhile.
  * Prints one line of JSON.
  */
@@ -19,12 +20,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_CONNECTIONS = 256, READ_SIZE = 256 * 1024 };
+enum { MAX_CONNECTIONS = 256 };
 
 struct client {
 	pthread_t thread;
 	int fd;
 	struct buf answer;
+	struct buf ids;                  /* of what was accepted, a line each */
 	uint64_t batches;
 	uint32_t *took_us;               /* per batch */
 	size_t took_cap;
@@ -34,6 +36,8 @@ struct client {
 static struct {
 	struct buf request;
 	unsigned items;
+	bool accept_only;                /* a 202 is what is wanted */
+	uint64_t most;                   /* batches per connection; 0: as time allows */
 	int64_t stop_at_us;
 } plan;
 
@@ -65,52 +69,31 @@ static void check(struct slice head, struct slice body)
 		die("%u of %u items ok: %.*s", ok, plan.items, (int)MIN(body.n, (size_t)600), body.p);
 }
 
-static void read_more(struct client *c)
+static void keep_id(struct client *c, struct slice head)
 {
-	ssize_t n;
-
-	if (!buf_reserve(&c->answer, READ_SIZE))
-		die("no memory");
-	do
-		n = recv(c->fd, c->answer.p + c->answer.n, READ_SIZE, 0);
-	while (n < 0 && errno == EINTR);
-	if (n <= 0)
-		die("the service closed the connection: %s", n == 0 ? "end of file" : strerror(errno));
-	c->answer.n += (size_t)n;
-}
-
-static size_t content_length(struct slice head)
-{
-	static const char name[] = "\r\ncontent-length:";
+	static const char name[] = "\r\nbatch-id: ";
 	char *text = strndup(head.p, head.n), *line;
-	size_t n;
 
-	if (text == NULL)
-		die("no memory");
-	line = strcasestr(text, name);
+	line = text == NULL ? NULL : strcasestr(text, name);
 	if (line == NULL)
-		die("an answer without Content-Length: %s", text);
-	n = (size_t)number("content-length", strtok(line + sizeof name - 1, " \r\n"), 0, INT32_MAX);
+		die("an answer without Batch-Id");
+	buf_add(&c->ids, line + sizeof name - 1, strcspn(line + sizeof name - 1, "\r"));
+	buf_add_char(&c->ids, '\n');
 	free(text);
-	return n;
 }
 
 static void one_batch(struct client *c)
 {
-	const char *blank = NULL;
-	size_t head_n, body_n;
+	struct answer a;
 
-	c->answer.n = 0;
 	send_all(c->fd, plan.request.p, plan.request.n);
-	while (blank == NULL) {
-		read_more(c);
-		blank = memmem(c->answer.p, c->answer.n, "\r\n\r\n", 4);
-	}
-	head_n = (size_t)(blank - c->answer.p) + 4;
-	body_n = content_length((struct slice){c->answer.p, head_n});
-	while (c->answer.n < head_n + body_n)
-		read_more(c);
-	check((struct slice){c->answer.p, head_n}, (struct slice){c->answer.p + head_n, body_n});
+	a = read_answer(c->fd, &c->answer);
+	if (!plan.accept_only)
+		check(a.head, a.body);
+	else if (a.head.n < 12 || memcmp(a.head.p + 8, " 202", 4) != 0)
+		die("not a 202: %.*s%.*s", (int)a.head.n, a.head.p, (int)MIN(a.body.n, (size_t)600), a.body.p);
+	else
+		keep_id(c, a.head);
 }
 
 static void *run_client(void *arg)
@@ -130,7 +113,7 @@ static void *run_client(void *arg)
 		}
 		c->took_us[c->batches++] = (uint32_t)(t1 - t0);
 		t0 = t1;
-	} while (t0 < plan.stop_at_us);
+	} while (t0 < plan.stop_at_us && (plan.most == 0 || c->batches < plan.most));
 	return NULL;
 }
 
@@ -156,13 +139,6 @@ static double cpu_seconds(long pid)
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-static int by_size(const void *a, const void *b)
-{
-	const uint32_t *x = a, *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
 static void report(const struct client *clients, unsigned n, double seconds, double cpu)
 {
 	uint64_t batches = 0, at = 0;
@@ -175,15 +151,15 @@ static void report(const struct client *clients, unsigned n, double seconds, dou
 		memcpy(all + at, clients[i].took_us, clients[i].batches * sizeof *all);
 		at += clients[i].batches;
 	}
-	qsort(all, batches, sizeof *all, by_size);
+	sort_us(all, batches);
 	printf("{\"items\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.6f, ",
 	       (unsigned long long)(batches * plan.items), seconds, cpu);
 	printf("\"batches\": %llu, \"batch_us_p50\": %u, \"batch_us_p99\": %u}\n", (unsigned long long)batches,
-	       all[(batches - 1) / 2], all[(batches * 99 + 99) / 100 - 1]);
+	       percentile_us(all, batches, 50), percentile_us(all, batches, 99));
 	free(all);
 }
 
-static void run(unsigned port, unsigned n, int64_t ms, int64_t warmup_ms, long cpu_pid)
+static void run(unsigned port, unsigned n, int64_t ms, int64_t warmup_ms, long cpu_pid, FILE *ids)
 {
 	struct client *clients = xcalloc(n, sizeof *clients);
 	double cpu;
@@ -199,6 +175,9 @@ static void run(unsigned port, unsigned n, int64_t ms, int64_t warmup_ms, long c
 	report(clients, n, (double)(now_us() - t0) / 1e6, cpu_seconds(cpu_pid) - cpu);
 	for (unsigned i = 0; i < n; i++) {
 		close(clients[i].fd);
+		if (ids != NULL)
+			fwrite(clients[i].ids.p, 1, clients[i].ids.n, ids);
+		buf_free(&clients[i].ids);
 		buf_free(&clients[i].answer);
 		free(clients[i].took_us);
 	}
@@ -209,6 +188,7 @@ NORETURN static void usage(void)
 {
 	puts("usage: bench_load --port N [--service NAME] [--batch N] [--concurrency N]");
 	puts("                  [--connections N] [--ms N] [--warmup-ms N] [--cpu-pid PID]");
+	puts("                  [--prefer TEXT] [--accept-only] [--most N] [--ids FILE] [--deadline-ms N]");
 	exit(0);
 }
 
@@ -218,8 +198,11 @@ int main(int argc, char **argv)
 		{"port", 1, NULL, 'p'},        {"service", 1, NULL, 's'},   {"batch", 1, NULL, 'b'},
 		{"concurrency", 1, NULL, 'k'}, {"connections", 1, NULL, 'c'}, {"ms", 1, NULL, 't'},
 		{"warmup-ms", 1, NULL, 'w'},   {"cpu-pid", 1, NULL, 'u'},   {"help", 0, NULL, 'h'},
+		{"prefer", 1, NULL, 'f'},      {"accept-only", 0, NULL, 'a'}, {"most", 1, NULL, 'm'},
+		{"ids", 1, NULL, 'i'},         {"deadline-ms", 1, NULL, 'd'},
 		{NULL, 0, NULL, 0}};
 	struct batch_spec spec = {.service = "push", .items = 100, .concurrency = 64};
+	FILE *ids = NULL;
 	long port = 0, connections = 4, ms = 1500, warmup_ms = 0, cpu_pid = 0;
 
 	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -232,6 +215,14 @@ int main(int argc, char **argv)
 		case 't': ms = number("ms", optarg, 1, 3600000); break;
 		case 'w': warmup_ms = number("warmup-ms", optarg, 0, 3600000); break;
 		case 'u': cpu_pid = number("cpu-pid", optarg, 1, INT32_MAX); break;
+		case 'f': spec.prefer = optarg; break;
+		case 'a': plan.accept_only = true; break;
+		case 'm': plan.most = (uint64_t)number("most", optarg, 1, 1000000); break;
+		case 'd': spec.deadline_ms = number("deadline-ms", optarg, 1, 604800000); break;
+		case 'i':
+			if ((ids = fopen(optarg, "w")) == NULL)
+				die("%s: %s", optarg, strerror(errno));
+			break;
 		case 'h': usage();
 		default: return 2;
 		}
@@ -240,7 +231,9 @@ int main(int argc, char **argv)
 		die("--port is required");
 	plan.items = spec.items;
 	add_request(&plan.request, &spec, (unsigned)port, NULL);
-	run((unsigned)port, (unsigned)connections, ms, warmup_ms, cpu_pid);
+	run((unsigned)port, (unsigned)connections, ms, warmup_ms, cpu_pid, ids);
+	if (ids != NULL && fclose(ids) != 0)
+		die("the file of ids: %s", strerror(errno));
 	buf_free(&plan.request);
 	return 0;
 }

@@ -162,7 +162,7 @@ class Settled:
 
     count = 0
 
-    def __init__(self, procs, services, limits=None):
+    def __init__(self, procs, services, limits=None, store=None):
         Settled.count += 1
         self.procs = procs
         self.log_path = procs.work / f"settled-{Settled.count}.log"
@@ -173,11 +173,14 @@ class Settled:
             config = procs.work / f"settled-{Settled.count}.yaml"
             # JSON is a subset of YAML.
             config.write_text(json.dumps({"listen": f"127.0.0.1:{self.port}", "shards": 1, "services": services,
+                                          "store": {"path": str(store)} if store else {"memory": True},
                                           **({"limits": limits} if limits else {})}, indent=1))
+            started = time.monotonic()
             self.process = procs.start(procs.sender_cpu, [binary, "--config", config], stdout=log, stderr=log,
                                        cwd=procs.work)
             try:
-                wait_until("settled", lambda: says_ready(self.port), self.process)
+                wait_until("settled", lambda: says_ready(self.port), self.process, 60)
+                self.ready_s = time.monotonic() - started
                 return
             except Failed as failed:
                 procs.stop(self.process)
@@ -192,6 +195,10 @@ class Settled:
         return self.log_path.read_text(errors="replace")
 
     def stop(self):
+        self.procs.stop(self.process, 40)
+
+    def kill(self):
+        self.process.kill()
         self.procs.stop(self.process)
 
     def memory(self):

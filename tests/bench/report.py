@@ -50,12 +50,34 @@ def memory_targets(memory):
                      f"{row['per_item_beyond_payload']:.0f} B", row["per_item_beyond_payload"] <= 400)
 
 
+def jobs_targets(jobs):
+    r = jobs["settle"]["ratio"]
+    yield target("jobs of 100 settled, over synchronous in memory", ">= 0.6",
+                 f"{r['median']:.2f} ({r['min']:.2f}..{r['max']:.2f})", r["median"] >= 0.6)
+    accepted = jobs["accept"]["items_s"]
+    yield target("accepted alone, batches of 1,000", ">= 50,000 items/s", f"{accepted:,.0f} items/s",
+                 accepted >= 50000)
+    w = jobs["waiting"]
+    held, items = w["memory"]["vmrss"], w["items"]
+    yield target(f"resident with {items:,} items waiting", "<= 150 MB", f"{held / 1e6:.0f} MB", held <= 150e6)
+    yield target("restart after kill -9 to ready", "<= 5 s", f"{w['restart_s']:.2f} s", w["restart_s"] <= 5)
+    yield target("GET of a batch meanwhile, p99", "<= 5 ms", f"{w['get_us_p99'] / 1000:.2f} ms",
+                 w["get_us_p99"] <= 5000)
+    kept = w["settle_ratio"]["median"]
+    yield target("jobs settled meanwhile, over an empty store", ">= 0.8", f"{kept:.2f}", kept >= 0.8)
+    g = jobs["watch"]
+    yield target(f"GET with {g['pollers']:,} pollers, {g['readers']:,} event readers, p99", "<= 20 ms",
+                 f"{g['get_us_p99'] / 1000:.2f} ms", g["get_us_p99"] <= 20000)
+
+
 def targets(found):
     rows = list(throughput_targets(found["throughput"])) if "throughput" in found else []
     if "abort" in found:
         rows += abort_targets(found["abort"])
     if "memory" in found:
         rows += memory_targets(found["memory"])
+    if "jobs" in found:
+        rows += jobs_targets(found["jobs"])
     return rows
 
 
@@ -112,6 +134,24 @@ def print_memory(memory):
     table(("batch", "RSS before MB", "held MB", "peak MB", "B/item", "beyond payload", "beyond request"), rows)
 
 
+def print_jobs(jobs):
+    print("Jobs, kept on disk")
+    s, a, w, g = jobs["settle"], jobs["accept"], jobs["waiting"], jobs["watch"]
+    rows = [(f"{name}, batches of 100", f"{c['items_s']['median']:,.0f} items/s",
+             f"{c['items_s']['min']:,.0f}..{c['items_s']['max']:,.0f}", f"{c['cpu_us_item']['median']:.1f} CPU us/item")
+            for name, c in (("synchronous, memory", s["sync"]), ("jobs", s["jobs"]))]
+    rows += [("accepted alone, batches of 1,000", f"{a['items_s']:,.0f} items/s",
+              f"202 after {a['batch_us_p50'] / 1000:.1f} ms, p99 {a['batch_us_p99'] / 1000:.1f} ms",
+              f"disk: {a['fdatasync_s']:,.0f} fdatasync/s"),
+             (f"{w['items']:,} items waiting", f"{w['memory']['vmrss'] / 1e6:.0f} MB resident",
+              f"restart {w['restart_s']:.2f} s", f"file {w['file_bytes'] / 1e6:.0f} MB"),
+             ("GET of a waiting batch of 1,000", f"p50 {w['get_us_p50'] / 1000:.2f} ms",
+              f"p99 {w['get_us_p99'] / 1000:.2f} ms", f"max {w['get_us_max'] / 1000:.2f} ms"),
+             (f"GET with {g['pollers']:,} pollers, {g['readers']:,} readers", f"p50 {g['get_us_p50'] / 1000:.2f} ms",
+              f"p99 {g['get_us_p99'] / 1000:.2f} ms", f"max {g['get_us_max'] / 1000:.2f} ms")]
+    table(("", "", "", ""), rows)
+
+
 def print_facts(facts):
     for key, value in facts.items():
         print(f"  {key}: {value}")
@@ -142,6 +182,8 @@ def show(found):
         print_abort(found["abort"])
     if "memory" in found:
         print_memory(found["memory"])
+    if "jobs" in found:
+        print_jobs(found["jobs"])
     print_noise(found["noise"])
     if found["targets"]:
         print("Targets")

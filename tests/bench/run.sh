@@ -16,9 +16,10 @@ in turn, in one run; then how fast an abort takes hold, and memory.
   --sizes A,B       batch sizes (1,10,100,1000,10000); Node is left out over 1,000
   --connections N   connections of the load client, streams of the bare loop (4)
   --senders A,B     of settled, bare, minimal, node (all)
-  --parts A,B       of throughput, abort, memory (all)
+  --parts A,B       of throughput, abort, memory, jobs (all)
+  --waiting N       items that wait in the store for the part jobs (1000000)
   --aborts N        aborts per row, two fifths of it at 500 in flight (100)
-  --max-seconds N   give up after this time (360); the comparison takes half of it
+  --max-seconds N   give up after this time (600); the comparison takes half of it
                     at most, and fewer rounds where a slow machine needs that
   --build DIR       meson build directory (build-bench); set up as a release build,
                     as the container's is, or with its own options if it is there
@@ -43,6 +44,14 @@ connection end. Targets on latency are judged by their 99th percentile.
 
 Memory: resident size from /proc, once it stands still; per item: what a batch
 adds to a fresh daemon while it waits at a downstream that hangs.
+
+Jobs: batches with Prefer: respond-async, kept on disk. settle: as `settled` above,
+but each answer waits for the job's end (wait=60) on more connections, next to the
+same load without Prefer on a daemon that keeps batches in memory, in turn; accept:
+only the 202 for batches of 1,000 whose downstream hangs, next to what the disk
+itself does in fdatasync calls; waiting: with --waiting items in the store, memory,
+a restart after kill -9, GET of a batch, and throughput next to that before; watch:
+GET of a batch while 5,000 others poll and 1,000 read events.
 
 Run it on a machine that is otherwise idle; the report says how much CPU time
 others took meanwhile, and warns above 5 %. Needs nginx-light, nodejs 18 or later,

@@ -142,16 +142,17 @@ class Answer:
 
 
 class Daemon(Process):
-    """The daemon; `config` is what differs from the tests' defaults."""
+    """The daemon; `config` is what differs from the tests' defaults, its store also "memory" or "disk"."""
 
     def __init__(self, config=None, downstream=None, env=None, args=(), files=None):
         self.dir = tempfile.mkdtemp(prefix="settled-test-")
         services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}
         if downstream is not None:
             services["push"] = {"kind": "http", "url": downstream.url + "/push/{to}"}
-        store = {"memory": True} if STORE == "memory" else {"path": os.path.join(self.dir, "data")}
-        full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": store}
+        full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": STORE}
         full.update(config or {})
+        if isinstance(full["store"], str):
+            full["store"] = {"memory": True} if full["store"] == "memory" else {"path": os.path.join(self.dir, "data")}
         self.config_path = os.path.join(self.dir, "settled.json")
         with open(self.config_path, "w", encoding="utf-8") as f:
             json.dump(full, f)

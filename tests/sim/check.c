@@ -55,20 +55,41 @@ static void check_request(const struct request *r, const struct exchange *e)
 	CHECK(REQUEST, e->guarded == (s->kind == SERVICE_WEBHOOK), "the address guard");
 }
 
+/* As the dispatcher has it now: in memory, or as it last said to the store. */
+static enum item_state state_of(const struct sim_batch *b, unsigned i)
+{
+	return (enum item_state)(b->durable ? b->items[i].state : b->b->items[i].state);
+}
+
+static enum status status_of(const struct sim_batch *b, unsigned i)
+{
+	return (enum status)(b->durable ? b->items[i].status : b->b->items[i].status);
+}
+
+/* What was accepted once has to be on the disk before anything of it starts. */
+static void check_claim(const struct sim_batch *b, struct sim_item *it, unsigned item)
+{
+	if (!b->durable)
+		return;
+	CHECK(CLAIM, b->fate == FATE_KEPT, "item %u starts, and its batch is not kept", item);
+	CHECK(CLAIM, it->claim_kept && !it->claim_used, "item %u starts, and its claim is not kept", item);
+	CHECK(RETRY_WAIT, clock_unix_ms() + 1 >= it->due_unix_ms, "item %u starts %lld ms too early", item,
+	      (long long)(it->due_unix_ms - clock_unix_ms()));
+	it->claim_used = true;
+	it->claim_unstarted = false;
+}
+
 static void check_order(const struct sim_batch *b, unsigned item)
 {
 	if (b->want.contract == CONTRACT_ALL_OR_NOTHING)
-		for (unsigned i = 0; i < b->n_items; i++) {
-			const struct item *other = &b->b->items[i];
-
-			CHECK(ALL_OR_NOTHING, other->state != ITEM_FINAL || other->status == STATUS_SUCCEEDED,
+		for (unsigned i = 0; i < b->n_items; i++)
+			CHECK(ALL_OR_NOTHING, state_of(b, i) != ITEM_FINAL || status_of(b, i) == STATUS_SUCCEEDED,
 			      "item %u starts, item %u has failed", item, i);
-		}
 	if (!b->want.sequential)
 		return;
 	CHECK(SEQUENTIAL, b->running == 0, "item %u starts while another attempt runs", item);
 	for (unsigned i = 0; i < b->n_items; i++)
-		CHECK(SEQUENTIAL, i < item ? b->b->items[i].state == ITEM_FINAL
+		CHECK(SEQUENTIAL, i < item ? state_of(b, i) == ITEM_FINAL
 					   : i == item || b->items[i].starts == 0,
 		      "item %u starts, item %u is not in order", item, i);
 }
@@ -79,7 +100,7 @@ static void check_repeat(const struct sim_batch *b, const struct sim_item *it)
 	const struct request *last = it->last < 0 ? NULL : &sim.requests[it->last];
 	struct verdict v;
 
-	CHECK(STICKY, b->b->items[it - b->items].state != ITEM_FINAL, "a final item starts");
+	CHECK(STICKY, state_of(b, (unsigned)(it - b->items)) != ITEM_FINAL, "a final item starts");
 	CHECK(MAX_ATTEMPTS, it->starts < b->want.retry.max_attempts, "attempt %u", it->starts + 1);
 	CHECK(MAX_ATTEMPTS, it->running == 0, "two attempts of one item at once");
 	CHECK(AT_MOST_ONCE, !b->want.at_most_once || model_delivered(it, b, -1) == DELIVERED_NO,
@@ -92,7 +113,7 @@ static void check_repeat(const struct sim_batch *b, const struct sim_item *it)
 		      "an attempt follows %s", code_str((enum code)c));
 	if (last->recorded && last->answer.retry_after_ms > 0) {
 		cover_race(RACE_RETRY_AFTER);
-		CHECK(RETRY_WAIT, clock_now() >= last->done_us + last->answer.retry_after_ms * 1000,
+		CHECK(RETRY_WAIT, clock_now() + model_slack_us(b) >= last->done_us + last->answer.retry_after_ms * 1000,
 		      "an attempt after %lld us in spite of Retry-After %lld ms",
 		      (long long)(clock_now() - last->done_us), (long long)last->answer.retry_after_ms);
 	}
@@ -103,9 +124,9 @@ static void check_times(const struct sim_batch *b, const struct sim_item *it)
 	CHECK(NO_START_AFTER_END, b->end.why == WHY_NONE || b->end.why == WHY_DEADLINE,
 	      "an attempt starts %lld us after %s", (long long)(clock_now() - b->end.at_us),
 	      why_str(b->end.why));
-	CHECK(NO_START_LATE, clock_now() <= model_deadline_us(b), "%lld us after the deadline",
+	CHECK(NO_START_LATE, clock_now() - model_slack_us(b) <= model_deadline_us(b), "%lld us after the deadline",
 	      (long long)(clock_now() - model_deadline_us(b)));
-	CHECK(NO_START_LATE, clock_now() <= model_ttl_us(b, it), "%lld us after the ttl",
+	CHECK(NO_START_LATE, clock_now() - model_slack_us(b) <= model_ttl_us(b, it), "%lld us after the ttl",
 	      (long long)(clock_now() - model_ttl_us(b, it)));
 }
 
@@ -120,6 +141,7 @@ void check_start(struct request *r, const struct exchange *e)
 	it = &b->items[r->item];
 	CHECK(NO_START_AFTER_END, b->submitted && !b->done, "batch %u is not live", r->batch);
 	check_request(r, e);
+	check_claim(b, it, r->item);
 	check_order(b, r->item);
 	check_times(b, it);
 	check_repeat(b, it);
@@ -190,14 +212,14 @@ static void check_wait(const struct sim_batch *b, const struct item *it, const s
 {
 	const struct request *last = &sim.requests[si->last];
 	int64_t bound = b->want.retry.base_ms, wish = 1000 * MAX(last->answer.retry_after_ms, 0);
-	int64_t wait = it->wake.key - last->done_us;
+	int64_t wait = clock_from_loop(it->wake.key) - last->done_us;
 
 	for (unsigned i = 1; i < si->starts; i++)
 		bound = MIN(bound * 2, b->want.retry.cap_ms);
 	bound = 1000 * MIN(bound, b->want.retry.cap_ms);
 	CHECK(RETRY_WAIT, wait >= 0 && wait <= MAX(bound, wish), "a wait of %lld us, %lld at most",
 	      (long long)wait, (long long)MAX(bound, wish));
-	CHECK(RETRY_WAIT, it->wake.key < MIN(model_deadline_us(b), model_ttl_us(b, si)),
+	CHECK(RETRY_WAIT, clock_from_loop(it->wake.key) < MIN(model_deadline_us(b), model_ttl_us(b, si)),
 	      "a wait that ends after the item's deadline");
 }
 
@@ -261,7 +283,7 @@ static void cover_end(const struct sim_batch *b, enum why why)
 	if (b->running > 0 && why == WHY_FIRST_FAILURE)
 		cover_race(RACE_FIRST_FAILURE_IN_FLIGHT);
 	for (unsigned i = 0; i < b->n_items; i++) {
-		enum item_state state = (enum item_state)b->b->items[i].state;
+		enum item_state state = state_of(b, i);
 
 		if (state == ITEM_WAITING)
 			cover_race(local ? RACE_DEADLINE_IN_WAIT : RACE_CANCEL_IN_WAIT);
@@ -276,19 +298,24 @@ void note_end(struct sim_batch *b, enum why why)
 {
 	if (b->end.why == WHY_NONE) {
 		b->end = (struct sim_end){.why = why, .at_us = clock_now(), .reasons = 1u << why, .lanes_saw = 1u << why};
-		trace("ended: batch, why, pending", b - sim.batches, why, b->b->counts.pending);
+		trace("ended: batch, why, pending", b - sim.batches, why, b->pending);
 		cover_end(b, why);
-	} else if (!sim.exact || b->end.at_us == clock_now()) {
+	} else if (!sim.exact || b->durable || b->end.at_us == clock_now()) {
 		b->end.reasons |= 1u << why;
 		cover_race(RACE_ENDED_TWICE);
 	}
-	if (!sim.exact || clock_now() - b->end.at_us <= sim.set.delay_us + 2 * sim.set.turn_us)
+	if (!sim.exact || b->durable || clock_now() - b->end.at_us <= sim.set.delay_us + 2 * sim.set.turn_us)
 		b->end.lanes_saw |= 1u << why;
 }
 
 /* Did an item fail while others were still open? */
 static bool has_first_failure(const struct sim_batch *b)
 {
+	for (unsigned i = 0; b->durable && i < b->n_items; i++)
+		if (state_of(b, i) == ITEM_FINAL && status_of(b, i) != STATUS_SUCCEEDED)
+			return b->pending > 0;
+	if (b->durable)
+		return false;
 	for (const struct item *it = b->b->settled_first; it != NULL; it = it->next_settled)
 		if (it->status != STATUS_SUCCEEDED)
 			return it->next_settled != NULL || b->b->counts.pending > 0;
@@ -297,13 +324,14 @@ static bool has_first_failure(const struct sim_batch *b)
 
 /* A deadline that passed and a first failure are ends, too. What was open at the
  * end of the last step was open until this one. */
-static void notice_end(struct sim_batch *b)
+void notice_end(struct sim_batch *b)
 {
-	if (b->pending > 0 && clock_now() >= model_deadline_us(b) && !b->deadline_noted) {
+	if (b->pending > 0 && clock_now() >= model_deadline_us(b) - model_slack_us(b) && !b->deadline_noted) {
 		b->deadline_noted = true;
 		note_end(b, WHY_DEADLINE);
 	}
-	b->pending = b->b->counts.pending;
+	if (!b->durable)
+		b->pending = b->b->counts.pending;
 	if (b->want.contract == CONTRACT_ALL_OR_NOTHING && !(b->end.reasons >> WHY_FIRST_FAILURE & 1) &&
 	    has_first_failure(b))
 		note_end(b, WHY_FIRST_FAILURE);
@@ -336,7 +364,7 @@ static void check_deadlines(const struct sim_batch *b)
 		const struct request *r = it->running > 0 ? &sim.requests[it->last] : NULL;
 
 		if (r != NULL && r->cancel_us == NEVER)
-			CHECK(OUTLIVES, clock_now() <= r->deadline_us + sim.set.late_us + sim.set.turn_us,
+			CHECK(OUTLIVES, clock_now() <= r->deadline_us + model_slack_us(b) + sim.set.late_us + sim.set.turn_us,
 			      "item %u: the attempt runs %lld us after its deadline", i,
 			      (long long)(clock_now() - r->deadline_us));
 	}
@@ -365,7 +393,7 @@ static bool wants_to_run(const struct sim_batch *b, unsigned i, int64_t slack)
 	case ITEM_QUEUED:
 		return si->since_us < quiet;
 	case ITEM_WAITING:
-		return it->wake.key < quiet && handed_out(b) < b->want.concurrency;
+		return clock_from_loop(it->wake.key) < quiet && handed_out(b) < b->want.concurrency;
 	case ITEM_PENDING:
 		return !b->want.sequential && handed_out(b) < b->want.concurrency;
 	case ITEM_FINAL:
@@ -403,21 +431,42 @@ void check_settled_now(struct sim_batch *b)
 	notice_end(b);
 }
 
+/* A durable batch, of which the store hears everything. */
+static void check_job(struct sim_batch *b)
+{
+	int64_t since;
+
+	if (b->fate != FATE_KEPT || b->finish_asked)
+		return;
+	check_deadlines(b);
+	notice_end(b);
+	since = clock_now() - b->end.at_us - model_slack_us(b);
+	if (b->end.why != WHY_NONE && !sim.stalls)
+		CHECK(ABORT_AT_ONCE,
+		      b->running == 0 || since <= 4 * (4 * sim.set.turn_us + sim.set.late_us + sim.set.delay_us) +
+						      1000 * (int64_t)b->n_items,
+		      "batch %u has attempts in flight %lld us after %s", (unsigned)(b - sim.batches), (long long)since,
+		      why_str(b->end.why));
+}
+
 void check_step(void)
 {
 	struct loop *at = fake_loop_current();
 
+	check_resident();
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		struct sim_batch *b = &sim.batches[i];
 
-		if (b->b == NULL || b->done)
+		if (b->durable)
+			check_job(b);
+		if (b->durable || b->b == NULL || b->done)
 			continue;
 		check_deadlines(b);
 		check_ended(b);
 		if (at == NULL || at == sim.loops[b->shard])
 			check_settled_now(b);
 		check_idle(b);
-		if (b->detached && b->b->live == NULL)
+		if (b->detached && b->b->state == BATCH_DONE)
 			check_batch(b, NULL);
 	}
 }

@@ -3,6 +3,8 @@
  */
 #include "sim.h"
 
+#include <stdlib.h>
+
 static const struct request *last_request(const struct sim_item *it)
 {
 	return it->last < 0 ? NULL : &sim.requests[it->last];
@@ -11,8 +13,9 @@ static const struct request *last_request(const struct sim_item *it)
 /* A defect of ours leaves it open: then it counts as sent. */
 static bool was_sent(const struct request *r)
 {
-	return r->recorded && (r->answer.wrote || r->answer.status != 0 || r->answer.end == ANSWER_INTERNAL ||
-			       r->answer.end == ANSWER_MALFORMED);
+	return r->interrupted ||
+	       (r->recorded && (r->answer.wrote || r->answer.status != 0 || r->answer.end == ANSWER_INTERNAL ||
+			       r->answer.end == ANSWER_MALFORMED));
 }
 
 /* Was an attempt that may have been delivered followed by one that was sent? */
@@ -35,7 +38,7 @@ static unsigned stop_bit(enum why w)
 	static const enum stop of[] = {
 		[WHY_DEADLINE] = STOP_DEADLINE,         [WHY_FIRST_FAILURE] = STOP_FIRST_FAILURE,
 		[WHY_DISCONNECTED] = STOP_DISCONNECTED, [WHY_CANCELLED] = STOP_CANCELLED,
-		[WHY_SHUTDOWN] = STOP_SHUTDOWN,
+		[WHY_SHUTDOWN] = STOP_SHUTDOWN,         [WHY_INTERRUPTED] = STOP_INTERRUPTED,
 	};
 
 	return 1u << of[w];
@@ -47,10 +50,10 @@ static unsigned stops_of_end(const struct sim_batch *b, const struct sim_item *i
 	unsigned stops = 0;
 
 	if (b->end.why != WHY_NONE && it->final_us >= b->end.at_us)
-		for (unsigned w = WHY_DEADLINE; w <= WHY_SHUTDOWN; w++)
+		for (unsigned w = WHY_DEADLINE; w <= WHY_INTERRUPTED; w++)
 			stops |= b->end.lanes_saw >> w & 1 ? stop_bit((enum why)w) : 0;
 	/* A lane of another shard may go down a moment before the batch's own. */
-	if (sim.shut_down)
+	if (sim.shut_down && !b->asynchronous)
 		stops |= 1u << STOP_SHUTDOWN;
 	return stops;
 }
@@ -66,8 +69,10 @@ static unsigned stops_of_wait(const struct sim_batch *b, const struct sim_item *
 		bound = MIN(bound * 2, b->want.retry.cap_ms);
 	bound = MAX(MIN(bound, b->want.retry.cap_ms), r->answer.retry_after_ms);
 	end = MAX(r->done_us + bound * 1000, it->final_us);
-	if (end < MIN(deadline, ttl))
+	if (end < MIN(deadline, ttl) - model_slack_us(b))
 		return 0;
+	if (model_slack_us(b) > 0 && deadline < INT64_MAX && ttl < INT64_MAX && llabs(ttl - deadline) < model_slack_us(b))
+		return 1u << STOP_TTL | 1u << STOP_DEADLINE;
 	return 1u << (ttl < deadline ? STOP_TTL : STOP_DEADLINE);
 }
 
@@ -91,7 +96,7 @@ static unsigned stops_unstarted(const struct sim_batch *b, const struct sim_item
 	if (si->code == CODE_PAYLOAD_TOO_LARGE)
 		return strlen(si->payload) > sim.services[si->service].max_payload ? 1u << STOP_NOT_RETRYABLE : 0;
 	if (si->code == CODE_EXPIRED)
-		return si->final_us >= model_ttl_us(b, si) ? 1u << STOP_TTL : 0;
+		return si->final_us >= model_ttl_us(b, si) - model_slack_us(b) ? 1u << STOP_TTL : 0;
 	return si->code == CODE_NOT_ATTEMPTED ? stops_of_end(b, si) : 0;
 }
 
@@ -130,10 +135,10 @@ static void check_started(const struct sim_batch *b, const struct sim_item *si, 
 	      "item %u: retry_after_ms %lld", n, (long long)it->retry_after_ms);
 }
 
-static void check_result(const struct sim_batch *b, unsigned n)
+/* The item `it` of batch b is said to be final. */
+void check_final(const struct sim_batch *b, const struct item *it, unsigned n)
 {
 	const struct sim_item *si = &b->items[n];
-	const struct item *it = &b->b->items[n];
 
 	CHECK(RESULTS, it->state == ITEM_FINAL, "item %u is not final", n);
 	CHECK(RESULTS, slice_eq(it->id, slice_str(si->id)), "item %u has another id", n);
@@ -164,19 +169,20 @@ static void check_stop_reason(const struct sim_batch *b)
 	static const enum stop_reason of[] = {
 		[WHY_DEADLINE] = STOP_REASON_DEADLINE,         [WHY_FIRST_FAILURE] = STOP_REASON_FIRST_FAILURE,
 		[WHY_DISCONNECTED] = STOP_REASON_DISCONNECTED, [WHY_CANCELLED] = STOP_REASON_CANCELLED,
-		[WHY_SHUTDOWN] = STOP_REASON_SHUTDOWN,
+		[WHY_SHUTDOWN] = STOP_REASON_SHUTDOWN,         [WHY_INTERRUPTED] = STOP_REASON_INTERRUPTED,
 	};
 	unsigned allowed = 0, by_itself = 1u << STOP_REASON_COMPLETED;
 
 	/* The failure that ends the batch may be that of its last item. */
 	if (b->want.contract == CONTRACT_ALL_OR_NOTHING && any_failed(b))
 		by_itself = 1u << STOP_REASON_FIRST_FAILURE;
-	for (unsigned w = WHY_DEADLINE; w <= WHY_SHUTDOWN; w++)
+	for (unsigned w = WHY_DEADLINE; w <= WHY_INTERRUPTED; w++)
 		allowed |= b->end.reasons >> w & 1 ? 1u << of[w] : 0;
-	/* The last answer may beat the deadline's timer, which is a turn behind. */
+	/* The last answer may beat the deadline's timer, which is a turn behind; and of
+	 * what passed while it was not in memory the items' own ends come first. */
 	if (b->end.why == WHY_NONE ||
 	    (b->end.why == WHY_DEADLINE &&
-	     (!sim.exact || b->done_us - b->end.at_us <= 4 * sim.set.turn_us + sim.set.delay_us)))
+	     (!sim.exact || b->reloaded || b->done_us - b->end.at_us <= 4 * sim.set.turn_us + sim.set.delay_us)))
 		allowed |= by_itself;
 	CHECK(STOP_REASON, allowed >> b->b->stop_reason & 1, "%s, ended by %s",
 	      stop_reason_str(b->b->stop_reason), why_str(b->end.why));
@@ -201,6 +207,14 @@ static void check_outcome(const struct sim_batch *b)
 	CHECK(COUNTS, b->b->state == BATCH_DONE, "state %s", batch_state_str(b->b->state));
 }
 
+/* Its items are final, and were checked: what follows from them. */
+void check_end(const struct sim_batch *b)
+{
+	CHECK(COUNTS, b->b->counts.pending == 0, "%u pending", b->b->counts.pending);
+	check_outcome(b);
+	check_stop_reason(b);
+}
+
 /* The batch is done: now everything about it must be right. */
 void check_batch(struct sim_batch *b, const struct blob *document)
 {
@@ -208,10 +222,8 @@ void check_batch(struct sim_batch *b, const struct blob *document)
 	b->done = true;
 	b->done_us = clock_now();
 	for (unsigned i = 0; i < b->n_items; i++)
-		check_result(b, i);
-	CHECK(COUNTS, b->b->counts.pending == 0, "%u pending", b->b->counts.pending);
-	check_outcome(b);
-	check_stop_reason(b);
+		check_final(b, &b->b->items[i], i);
+	check_end(b);
 	if (document != NULL)
 		check_document(b, (struct slice){document->p, document->n});
 	cover_batch(b);

@@ -38,6 +38,22 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_SEEN_AFTER_CANCEL] = "seen_after_cancel",
 	[RACE_SUBMIT_IN_CALLBACK] = "submit_in_on_done",
 	[RACE_STALLED] = "stalled_shard",
+	[RACE_DISK_FAILED] = "disk_failed",
+	[RACE_PARKED] = "job_parked",
+	[RACE_LOADED] = "job_loaded",
+	[RACE_CRASH] = "crash",
+	[RACE_RESTART] = "orderly_restart",
+	[RACE_INTERRUPTED_SEEN] = "interrupted_and_seen",
+	[RACE_CLAIMED_NOT_STARTED] = "claimed_and_not_started",
+	[RACE_OUTCOME_LOST] = "answer_lost_by_a_crash",
+	[RACE_ACCEPT_LOST] = "acceptance_lost_by_a_crash",
+	[RACE_ACK_LOST] = "kept_and_not_acknowledged",
+	[RACE_KEY_EXISTS] = "key_exists",
+	[RACE_ACCEPT_REFUSED] = "acceptance_refused",
+	[RACE_CANCEL_IN_STORE] = "cancel_of_a_job",
+	[RACE_WATCHED] = "watched",
+	[RACE_OTHER_SHARDS] = "other_number_of_shards",
+	[RACE_CRASH_AFTER_FINISH] = "crash_after_the_end",
 };
 
 void cover_race(enum race r)
@@ -93,16 +109,15 @@ void cover_report(void)
 		line("race", race_names[i], races[i]);
 }
 
-/* Not yet raised by the dispatcher: no breaker, no retry budget, no shedding,
- * and nothing is taken up again after a crash. */
+/* Not yet raised by the dispatcher: no breaker, no retry budget, no shedding. */
 static bool expected_code(enum code c)
 {
-	return c != CODE_CIRCUIT_OPEN && c != CODE_INTERRUPTED;
+	return c != CODE_CIRCUIT_OPEN;
 }
 
 static bool expected_stop(enum stop s)
 {
-	return s != STOP_RETRY_BUDGET && s != STOP_SHED && s != STOP_INTERRUPTED;
+	return s != STOP_RETRY_BUDGET && s != STOP_SHED;
 }
 
 const char *cover_missing(void)
@@ -113,7 +128,7 @@ const char *cover_missing(void)
 	for (unsigned i = 0; i < STOP_MAX; i++)
 		if (stops[i] == 0 && expected_stop((enum stop)i))
 			return stop_str((enum stop)i);
-	for (unsigned i = STOP_REASON_COMPLETED; i < STOP_REASON_INTERRUPTED; i++)
+	for (unsigned i = STOP_REASON_COMPLETED; i < STOP_REASON_MAX; i++)
 		if (reasons[i] == 0)
 			return stop_reason_str((enum stop_reason)i);
 	for (unsigned i = BATCH_OUTCOME_SUCCEEDED; i < BATCH_OUTCOME_MAX; i++)

@@ -40,13 +40,22 @@ void clock_stop(void);
 bool clock_step(void);
 int64_t clock_now(void);
 int64_t clock_unix_ms(void);
+int64_t clock_to_unix_ms(int64_t us);
+
+/* The machine starts anew: from here on the loops' own clock begins near zero. */
+void clock_reboot(void);
+int64_t clock_from_loop(int64_t us);                         /* a loop's time as the world's */
 
 /* Act in the thread of `l` from outside; NULL: leave. */
 void fake_loop_enter(struct loop *l);
 struct loop *fake_loop_current(void);
 
+/* No message and no call is on its way to `l`. */
+bool fake_loop_is_quiet(const struct loop *l);
+
 /* Nothing happens in `l` before until_us: a thread that the system forgot. */
 void fake_loop_stall(struct loop *l, int64_t until_us);
+int64_t fake_loop_stalled_until(const struct loop *l);
 
 /* Chance. Durations in microseconds; all of the one seed. */
 uint64_t dice_below(uint64_t n);

@@ -51,7 +51,7 @@ static struct {
 	struct fake_settings set;
 	struct heap events;
 	struct rng rng;
-	int64_t now_us;
+	int64_t now_us, boot_us;
 	struct loop *current;
 	struct loop *loops[MAX_LOOPS];
 	unsigned n_loops;
@@ -75,10 +75,12 @@ int64_t dice_between(int64_t low, int64_t high)
 int64_t dice_log(int64_t low, int64_t high)
 {
 	unsigned bits = 0;
+	int64_t drawn;
 
 	while (bits < 62 && (low + 1) << bits <= high)
 		bits++;
-	return MIN(dice_between(low, (low + 1) << dice_below(bits + 1)), high);
+	drawn = dice_between(low, (low + 1) << dice_below(bits + 1));
+	return MIN(drawn, high);
 }
 
 int64_t dice_span(int64_t low_us, int64_t high_us)
@@ -107,6 +109,7 @@ void clock_start(const struct fake_settings *s)
 {
 	world_clock.set = *s;
 	world_clock.now_us = epoch_us;
+	world_clock.boot_us = 0;
 	world_clock.n_loops = 0;
 	world_clock.current = NULL;
 	rng_seed(&world_clock.rng, s->seed);
@@ -122,9 +125,24 @@ int64_t clock_now(void)
 	return world_clock.now_us;
 }
 
+int64_t clock_to_unix_ms(int64_t us)
+{
+	return epoch_unix_ms + us / 1000 - epoch_us / 1000;
+}
+
 int64_t clock_unix_ms(void)
 {
-	return epoch_unix_ms + (world_clock.now_us - epoch_us) / 1000;
+	return clock_to_unix_ms(world_clock.now_us);
+}
+
+void clock_reboot(void)
+{
+	world_clock.boot_us = world_clock.now_us - dice_between(1, 10000000);
+}
+
+int64_t clock_from_loop(int64_t us)
+{
+	return us == HEAP_NONE ? us : us + world_clock.boot_us;
 }
 
 bool clock_step(void)
@@ -155,9 +173,22 @@ struct loop *fake_loop_current(void)
 	return world_clock.current;
 }
 
+bool fake_loop_is_quiet(const struct loop *l)
+{
+	for (unsigned i = 0; i <= MAX_LOOPS; i++)
+		if (!list_empty(&l->from[i].posted))
+			return false;
+	return list_empty(&l->calls);
+}
+
 void fake_loop_stall(struct loop *l, int64_t until_us)
 {
 	l->stalled_until = MAX(l->stalled_until, until_us);
+}
+
+int64_t fake_loop_stalled_until(const struct loop *l)
+{
+	return l->stalled_until;
 }
 
 static void on_turn(struct event *e)
@@ -255,7 +286,7 @@ bool loop_is_current(const struct loop *l)
 int64_t loop_now_us(const struct loop *l)
 {
 	(void)l;
-	return world_clock.now_us;
+	return world_clock.now_us - world_clock.boot_us;
 }
 
 int64_t loop_unix_ms(const struct loop *l)
@@ -305,13 +336,13 @@ void loop_timer_at(struct loop_timer *t, int64_t at_us)
 	if (at_us == HEAP_NONE)
 		heap_remove(&t->loop->timers, &t->due);
 	else
-		heap_set(&t->loop->timers, &t->due, at_us);
+		heap_set(&t->loop->timers, &t->due, MIN(at_us, HEAP_NONE / 2) + world_clock.boot_us);
 	set_alarm(t->loop);
 }
 
 void loop_timer_by(struct loop_timer *t, int64_t at_us)
 {
-	if (at_us < (heap_has(&t->due) ? t->due.key : HEAP_NONE))
+	if (at_us < (heap_has(&t->due) ? t->due.key - world_clock.boot_us : HEAP_NONE))
 		loop_timer_at(t, at_us);
 }
 

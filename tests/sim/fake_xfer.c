@@ -12,12 +12,14 @@
 
 struct xfer {
 	struct loop *loop;
+	struct list live;
 	unsigned shard;
 	struct xfer_usage usage;
 };
 
 struct transfer {
 	struct event event;
+	struct list node;                /* xfer.live */
 	struct xfer *xfer;
 	struct script script;
 	struct slice body;
@@ -37,6 +39,7 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 	while (shard < MAX_SHARDS && sim.loops[shard] != l)
 		shard++;
 	*x = (struct xfer){.loop = l, .shard = shard};
+	list_init(&x->live);
 	return x;
 }
 
@@ -90,7 +93,17 @@ static void deliver(struct transfer *t)
 	sim.batches[r->batch].running--;
 	sim.batches[r->batch].items[r->item].running--;
 	t->xfer->usage.live--;
+	list_remove(&t->node);
 	t->on_done(t->arg, &answer);
+	free(t);
+}
+
+/* The last that a dead process hears; nothing of it is written down. */
+static void deliver_to_dead(struct transfer *t)
+{
+	t->xfer->usage.live--;
+	list_remove(&t->node);
+	t->on_done(t->arg, &(struct answer){.end = ANSWER_CANCELLED, .retry_after_ms = RETRY_AFTER_NONE});
 	free(t);
 }
 
@@ -148,8 +161,13 @@ static bool is_due(int64_t at, int64_t now)
 static void on_event(struct event *e)
 {
 	struct transfer *t = container_of(e, struct transfer, event);
-	int64_t now = clock_now() - request_of(t)->start_us;
+	int64_t now;
 
+	if (sim.dead) {
+		deliver_to_dead(t);
+		return;
+	}
+	now = clock_now() - request_of(t)->start_us;
 	if (t->cancelled || t->ended) {
 		deliver(t);
 		return;
@@ -169,7 +187,7 @@ static void on_event(struct event *e)
 }
 
 /* The request takes its place in the ledger. */
-static unsigned record(const struct request *r)
+unsigned ledger_add(const struct request *r)
 {
 	struct sim_item *it = &sim.batches[r->batch].items[r->item];
 	unsigned at = sim.n_requests++;
@@ -188,6 +206,18 @@ static unsigned record(const struct request *r)
 	return at;
 }
 
+static struct transfer *start_of_dead(struct xfer *x, void (*on_done)(void *arg, const struct answer *answer), void *arg)
+{
+	struct transfer *t = xcalloc(1, sizeof *t);
+
+	*t = (struct transfer){.xfer = x, .on_done = on_done, .arg = arg};
+	x->usage.live++;
+	list_append(&x->live, &t->node);
+	event_init(&t->event, x->loop, on_event);
+	event_at(&t->event, clock_now());
+	return t;
+}
+
 struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 			    void (*on_done)(void *arg, const struct answer *answer), void *arg)
 {
@@ -196,6 +226,8 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 	struct script script = {.retry_after_ms = RETRY_AFTER_NONE};
 	struct transfer *t;
 
+	if (sim.dead)
+		return start_of_dead(x, on_done, arg);
 	CHECK(LISTENER, loop_is_current(x->loop), "a transfer is started from another loop");
 	check_start(&r, e);
 	sim.script(&r, &script);
@@ -204,15 +236,16 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 	if (script.no_memory) {
 		cover_race(RACE_NO_MEMORY);
 		r.done_us = r.start_us;
-		record(&r);
+		ledger_add(&r);
 		return NULL;
 	}
 	t = xcalloc(1, sizeof *t);
 	*t = (struct transfer){.xfer = x, .script = script, .body = e->body, .on_done = on_done, .arg = arg,
-			       .request = record(&r),
+			       .request = ledger_add(&r),
 			       .answer = {.phase = PHASE_CONNECT, .retry_after_ms = RETRY_AFTER_NONE}};
 	check_running(request_of(t));
 	x->usage.live++;
+	list_append(&x->live, &t->node);
 	event_init(&t->event, x->loop, on_event);
 	set_event(t);
 	return t;
@@ -228,10 +261,24 @@ static void arrive_late(struct transfer *t)
 	t->script.at_seen = NEVER;
 }
 
+/* The process dies: what it wrote is under way, its connections are gone. */
+void xfer_cut(struct xfer *x)
+{
+	list_foreach(node, &x->live) {
+		struct transfer *t = list_entry(node, struct transfer, node);
+
+		trace("cut: batch, item, attempt", request_of(t)->batch, request_of(t)->item, request_of(t)->n);
+		arrive_late(t);
+		event_at(&t->event, clock_now());
+	}
+}
+
 void xfer_cancel(struct transfer *t)
 {
 	struct request *r = request_of(t);
 
+	if (sim.dead)
+		return;
 	CHECK(LISTENER, loop_is_current(t->xfer->loop), "a transfer is cancelled from another loop");
 	if (t->cancelled || (sim.plant == PLANT_LOSES_CANCELS && dice_chance(10)))
 		return;

@@ -39,6 +39,12 @@ int64_t model_ttl_us(const struct sim_batch *b, const struct sim_item *it)
 	return it->ttl_ms == HEAP_NONE ? INT64_MAX : add_ms(b->accepted_us, it->ttl_ms);
 }
 
+/* Times that were written down are those of the wall clock, in milliseconds. */
+int64_t model_slack_us(const struct sim_batch *b)
+{
+	return b->reloaded ? 2000 : 0;
+}
+
 int64_t model_timeout_us(const struct sim_batch *b, const struct sim_item *it)
 {
 	int64_t ms = b->want.attempt_timeout_ms;
@@ -107,15 +113,20 @@ static struct verdict judge_status(const struct service *s, int status)
 	return verdict(BIT(REJECTED), DELIVERED_NO);
 }
 
+bool model_from_outside(const struct sim_batch *b, const struct request *r)
+{
+	const unsigned local = 1u << WHY_DEADLINE;
+
+	return r->from_outside || sim.shut_down || ((b->end.reasons & ~local) != 0 && b->end.at_us <= r->cancel_us);
+}
+
 /* Was it a deadline or an end from outside? Before its deadline only the latter
  * can have been; from then on whichever came first to the attempt. */
 static uint32_t judge_cancel(const struct sim_batch *b, const struct request *r)
 {
-	const unsigned local = 1u << WHY_DEADLINE;
-
-	if (r->cancel_us < r->deadline_us)
+	if (r->cancel_us < r->deadline_us - model_slack_us(b))
 		return BIT(ABORTED);
-	if (sim.shut_down || ((b->end.reasons & ~local) != 0 && b->end.at_us <= r->cancel_us))
+	if (r->cancel_us < r->deadline_us || model_from_outside(b, r))
 		return BIT(TIMEOUT) | BIT(ABORTED);
 	return BIT(TIMEOUT);
 }
@@ -125,6 +136,8 @@ struct verdict model_judge(const struct sim_batch *b, const struct request *r)
 	const struct answer *a = &r->answer;
 	enum delivered sent = a->wrote ? DELIVERED_MAYBE : DELIVERED_NO;
 
+	if (r->interrupted)
+		return verdict(BIT(INTERRUPTED), DELIVERED_MAYBE);
 	if (!r->recorded)
 		return verdict(BIT(CONNECT_FAILED), DELIVERED_NO);
 	if (a->status != 0)

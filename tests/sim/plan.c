@@ -55,6 +55,7 @@ void plan_services(void)
 static void plan_limits(void)
 {
 	static const int64_t in_flight[] = {1, 3, 100, 1000};
+	static const int64_t resident[] = {1, 3000, 20000, 1 << 30, 1 << 30};
 
 	sim.config.limits.items = 10000;
 	sim.config.limits.payload_bytes = 65536;
@@ -62,6 +63,10 @@ static void plan_limits(void)
 	sim.config.limits.json_depth = 64;
 	sim.config.limits.queued_items = dice_chance(10) ? 10 : 100000;
 	sim.config.limits.queued_bytes = (size_t)1 << 30;
+	sim.config.limits.resident_bytes = (size_t)pick(resident, ARRAY_LEN(resident));
+	sim.config.limits.stored_items = dice_chance(5) ? 10 : 100000;
+	sim.stored_items = sim.config.limits.stored_items;
+	sim.slow_us = dice_log(0, 20000);
 	sim.config.limits.results_bytes = 1 << 20;
 	sim.config.limits.in_flight = (unsigned)pick(in_flight, ARRAY_LEN(in_flight));
 	sim.config.limits.keep_results_ms = 86400000;
@@ -97,7 +102,8 @@ void plan_world(uint64_t seed)
 	sim.mood = (unsigned)dice_below(8);
 	sim.n_shards = few(MAX_SHARDS);
 	sim.config.shards = sim.n_shards;
-	sim.n_batches = few(6);
+	sim.jobs = dice_chance(60);
+	sim.n_batches = few(sim.jobs ? MAX_BATCHES : 6);
 	for (unsigned i = 0; i < sim.n_batches; i++)
 		plan_batch(&sim.batches[i], i);
 }
@@ -130,6 +136,24 @@ static void plan_defaults(struct policy *p)
 		.deadline_ms = sim.config.limits.deadline_ms,
 		.retry = {.max_attempts = 3, .base_ms = 100, .cap_ms = 2000},
 	};
+}
+
+/* How it is asked for: as a job, under a key, to go on without its caller, or plainly. */
+static void plan_durable(struct sim_batch *b)
+{
+	unsigned kind = (unsigned)dice_below(100);
+
+	if (!sim.jobs)
+		return;
+	b->asynchronous = kind < 45 || b->want.continue_on_disconnect;
+	if ((kind >= 40 && kind < 60))
+		b->key = 1 + (unsigned)dice_below(4);
+	b->durable = b->asynchronous || b->key != 0;
+	if (!b->asynchronous || b->plain || dice_chance(40))
+		return;
+	b->want.deadline_ms = dice_log(60000, 86400000);
+	b->want.retry.base_ms = dice_log(1000, 60000);
+	b->want.retry.cap_ms = dice_log(b->want.retry.base_ms, 3600000);
 }
 
 static void plan_payload(struct sim_item *it)
@@ -184,6 +208,7 @@ void plan_batch(struct sim_batch *b, unsigned number)
 		plan_defaults(&b->want);
 	else
 		plan_policy(&b->want);
+	plan_durable(b);
 	b->n_items = dice_chance(2) ? (unsigned)dice_between(50, 200) : few(16);
 	b->shard = (unsigned)dice_below(sim.n_shards);
 	b->submit_us = clock_now() + (dice_chance(50) ? 0 : dice_span(0, 20000000));

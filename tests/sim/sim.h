@@ -7,6 +7,7 @@
 
 #include "dispatch/dispatch.h"
 #include "fake.h"
+#include "fake_store.h"
 
 /* What is proved. The name is what a failure prints and a planted defect must hit. */
 #define RULE_TABLE(X)                                                                  \
@@ -38,6 +39,16 @@
 	X(IDLE, "no capacity stands idle while work waits")                                \
 	X(LIVENESS, "every batch finishes")                                                \
 	X(LEAK, "timers, listeners and operations are all given back")                     \
+	X(ACK, "nothing is acknowledged, and no end is told, before it is kept")           \
+	X(CLAIM, "no attempt starts before its batch and its claim are kept")              \
+	X(UPDATE, "each step that goes to the store is what happened, in order")           \
+	X(FROZEN, "what the store reads does not change under it")                         \
+	X(KEPT, "what was acknowledged survives, whole, and final results as they were")   \
+	X(LETTER, "a letter is kept until its item was delivered, and no longer")          \
+	X(PARK, "a job leaves memory with nothing under way, and knows when to come back") \
+	X(WATCH, "who watches is told of the end, and of nothing after it")                \
+	X(RESIDENT, "the bytes of jobs in memory are bounded")                             \
+	X(SHUTDOWN, "no job is settled by a shutdown")                                     \
 	X(REQUIRE, "no invariant of the code under test is broken")
 
 #define X(upper, text) RULE_##upper,
@@ -64,7 +75,16 @@ struct request {
 	int64_t deadline_us;             /* when its own timeout is due */
 	unsigned seen;                   /* times the downstream got it whole */
 	bool recorded;                   /* a transfer was really started */
+	bool from_outside;               /* its cancel may have come from outside, in a process before */
+	bool interrupted;                /* its process died before what became of it was kept */
 	struct answer answer;            /* body: a static text */
+};
+
+/* An item, as a step of it was written. */
+struct step {
+	uint8_t state, attempts, delivered, code, stop, status;
+	bool duplicate_risk;
+	int64_t due_unix_ms;
 };
 
 struct sim_item {
@@ -81,6 +101,26 @@ struct sim_item {
 	uint8_t delivered, attempts;
 	uint8_t code, stop, status;      /* ... and once final */
 	int64_t final_us, since_us;      /* ... and in this state since */
+	bool duplicate_risk;
+	/* Durable: what was asked of the store, and what it kept. */
+	bool claimed, claim_unstarted;   /* asked for, and no update since; and no start */
+	bool claim_kept, claim_used;     /* kept; and an attempt started on it */
+	unsigned claim_life;             /* the process that asked for it */
+	int64_t due_unix_ms;             /* the end of its wait as last told */
+	struct step kept;
+	int64_t kept_final_us;
+};
+
+/* What became of a durable batch's acceptance. */
+enum fate { FATE_NONE, FATE_ASKED, FATE_KEPT, FATE_ABSENT };
+
+/* A client that waits for news of a batch. */
+struct watcher {
+	struct dispatch_watch watch;
+	struct sim_batch *of;
+	unsigned shard;
+	int64_t since_us;
+	bool on, told;                   /* told: done */
 };
 
 /* An end from outside, a deadline or a first failure. */
@@ -110,6 +150,19 @@ struct sim_batch {
 	bool held;                       /* submitted in another's on_done */
 	unsigned act_on_settled;         /* act at this call of on_settled; 0: never */
 	enum why act;
+	/* Durable. */
+	bool durable, asynchronous;      /* as the request asked */
+	unsigned key;                    /* 0: none; else the number of its Idempotency-Key */
+	enum fate fate;
+	int64_t row;                     /* the store's number */
+	bool answered, cut;              /* on_accepted ran; its process died while it ran */
+	bool beyond;                     /* in memory whatever room there was, as somebody waited */
+	size_t bytes;                    /* what it takes in memory, at most */
+	bool finish_asked, finish_kept, told_done;
+	bool reloaded;                   /* its times went through the wall clock */
+	int64_t finish_kept_us;
+	uint32_t settled_steps;          /* final updates asked for */
+	struct watcher watchers[2];
 };
 
 /* How the downstream meets one request; times from the start, NEVER: it does not. */
@@ -136,7 +189,12 @@ enum plant {
 	PLANT_FORGETS_DELIVERED, PLANT_MISCOUNTS, PLANT_WRONG_STOP, PLANT_NO_EXPIRY, PLANT_503_IS_NO,
 	PLANT_CANCEL_BEATS_STATUS, PLANT_ALWAYS_OK, PLANT_SHUFFLED_RESULTS, PLANT_WRONG_REASON,
 	PLANT_NO_DUPLICATE_RISK, PLANT_NO_CANCEL_TREE, PLANT_WRONG_OUTCOME, PLANT_OK_IS_TRUE,
-	PLANT_ALL_RETRYABLE, PLANT_EARLY_CALL, PLANT_ALWAYS_BUSY, PLANT_SETTLES_TWICE
+	PLANT_ALL_RETRYABLE, PLANT_EARLY_CALL, PLANT_ALWAYS_BUSY, PLANT_SETTLES_TWICE,
+	/* the store misbehaves, or is asked for the wrong thing */
+	PLANT_EARLY_ACK, PLANT_NO_CLAIM, PLANT_LOSES_UPDATES, PLANT_FORGETS_WAITS, PLANT_FORGETS_CLAIMS,
+	PLANT_LOSES_LETTERS, PLANT_OTHER_KEY, PLANT_HASTY_FINISH, PLANT_LOSES_ITEMS, PLANT_FORGETS_JOBS,
+	PLANT_UNSYNCED, PLANT_EARLY_DONE, PLANT_SETTLED_BY_SHUTDOWN, PLANT_LATE_PARK, PLANT_CHANGES_ACCEPTED,
+	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO
 };
 
 /* One seed's world. There is one at a time. */
@@ -152,12 +210,19 @@ struct sim {
 	unsigned mood;                   /* how the downstream is today */
 	void (*script)(const struct request *r, struct script *ret);
 	unsigned n_shards, n_batches;
+	unsigned life;                   /* how many processes there were before this one */
+	bool dead;                       /* this one died, and is being buried */
+	bool down;                       /* it is going down, and another follows */
+	bool jobs;                       /* some batches are durable, and processes may end */
+	uint64_t stored_items;
+	int64_t slow_us;                 /* a commit takes this long at most */
 	struct sim_batch batches[MAX_BATCHES];
 	struct loop *loops[MAX_SHARDS];
 	struct xfer *xfers[MAX_SHARDS];
 	struct dispatch *dispatches[MAX_SHARDS];
 	struct dispatch_group group;
 	struct metrics *metrics;
+	struct store_disk *disk;
 	struct store *store;
 	struct request *requests;
 	unsigned n_requests, cap_requests;
@@ -182,6 +247,9 @@ struct batch *text_to_batch(const struct sim_batch *b);
 /* doctor.c: planted defects that tell the dispatcher other things than the checks. */
 void doctor_config(void);
 void doctor_batch(struct batch *b);
+void doctor_accepted(struct batch *b);
+void doctor_asked(struct store_op *op);
+void doctor_read(struct store_op *op);
 
 /* world.c: set up, run, tear down. */
 void world_open(void);
@@ -189,15 +257,34 @@ void world_submit(struct sim_batch *b);
 void world_end(struct sim_batch *b, enum why why);
 void world_drain(unsigned shard);
 void world_shut_down(unsigned shard);
+bool world_goes_down(void);
 void world_detach(struct sim_batch *b);
 bool world_step(void);                   /* one event, and every check after it */
 void world_close(void);
 void world_reset(void);
 void run_seed(uint64_t seed, enum plant plant);
 
+/* listen.c: who is told. */
+extern const struct dispatch_listener sim_listener;
+void listen_idle(void *arg);
+void listen_watch(struct sim_batch *b);
+void listen_leave(struct sim_batch *b, bool at_rest);
+
+/* life.c: one process after the other. */
+void life_open(void);
+void life_close(void);
+bool life_is_quiet(void);
+void life_crash(unsigned next_shards);
+void life_restart(unsigned next_shards);
+
+/* fake_xfer.c: the ledger, and what a dying process leaves on the wire. */
+unsigned ledger_add(const struct request *r);
+void xfer_cut(struct xfer *x);
+
 /* act.c: what clients and operators do to the batches of a random seed. */
 void act_plan(void);
 void act_free(void);
+void act_in_accepted(struct sim_batch *b);
 void act_in_settled(struct sim_batch *b);
 void act_in_done(const struct sim_batch *b);
 
@@ -206,22 +293,32 @@ void check_start(struct request *r, const struct exchange *e);
 void check_running(const struct request *r);
 void check_seen(const struct request *r, struct slice body);
 void check_settled_now(struct sim_batch *b);
+void notice_end(struct sim_batch *b);
 void check_step(void);
+void check_resident(void);
 
 /* check_end.c, check_json.c: when a batch is done. */
 void note_end(struct sim_batch *b, enum why why);
 void check_batch(struct sim_batch *b, const struct blob *document);
+void check_final(const struct sim_batch *b, const struct item *it, unsigned n);
+void check_end(const struct sim_batch *b);
 void check_document(const struct sim_batch *b, struct slice json);
+
+/* check_kept.c: what the disk has. */
+void check_kept(const struct sim_batch *b);
+void check_kept_end(struct sim_batch *b);
 
 /* model.c: what the contract says, written a second time. */
 struct verdict {
 	uint32_t codes;                  /* a bit for each code that is right */
 	enum delivered delivered;
 };
+bool model_from_outside(const struct sim_batch *b, const struct request *r);
 struct verdict model_judge(const struct sim_batch *b, const struct request *r);
 bool model_retryable(enum code c);
 enum status model_status(enum delivered d, unsigned attempts, enum code c);
 enum delivered model_delivered(const struct sim_item *it, const struct sim_batch *b, int up_to);
+int64_t model_slack_us(const struct sim_batch *b);
 int64_t model_timeout_us(const struct sim_batch *b, const struct sim_item *it);
 int64_t model_deadline_us(const struct sim_batch *b);
 int64_t model_ttl_us(const struct sim_batch *b, const struct sim_item *it);
@@ -236,7 +333,10 @@ enum race {
 	RACE_END_OF_DONE, RACE_END_IN_CALLBACK, RACE_OTHER_SHARD, RACE_CONCURRENCY_FULL, RACE_LANE_FULL,
 	RACE_RETRY_AFTER, RACE_DUPLICATE_SEEN, RACE_BUSY, RACE_SHUTDOWN_REFUSED, RACE_DETACHED,
 	RACE_DRAINED, RACE_SEQUENTIAL, RACE_NO_MEMORY, RACE_SEEN_AFTER_CANCEL, RACE_STALLED,
-	RACE_SUBMIT_IN_CALLBACK, RACE_MAX
+	RACE_SUBMIT_IN_CALLBACK, RACE_DISK_FAILED, RACE_PARKED, RACE_LOADED, RACE_CRASH, RACE_RESTART,
+	RACE_INTERRUPTED_SEEN, RACE_CLAIMED_NOT_STARTED, RACE_OUTCOME_LOST, RACE_ACCEPT_LOST, RACE_ACK_LOST,
+	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
+	RACE_CRASH_AFTER_FINISH, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);

@@ -117,6 +117,25 @@ static const char *check_to(const void *ctx, int service, struct slice to)
 	return channel_check_to(&sim.services[service], to);
 }
 
+/* What a route reads from the request's headers. */
+static void add_headers(const struct sim_batch *b, struct batch *real)
+{
+	struct batch_key *key;
+	char text[32];
+
+	real->asynchronous = b->asynchronous;
+	real->durable = b->durable;
+	if (b->key == 0)
+		return;
+	key = arena_alloc(&real->arena, sizeof *key);
+	REQUIRE(key != NULL);
+	snprintf(text, sizeof text, "key-%u", b->key);
+	*key = (struct batch_key){.scope = SLICE("POST /v1/batches"), .key = arena_copy(&real->arena, slice_str(text))};
+	memcpy(key->digest, &b->submit_us, sizeof b->submit_us);
+	memcpy(key->digest + 8, b->items[0].id, 16);
+	real->key = key;
+}
+
 struct batch *text_to_batch(const struct sim_batch *b)
 {
 	const struct wire_rules rules = {
@@ -137,5 +156,6 @@ struct batch *text_to_batch(const struct sim_batch *b)
 	if (wire_read_batch(body, &rules, &ret, &problem, &error) != 0)
 		sim_fail(RULE_ADMISSION, "wire refuses a batch: %.*s\n# %.*s", (int)error.n, error.p, (int)body->n,
 			 body->p);
+	add_headers(b, ret);
 	return ret;
 }

@@ -1,85 +1,28 @@
 /*
- * One world: as many shards as it has, their dispatchers, and the listener that
- * stands for the parked requests.
+ * One world: what is done to its dispatchers, and how it is run.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-#include "dispatch/metrics.h"
 #include "sim.h"
 
 struct sim sim;
 
 enum { MOST_STEPS = 5000000 };
 
-/* ---- the listener ---- */
-
-static void check_caller(const struct sim_batch *b, const char *what)
-{
-	CHECK(LISTENER, !sim.inside, "%s is called inside a call into the dispatcher", what);
-	CHECK(LISTENER, loop_is_current(sim.loops[b->shard]), "%s is called in another loop", what);
-	CHECK(LISTENER, !b->detached, "%s is called after dispatch_detach()", what);
-	CHECK(LISTENER, !b->done, "%s is called after the end", what);
-}
-
-static void on_settled(void *arg, struct batch *real)
-{
-	struct sim_batch *b = arg;
-	struct item *it = b->last_settled == NULL ? real->settled_first : b->last_settled->next_settled;
-
-	check_caller(b, "on_settled");
-	CHECK(LISTENER, it != NULL, "on_settled is called for nothing");
-	for (; it != NULL; it = it->next_settled) {
-		CHECK(LISTENER, it->state == ITEM_FINAL, "an item that is not final is told as settled");
-		b->settled++;
-		b->last_settled = it;
-	}
-	check_settled_now(b);
-	if (b->act_on_settled > 0 && --b->act_on_settled == 0)
-		act_in_settled(b);
-}
-
-static void on_done(void *arg, struct batch *real, struct blob *document)
-{
-	struct sim_batch *b = arg;
-
-	check_caller(b, "on_done");
-	CHECK(LISTENER, real == b->b, "on_done brings another batch");
-	CHECK(LISTENER, b->settled == b->n_items, "%u items were told as settled, not %u", b->settled, b->n_items);
-	CHECK(DOCUMENT, document != NULL, "no document");
-	check_batch(b, document);
-	act_in_done(b);
-}
-
-static const struct dispatch_listener listener = {.on_settled = on_settled, .on_done = on_done};
-
-static void on_idle(void *arg)
-{
-	unsigned shard = (unsigned)(uintptr_t)arg;
-
-	CHECK(LISTENER, !sim.idle[shard], "on_idle is called twice");
-	CHECK(LISTENER, sim.draining[shard] && !sim.inside, "on_idle is called inside dispatch_drain()");
-	sim.idle[shard] = true;
-	for (unsigned i = 0; i < sim.n_batches; i++) {
-		const struct sim_batch *b = &sim.batches[i];
-
-		CHECK(LISTENER, b->shard != shard || b->b == NULL || b->done || b->detached,
-		      "idle with a live batch");
-	}
-}
-
 /* ---- what is done to the dispatcher, each in the shard's own loop ---- */
 
 static void check_refusal(const struct sim_batch *b, const struct batch *real, unsigned before)
 {
-	uint32_t n = real->counts.pending;
+	bool counted = !b->asynchronous || b->want.continue_on_disconnect;
+	uint32_t n = counted ? real->counts.pending : 0;
 
 	if (b->refused == -ESHUTDOWN) {
 		CHECK(ADMISSION, sim.draining[b->shard], "refused as if draining");
 		cover_race(RACE_SHUTDOWN_REFUSED);
 	} else if (b->refused == -EBUSY) {
-		CHECK(ADMISSION, before + n > sim.config.limits.queued_items, "refused with %u unfinished", before);
+		CHECK(ADMISSION, before + n > sim.config.limits.queued_items,
+		      "refused with %u unfinished", before);
 		cover_race(RACE_BUSY);
 	} else {
 		CHECK(ADMISSION, b->refused == 0, "refused with %d", b->refused);
@@ -95,30 +38,59 @@ void world_submit(struct sim_batch *b)
 	struct batch *real = text_to_batch(b);
 
 	doctor_batch(real);
+	b->shard %= sim.n_shards;
 	fake_loop_enter(sim.loops[b->shard]);
 	b->accepted_us = clock_now();
+	b->b = batch_ref(real);
+	b->pending = real->counts.pending;
 	sim.inside = true;
-	b->refused = dispatch_submit(sim.dispatches[b->shard], batch_ref(real), &listener, b);
+	b->refused = dispatch_submit(sim.dispatches[b->shard], real, &sim_listener, b);
 	sim.inside = false;
 	trace("submit: batch, items, refused", b - sim.batches, b->n_items, b->refused);
 	check_refusal(b, real, before);
 	if (b->refused != 0) {
+		CHECK(ADMISSION, b->fate == FATE_NONE, "refused, and sent to the store");
 		batch_unref(real);
-		batch_unref(real);
+		batch_unref(STEAL_PTR(b->b));
 		return;
 	}
 	b->submitted = true;
-	b->pending = real->counts.pending;
-	b->b = real;
 	b->id = real->id;
-	CHECK(ADMISSION, real->live != NULL, "the batch does not live");
+	b->bytes = 2 * real->held_bytes + 4096;
+	doctor_accepted(real);
+}
+
+/* An end from outside of a batch that the store has: it may be in memory, or not. */
+static void end_durable(struct sim_batch *b, enum why why)
+{
+	unsigned shard = b->fate == FATE_KEPT ? batch_id_shard(b->id) % sim.n_shards : b->shard;
+	bool live = b->pending > 0 && !b->finish_asked, found = true;
+
+	if (b->fate == FATE_ABSENT || sim.down || (b->asynchronous && why != WHY_CANCELLED) || (b->fate == FATE_KEPT && b->detached && why != WHY_CANCELLED))
+		return;
+	fake_loop_enter(sim.loops[shard]);
+	sim.inside = true;
+	if (why == WHY_CANCELLED && b->fate == FATE_KEPT)
+		found = dispatch_cancel_job(sim.dispatches[shard], b->id);
+	else
+		dispatch_cancel(sim.dispatches[shard], b->id, why);
+	sim.inside = false;
+	trace("end from outside: batch, why, found", b - sim.batches, why, found);
+	CHECK(KEPT, found || !live || sim.draining[shard], "batch %u is not found to be cancelled",
+	      (unsigned)(b - sim.batches));
+	if (live && found)
+		note_end(b, why);
+	if (live && found && b->asynchronous)
+		cover_race(RACE_CANCEL_IN_STORE);
 }
 
 void world_end(struct sim_batch *b, enum why why)
 {
 	bool live = b->b != NULL && !b->done && b->b->counts.pending > 0;
 
-	if (b->b == NULL)
+	if (b->durable && b->submitted)
+		end_durable(b, why);
+	if (b->durable || b->b == NULL)
 		return;
 	if (!live)
 		cover_race(RACE_END_OF_DONE);
@@ -132,7 +104,7 @@ void world_end(struct sim_batch *b, enum why why)
 
 void world_detach(struct sim_batch *b)
 {
-	if (b->b == NULL || b->done)
+	if (b->detached || (b->durable ? !b->submitted || b->told_done || b->cut : b->b == NULL || b->done))
 		return;
 	fake_loop_enter(sim.loops[b->shard]);
 	dispatch_detach(sim.dispatches[b->shard], b->id);
@@ -145,11 +117,20 @@ void world_drain(unsigned shard)
 {
 	fake_loop_enter(sim.loops[shard]);
 	sim.draining[shard] = sim.inside = true;
-	dispatch_drain(sim.dispatches[shard], on_idle, (void *)(uintptr_t)shard);
+	dispatch_drain(sim.dispatches[shard], listen_idle, (void *)(uintptr_t)shard);
 	sim.inside = false;
 	CHECK(ADMISSION, dispatch_draining(sim.dispatches[shard]), "not draining");
 	cover_race(RACE_DRAINED);
 	trace("drain: shard", shard, 0, 0);
+}
+
+/* Shards go down one after the other. */
+bool world_goes_down(void)
+{
+	for (unsigned i = 0; i < sim.n_shards; i++)
+		if (sim.draining[i])
+			return true;
+	return false;
 }
 
 void world_shut_down(unsigned shard)
@@ -162,7 +143,9 @@ void world_shut_down(unsigned shard)
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		struct sim_batch *b = &sim.batches[i];
 
-		if (b->shard == shard && b->b != NULL && !b->done && b->b->counts.pending > 0)
+		if (b->durable ? b->fate != FATE_NONE && b->fate != FATE_ABSENT && !b->asynchronous && b->pending > 0 &&
+					 batch_id_shard(b->id) % sim.n_shards == shard
+			       : b->shard == shard && b->b != NULL && !b->done && b->b->counts.pending > 0)
 			note_end(b, WHY_SHUTDOWN);
 	}
 }
@@ -172,28 +155,10 @@ void world_shut_down(unsigned shard)
 void world_open(void)
 {
 	doctor_config();
-	sim.metrics = dispatch_metrics_new(&sim.told, sim.n_shards);
-	sim.store = store_new_memory(sim.config.limits.results_bytes);
-	sim.group.hash_seed = dice_below(UINT64_MAX);
-	sim.group.n = sim.n_shards;
-	for (unsigned i = 0; i < sim.n_shards; i++)
+	sim.disk = store_disk_new(sim.config.limits.stored_items, sim.slow_us);
+	for (unsigned i = 0; i < MAX_SHARDS; i++)
 		sim.loops[i] = loop_new();
-	for (unsigned i = 0; i < sim.n_shards; i++) {
-		sim.xfers[i] = xfer_new(sim.loops[i], &(struct xfer_config){0});
-		fake_loop_enter(sim.loops[i]);
-		sim.dispatches[i] = dispatch_new(&(struct dispatch_env){
-			.loop = sim.loops[i],
-			.xfer = sim.xfers[i],
-			.store = sim.store,
-			.config = &sim.told,
-			.group = &sim.group,
-			.meter = {sim.metrics, i},
-			.shard = i,
-			.seed = dice_below(UINT64_MAX) | 1,
-		});
-		sim.group.members[i] = sim.dispatches[i];
-	}
-	fake_loop_enter(NULL);
+	life_open();
 }
 
 bool world_step(void)
@@ -206,94 +171,33 @@ bool world_step(void)
 	return true;
 }
 
-/* Gauges are sums of many small steps: any that is lost or doubled shows. */
-static void check_gauges(void)
-{
-	CLEANUP(buf_free) struct buf out = {0};
-
-	metrics_render(sim.metrics, &out);
-	buf_add_char(&out, '\0');
-	for (char *rest = out.p, *row; (row = strsep(&rest, "\n")) != NULL;) {
-		const char *value = strrchr(row, ' ');
-
-		if (strncmp(row, "settled_attempts_in_flight", 26) == 0 ||
-		    strncmp(row, "settled_items_queued", 20) == 0)
-			CHECK(LEAK, value != NULL && strcmp(value, " 0") == 0, "%s", row);
-	}
-}
-
-static void check_at_rest(void)
-{
-	CHECK(LEAK, atomic_load(&sim.group.unfinished) == 0, "%u items unfinished",
-	      atomic_load(&sim.group.unfinished));
-	for (unsigned i = 0; i < sim.n_shards; i++) {
-		struct dispatch_usage u = dispatch_usage(sim.dispatches[i]);
-
-		CHECK(LEAK, (u.batches | u.lanes | u.turns | u.ops | u.waits) == 0,
-		      "shard %u: %u batches, %u lanes, %u turns, %u ops, %u waits", i, u.batches, u.lanes, u.turns,
-		      u.ops, u.waits);
-		CHECK(LEAK, xfer_usage(sim.xfers[i]).live == 0, "shard %u: transfers", i);
-		CHECK(LISTENER, sim.idle[i] == sim.draining[i], "shard %u: on_idle is not called", i);
-	}
-	check_gauges();
-}
-
-static void on_record(struct store_get *g)
-{
-	const struct sim_batch *b = NULL;
-
-	for (unsigned i = 0; i < sim.n_batches; i++)
-		if (sim.batches[i].b != NULL && batch_id_eq(sim.batches[i].id, g->id))
-			b = &sim.batches[i];
-	CHECK(DOCUMENT, g->found, "batch %u is not in the store", (unsigned)(b - sim.batches));
-	CHECK(DOCUMENT, strcmp(g->record.outcome, batch_outcome_str(b->b->outcome)) == 0, "outcome %s",
-	      g->record.outcome);
-	check_document(b, (struct slice){g->record.document->p, g->record.document->n});
-	blob_unref(g->record.document);
-	free(g);
-}
-
-static void check_records(void)
+/* Who was accepted has come to an end, unless the process was stopped before. */
+static void check_all_ended(void)
 {
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		struct sim_batch *b = &sim.batches[i];
-		struct store_get *g;
 
-		if (b->b == NULL)
-			continue;
-		CHECK(LIVENESS, b->done, "batch %u is not done, and nothing is left to happen", i);
-		g = xcalloc(1, sizeof *g);
-		*g = (struct store_get){.reply_to = sim.loops[b->shard], .id = b->id,
-					.now_unix_ms = b->b->created_unix_ms, .on_done = on_record};
-		store_get(sim.store, g);
+		if (b->submitted && !b->durable)
+			CHECK(LIVENESS, b->done, "batch %u is not done, and nothing is left to happen", i);
+		CHECK(LIVENESS, b->fate != FATE_ASKED, "batch %u: its acceptance is never answered", i);
+		if (b->fate == FATE_KEPT && !b->finish_kept)
+			CHECK(LIVENESS, (b->asynchronous || b->end.reasons >> WHY_INTERRUPTED & 1) && world_goes_down(), "batch %u is not done: %u items", i,
+			      b->pending);
+		if (b->finish_kept && !b->detached)
+			CHECK(LISTENER, b->told_done || !b->durable, "batch %u: its end is not told", i);
+		check_kept(b);
 	}
-	while (clock_step())
-		;
-	fake_loop_enter(NULL);
 }
 
 void world_close(void)
 {
-	check_records();
-	check_at_rest();
-	for (unsigned i = 0; i < sim.n_shards; i++) {
-		fake_loop_enter(sim.loops[i]);
-		dispatch_free(sim.dispatches[i]);
-		xfer_free(sim.xfers[i]);
-	}
-	fake_loop_enter(NULL);
-	for (unsigned i = 0; i < sim.n_shards; i++) {
-		struct loop_usage u = loop_usage(sim.loops[i]);
-
-		CHECK(LEAK, u.timers == 0 && u.fds == 0, "shard %u: %u timers, %u fds", i, u.timers, u.fds);
+	check_all_ended();
+	life_close();
+	for (unsigned i = 0; i < MAX_SHARDS; i++)
 		loop_free(sim.loops[i]);
-	}
-	for (unsigned i = 0; i < sim.n_batches; i++) {
-		batch_unref(sim.batches[i].b);
+	for (unsigned i = 0; i < sim.n_batches; i++)
 		free(sim.batches[i].items);
-	}
-	store_free(sim.store);
-	metrics_free(sim.metrics);
+	store_disk_free(sim.disk);
 	free(sim.requests);
 	clock_stop();
 }

@@ -70,9 +70,9 @@ static void store_write(struct store *s, struct store_op *op)
 		assert_int_equal(ops->read(s->disk, op), 0);
 		return;
 	}
-	assert_int_equal(ops->begin(s->disk), 0);
+	assert_int_equal(ops->begin(s->disk, true), 0);
 	assert_int_equal(ops->write(s->disk, op), 0);
-	assert_int_equal(ops->commit(s->disk, true), 0);
+	assert_int_equal(ops->commit(s->disk), 0);
 }
 
 static void store_work(struct event *e)
@@ -303,6 +303,7 @@ static void dispatcher_close(void)
 		dispatch_cancel_all(rig.d, WHY_SHUTDOWN);
 	}
 	run_until(is_idle_now);
+	run_for(1);
 	dispatch_free(rig.d);
 	fake_loop_enter(NULL);
 	loop_free(rig.loop);

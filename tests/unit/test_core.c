@@ -183,6 +183,45 @@ static void only_an_attempt_that_was_sent_can_be_a_duplicate(void **state)
 	batch_unref(b);
 }
 
+static void what_was_claimed_when_its_process_ended_counts_as_an_attempt(void **state)
+{
+	struct batch *b = batch_new(NULL, 1);
+	struct item *it = &b->items[0];
+	struct outcome o;
+
+	(void)state;
+	it->in_flight = true;
+	item_record_interrupted(it, 1000, 2000, &o);
+	assert_false(it->in_flight);
+	assert_int_equal(it->attempts, 1);
+	assert_int_equal(it->code, CODE_INTERRUPTED);
+	assert_int_equal(it->delivered, DELIVERED_MAYBE);
+	assert_false(it->duplicate_risk);
+	assert_true(code_retryable(o.code));
+	it->in_flight = true;
+	item_record_interrupted(it, 1000, 2000, &o);
+	assert_int_equal(it->attempts, 2);
+	assert_true(it->duplicate_risk);
+	assert_int_equal(stop_from_why(WHY_INTERRUPTED), STOP_INTERRUPTED);
+	assert_int_equal(stop_reason_from_why(WHY_INTERRUPTED), STOP_REASON_INTERRUPTED);
+	batch_unref(b);
+}
+
+static void an_item_that_is_handed_back_is_pending_again(void **state)
+{
+	struct batch *b = batch_new(NULL, 1);
+	struct item *it = &b->items[0];
+
+	(void)state;
+	item_set_state(it, ITEM_QUEUED);
+	assert_int_equal(it->status, STATUS_RUNNING);
+	item_set_state(it, ITEM_PENDING);
+	assert_int_equal(it->status, STATUS_PENDING);
+	assert_int_equal(stop_from_why(WHY_PARKED), STOP_NONE);
+	assert_int_equal(stop_reason_from_why(WHY_PARKED), STOP_REASON_COMPLETED);
+	batch_unref(b);
+}
+
 static void outcome_is_arithmetic_on_the_counts(void **state)
 {
 	struct batch *b = batch_new(NULL, 4);
@@ -228,6 +267,8 @@ int main(void)
 		cmocka_unit_test(the_policy_answers_which_how_many_and_when),
 		cmocka_unit_test(delivered_is_the_maximum_over_all_attempts),
 		cmocka_unit_test(only_an_attempt_that_was_sent_can_be_a_duplicate),
+		cmocka_unit_test(what_was_claimed_when_its_process_ended_counts_as_an_attempt),
+		cmocka_unit_test(an_item_that_is_handed_back_is_pending_again),
 		cmocka_unit_test(outcome_is_arithmetic_on_the_counts),
 		cmocka_unit_test(an_item_that_never_can_succeed_has_failed),
 	};

@@ -1,0 +1,170 @@
+"""Idempotency-Key: a request that is repeated is answered from the record, and
+nothing is sent twice."""
+
+import json
+
+import harness
+import jobs
+import kit
+from harness import item
+from jobs import ASYNC, Background, all_at_once, on_every_store
+
+NDJSON = {"Accept": "application/x-ndjson"}
+
+
+def key(text, **more):
+    return {"Idempotency-Key": text, **more}
+
+
+@on_every_store
+class Replays(jobs.Case):
+    config = {"shards": 2}
+
+    def batch(self, *paths):
+        return {"items": [item(n, self.url(p)) for n, p in enumerate(paths)]}
+
+    def replayed(self, first, again):
+        self.assertIsNone(first.headers["Idempotent-Replayed"])
+        self.assertEqual(again.headers["Idempotent-Replayed"], "true")
+        self.assertEqual((again.status, again.body), (first.status, first.body))
+        for name in ("Content-Type", "Location", "Batch-Id", "Batch-Outcome"):
+            self.assertEqual(again.headers[name], first.headers[name], name)
+
+    def test_the_recorded_result_is_the_answer_and_nothing_is_sent(self):
+        for n, paths in enumerate((["/ok"], ["/ok", "/gone"], ["/gone"])):
+            batch = self.batch(*paths)
+            first = self.settled.post(batch, key(f"whole-{n}"))
+            sent = self.sent()
+            self.assertEqual((first.status, len(sent)), (200 if n == 0 else 207, len(paths)))
+            for _ in range(3):
+                self.replayed(first, self.settled.post(batch, key(f"whole-{n}")))
+            self.assertEqual(self.sent(), sent)
+            self.down.clear()
+
+    def test_the_same_key_may_come_bare_or_in_quotes(self):
+        batch = self.batch("/ok")
+        first = self.settled.post(batch, key("a b-1"))
+        self.replayed(first, self.settled.post(batch, key('"a b-1"')))
+        other = self.settled.post(batch, key("a b-2"))
+        self.assertNotEqual(first.headers["Batch-Id"], other.headers["Batch-Id"])
+
+    def test_a_stream_is_repeated_line_for_line(self):
+        batch = {"concurrency": 1, **self.batch("/ok", "/wait_ms=30", "/gone", "/ok")}
+        first = self.settled.post(batch, key("lines", **NDJSON))
+        again = self.settled.post(batch, key("lines", **NDJSON))
+        self.assertEqual((first.status, again.status, again.headers["Content-Type"]), (200, 200, "application/x-ndjson"))
+        self.assertEqual(again.body.splitlines(), first.body.splitlines())
+        self.assertEqual(again.headers["Idempotent-Replayed"], "true")
+        whole = self.settled.post(batch, key("lines"))
+        self.assertEqual((whole.status, whole.json["outcome"]), (207, "partial"))
+        self.assertEqual(sorted(self.sent().values()), [1] * 4)
+
+    def test_a_job_is_answered_with_its_202_until_it_is_done(self):
+        batch = {"items": [item(1, self.held.url("a"))]}
+        first = self.settled.post(batch, key("job", **ASYNC))
+        self.held.wait("a")
+        again = self.settled.post(batch, key("job", **ASYNC))
+        self.assertEqual((first.status, again.status), (202, 202))
+        self.about(again, first.json["id"])
+        self.assertEqual((again.headers["Preference-Applied"], again.headers["Idempotent-Replayed"]), ("respond-async", "true"))
+        self.assertGreaterEqual(int(again.headers["Retry-After"]), 1)
+        self.assertEqual((again.json["id"], again.json["state"]), (first.json["id"], "running"))
+        self.assertNotIn("results", again.json)
+        # Whoever asks for the result at once gets no other batch either.
+        self.assertEqual(self.settled.post(batch, key("job")).status, 202)
+        waiting = Background(self.settled.post, batch, key("job", Prefer="respond-async, wait=60"))
+        self.held.answer("a")
+        for answer in (waiting.result(), self.settled.post(batch, key("job", **ASYNC)), self.settled.post(batch, key("job"))):
+            self.assertEqual((answer.status, answer.json["outcome"]), (200, "succeeded"))
+            self.assertEqual((answer.json["id"], answer.headers["Idempotent-Replayed"]), (first.json["id"], "true"))
+
+    def test_a_batch_whose_client_still_waits_is_a_conflict(self):
+        batch = {"items": [item(1, self.held.url("a"))]}
+        first = Background(self.settled.post, batch, key("sync"))
+        self.held.wait("a")
+        for headers in ({}, NDJSON, ASYNC):
+            answer = self.settled.post(batch, key("sync", **headers))
+            self.problem(answer, 409, "in_progress")
+            self.assertEqual(answer.headers["Location"], self.route(answer.headers["Batch-Id"]))
+        self.held.answer("a")
+        self.assertEqual(first.result().headers["Batch-Id"], answer.headers["Batch-Id"])
+        self.replayed(first.result(), self.settled.post(batch, key("sync")))
+
+    def test_a_client_that_left_learns_what_was_sent(self):
+        batch = {"concurrency": 1, "items": [item(1, self.url("/ok")), item(2, self.held.url("a")), item(3, self.url("/ok"))]}
+        sock = self.settled.start_post(batch, key("left"))
+        self.held.wait("a")
+        harness.reset(sock)
+        self.settled.wait_done("disconnected", self.log_start)
+        kit.until(lambda: self.settled.post(batch, key("left")).status == 207, "it is not done")
+        answer = self.settled.post(batch, key("left"))
+        self.assertEqual((answer.json["stop_reason"], [r["attempts"] for r in answer.json["results"]]),
+                         ("disconnected", [1, 1, 0]))
+        self.assertEqual([r["delivered"] for r in answer.json["results"]], ["yes", "maybe", "no"])
+        self.assertEqual(len(self.down.ledger()), 1)
+
+    def test_another_body_is_another_request(self):
+        first = self.settled.post(self.batch("/ok"), key("body"))
+        sent = self.sent()
+        for other in (self.batch("/gone"), json.dumps({"service": "webhook", **self.batch("/ok")}).encode() + b" "):
+            answer = self.settled.post(other, key("body"))
+            self.problem(answer, 422, "key_reused")
+            self.about(answer, first.headers["Batch-Id"])
+        self.assertEqual(self.sent(), sent)
+        self.replayed(first, self.settled.post(self.batch("/ok"), key("body")))
+
+    def test_what_was_not_accepted_uses_no_key_up(self):
+        self.problem(self.settled.post({"items": []}, key("free")), 422, "validation_failed")
+        self.problem(self.settled.post(b"{", key("free")), 400, "malformed_json")
+        self.assertEqual(self.settled.post({**self.batch("/ok"), "validate_only": True}, key("free")).json,
+                         {"valid": True, "items": 1})
+        answer = self.settled.post(self.batch("/ok"), key("free"))
+        self.assertEqual((answer.status, answer.headers["Idempotent-Replayed"]), (200, None))
+
+    def test_a_key_is_kept_as_long_as_its_result(self):
+        batch = self.batch("/ok")
+        first = self.settled.post(batch, key("forgotten"))
+        self.assertEqual(self.settled.ask("DELETE", first.headers["Location"]).status, 204)
+        again = self.settled.post(batch, key("forgotten"))
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"]), (200, None))
+        self.assertNotEqual(again.headers["Batch-Id"], first.headers["Batch-Id"])
+
+    def test_one_request_has_one_key(self):
+        body = harness.encode(self.batch("/ok"))
+        sock = self.settled.start_post(body, {"Idempotency-Key": "a\r\nIdempotency-Key: b"})
+        with sock, sock.makefile("rb") as stream:
+            self.assertIn(b" 400 ", stream.readline())
+        self.assertEqual(self.down.ledger(), [])
+
+
+@on_every_store
+class Races(jobs.Case):
+    config = {"shards": 2}
+    CLIENTS = 50
+
+    def test_of_many_equal_requests_one_is_sent(self):
+        for n, headers in enumerate(({}, NDJSON, ASYNC, {"Prefer": "respond-async, wait=60"})):
+            with self.subTest(headers=headers):
+                self.down.clear()
+                batch = {"items": [item(i, self.url("/ok")) for i in range(3)]}
+                answers = all_at_once(self.CLIENTS, lambda i: self.settled.post(batch, key(f"race-{n}", **headers)))
+                self.assertEqual(len({a.headers["Batch-Id"] for a in answers}), 1)
+                self.assertLessEqual({a.status for a in answers}, {200, 202} if n >= 2 else {200, 409})
+                fresh = [a for a in answers if a.status != 409 and a.headers["Idempotent-Replayed"] is None]
+                self.assertEqual(len(fresh), 1)
+                self.done(answers[0].headers["Batch-Id"])
+                self.assertEqual(list(self.sent().values()), [1] * 3)
+
+    def test_of_many_different_requests_one_has_the_key(self):
+        answers = all_at_once(self.CLIENTS, lambda i: self.settled.post(
+            {"metadata": {"n": str(i)}, "items": [item(1, self.url("/ok"))]}, key("differ")))
+        won = [a for a in answers if a.status == 200]
+        self.assertEqual(len(won), 1)
+        for answer in answers:
+            if answer is not won[0]:
+                self.problem(answer, 422, "key_reused")
+        self.assertEqual(list(self.sent().values()), [1])
+
+
+if __name__ == "__main__":
+    jobs.main()

@@ -1,0 +1,122 @@
+/*
+ * The checks of what the disk has: of a batch when its end is kept, and of every
+ * batch after a process has died and at the end of the world. What is compared
+ * with it is what was answered, never what the dispatcher remembers.
+ */
+#include "sim.h"
+
+#include "wire/wire.h"
+
+/* A letter is there until its item was delivered: a retry of the batch needs it. */
+static void check_letter(const struct sim_item *si, const struct item *it, unsigned n)
+{
+	bool delivered = si->kept.state == ITEM_FINAL && si->kept.delivered == DELIVERED_YES;
+
+	if (si->invalid)
+		return;
+	if (delivered) {
+		CHECK(LETTER, it->payload.p == NULL, "item %u: its letter is kept, and it was delivered", n);
+		return;
+	}
+	CHECK(LETTER, slice_eq(it->to, slice_str(si->to)) && slice_eq(it->payload, slice_str(si->payload)),
+	      "item %u: its letter is lost, to %.*s: %.*s", n, (int)it->to.n, it->to.p, (int)it->payload.n,
+	      it->payload.p);
+	CHECK(LETTER, slice_eq(it->dedupe_key, slice_str(si->key)), "item %u: its key is lost", n);
+}
+
+static void check_kept_item(const struct sim_item *si, const struct item *it, unsigned n)
+{
+	const struct step *k = &si->kept;
+
+	CHECK(KEPT, it->index == n && slice_eq(it->id, slice_str(si->id)), "item %u has another id", n);
+	CHECK(KEPT, (it->state == ITEM_FINAL) == (k->state == ITEM_FINAL), "item %u: state %d, not %d", n, it->state,
+	      k->state);
+	CHECK(KEPT, it->attempts == k->attempts && it->delivered == k->delivered &&
+		      it->duplicate_risk == k->duplicate_risk,
+	      "item %u: %u attempts, delivered %u", n, it->attempts, it->delivered);
+	if (it->attempts > 0 || it->state == ITEM_FINAL)
+		CHECK(KEPT, it->code == k->code, "item %u: %s, not %s", n, code_str((enum code)it->code),
+		      code_str((enum code)k->code));
+	if (it->state == ITEM_FINAL)
+		CHECK(KEPT, it->stop == k->stop && it->status == k->status, "item %u: stop %s", n,
+		      stop_str((enum stop)it->stop));
+	else
+		CHECK(KEPT, (it->state == ITEM_WAITING ? it->due_unix_ms : 0) == k->due_unix_ms &&
+			      atomic_load(&it->in_flight) == si->claim_kept,
+		      "item %u: its wait or its claim", n);
+	check_letter(si, it, n);
+}
+
+static void check_kept_batch(const struct sim_batch *b, const struct batch *real)
+{
+	CHECK(KEPT, real != NULL, "batch %u was accepted, and is not there", (unsigned)(b - sim.batches));
+	CHECK(KEPT, real->n_items == b->n_items && real->counts.total == b->n_items, "%u items of %u", real->n_items,
+	      b->n_items);
+	CHECK(KEPT, real->durable && real->asynchronous == b->asynchronous && batch_id_eq(real->id, b->id),
+	      "batch %u is another one", (unsigned)(b - sim.batches));
+	CHECK(KEPT, (real->state == BATCH_DONE) == b->finish_kept, "batch %u: state %s",
+	      (unsigned)(b - sim.batches), batch_state_str(real->state));
+	for (unsigned i = 0; i < b->n_items; i++)
+		check_kept_item(&b->items[i], &real->items[i], i);
+}
+
+/* As the disk has it. */
+void check_kept(const struct sim_batch *b)
+{
+	struct batch *real;
+
+	if (b->fate == FATE_NONE)
+		return;
+	real = store_disk_look(sim.disk, b->id);
+	if (b->fate == FATE_KEPT)
+		check_kept_batch(b, real);
+	else
+		CHECK(KEPT, real == NULL, "batch %u was refused, and is there", (unsigned)(b - sim.batches));
+	batch_unref(real);
+}
+
+/* The end is kept: from here on nothing of it may change. */
+void check_kept_end(struct sim_batch *b)
+{
+	struct batch *before = b->b;
+	struct buf text = {0};
+
+	b->b = store_disk_look(sim.disk, b->id);
+	check_kept_batch(b, b->b);
+	check_end(b);
+	wire_batch(&text, b->b, true);
+	check_document(b, buf_slice(&text));
+	buf_free(&text);
+	cover_batch(b);
+	batch_unref(b->b);
+	b->b = before;
+	b->done = true;
+	trace("kept: batch", b - sim.batches, 0, 0);
+}
+
+static bool is_beyond(const struct sim_batch *b)
+{
+	if (!b->durable)
+		return b->b != NULL;
+	return !b->asynchronous || !b->answered || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
+}
+
+/* Jobs in memory: within their room, but for the last that each shard took, and
+ * for those that somebody waits for, or that are fetched to be ended. */
+void check_resident(void)
+{
+	size_t most = sim.config.limits.resident_bytes, largest = 0, held = atomic_load(&sim.group.held_bytes);
+
+	if (held <= most)
+		return;
+	for (unsigned i = 0; i < sim.n_batches; i++) {
+		const struct sim_batch *b = &sim.batches[i];
+
+		if (is_beyond(b))
+			most += b->bytes;
+		else if (b->asynchronous)
+			largest = MAX(largest, b->bytes);
+	}
+	CHECK(RESIDENT, held <= most + sim.n_shards * largest, "%zu bytes held, %zu allowed", held,
+	      most + sim.n_shards * largest);
+}
