@@ -14,7 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/killpoint.h"
+#include "base/plant.h"
 #include "obs/log.h"
 #include "store/store-i.h"
 
@@ -218,6 +221,13 @@ static void answer_group(struct store *s)
 	answer_all(s, &e);
 }
 
+/* Planted, on a disk that takes its time. */
+static void answer_too_early(struct store *s)
+{
+	answer_group(s);
+	usleep(10 * 1000);
+}
+
 static void undo_group(struct store *s, int rc)
 {
 	list_splice(&s->group, &s->todo);
@@ -239,6 +249,9 @@ static bool run_group(struct store *s, unsigned max)
 	if (rc >= 0)
 		n = rc = touch ? ops->touch(s->backend) : write_ops(s, max);
 	if (rc >= 0) {
+		if (PLANTED(ACK_BEFORE_COMMIT))
+			answer_too_early(s);
+		KILL_POINT("before_commit");
 		began = store_now_us();
 		rc = ops->commit(s->backend);
 	}
@@ -247,6 +260,7 @@ static bool run_group(struct store *s, unsigned max)
 		undo_group(s, rc);
 		return false;
 	}
+	KILL_POINT("after_commit_before_answer");
 	if (!touch)
 		count_group(s, (uint64_t)n, store_now_us() - began);
 	recover(s);
