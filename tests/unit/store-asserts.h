@@ -28,13 +28,14 @@ static const struct policy odd_policy = {
 	.retry = {.max_attempts = 20, .base_ms = 1001, .cap_ms = 3600001},
 };
 
-/* Something in every field; the same for the same id. */
+/* Something in every field; the same for the same id. Of a time to come, so that it
+ * does not expire. */
 static inline struct batch *odd_batch(struct batch_id id)
 {
 	struct batch *b = rig_batch(5);
 
 	b->id = id;
-	b->created_unix_ms = INT64_C(1790000000123);
+	b->created_unix_ms = INT64_C(4000000000123);
 	b->policy = odd_policy;
 	b->retry_of = (struct batch_id){0x0123456789abcdef, UINT64_MAX};
 	b->trace = (struct trace){.id = {0xff, 0, 1, 2, [15] = 0x80}, .flags = 0xfe};
