@@ -273,7 +273,7 @@ static void check(void)
 static void world_open(void)
 {
 	kit_open(&w.kit);
-	sqlite_of(w.kit.b)->checkpoint_frames = 4;
+	sqlite_of(w.kit.b)->checkpoint_frames = sqlite_of(w.kit.b)->checkpoint_at = 4;
 }
 
 static void world_make(void)
