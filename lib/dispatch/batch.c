@@ -32,9 +32,10 @@ static void submit(struct live *lv, struct item *it)
 	a->gate = &b->gate;
 	a->service = it->service;
 	a->durable = b->durable;
-	a->claim.row = b->store_row;
-	a->claim.index = it->index;
-	a->claim.synced = b->policy.at_most_once;
+	/* Of a batch that is not durable the row is the store's alone to look at. */
+	if (b->durable)
+		a->claim = (struct store_claim){.row = b->store_row, .index = it->index,
+						.synced = b->policy.at_most_once};
 	a->batch_deadline_us = b->op.deadline_us;
 	a->deadline_us = it->op.deadline_us;
 	a->at_deadline = (enum why)it->op.at_deadline;

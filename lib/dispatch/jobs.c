@@ -166,8 +166,13 @@ static void make_due(struct dispatch *d, struct job *job, bool first)
 	dispatch_pump_soon(d);
 }
 
+/* Those that are due already keep the order in which they came. */
 static void put_to_sleep(struct dispatch *d, struct job *job, int64_t due_us)
 {
+	if (due_us <= loop_now_us(d->env.loop)) {
+		make_due(d, job, false);
+		return;
+	}
 	job->state = JOB_ASLEEP;
 	heap_set(&d->jobs.asleep, &job->asleep, due_us);
 	dispatch_pump_soon(d);

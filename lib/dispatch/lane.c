@@ -26,6 +26,8 @@
 
 #include <stdlib.h>
 
+#include "base/killpoint.h"
+
 enum { PUMP_LIMIT_US = 500 };
 
 struct lane {
@@ -349,6 +351,7 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	struct dispatch *d = a->at;
 	struct lane *lane = a->lane;
 
+	KILL_POINT("result_not_recorded");
 	a->transfer = NULL;
 	a->done_us = loop_now_us(d->env.loop);
 	channel_classify(lane->service, answer, (enum why)a->op.why, &a->message_id, &a->outcome);
@@ -422,6 +425,7 @@ static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 						     .phase = PHASE_QUEUE,
 						     .retry_after_ms = RETRY_AFTER_NONE,
 						     .detail = "out of memory; nothing was sent"});
+	KILL_POINT("attempt_started");
 }
 
 /* Start what may start. With much to do it stops at `until_us` and asks for the

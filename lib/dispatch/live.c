@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/killpoint.h"
 #include "dispatch-i.h"
 #include "obs/log.h"
 #include "wire/wire.h"
@@ -358,6 +359,7 @@ static void on_accept(struct store_op *op)
 {
 	struct live *lv = container_of(op, struct live, ask.accept.op);
 
+	KILL_POINT("accepted_before_answer");
 	if (lv->listener != NULL && lv->listener->on_accepted != NULL)
 		lv->listener->on_accepted(lv->arg, lv->batch, &lv->ask.accept);
 	if (op->answer == STORE_OK) {

@@ -10,6 +10,7 @@
  */
 #include <stdlib.h>
 
+#include "base/plant.h"
 #include "dispatch-i.h"
 #include "obs/log.h"
 
@@ -77,7 +78,8 @@ static void on_update(struct store_op *op)
 	free(u);
 }
 
-/* Nobody waits for the answer, unless somebody watches the batch. */
+/* Nobody waits for the answer, unless somebody watches the batch. One that the
+ * store has not got is shown from memory, so what is there is there at once. */
 static void tell_store(struct live *lv, const struct item *it)
 {
 	struct dispatch *d = lv->d;
@@ -85,8 +87,10 @@ static void tell_store(struct live *lv, const struct item *it)
 	bool watched = watches_any(d, b->id);
 	struct update *u;
 
-	if (!b->durable)
+	if (!b->durable) {
+		watches_changed(d, b->id, false);
 		return;
+	}
 	u = xcalloc(1, sizeof *u);
 	*u = (struct update){
 		.update = {.op = {.what = STORE_UPDATE, .on_done = on_update,
@@ -258,7 +262,7 @@ static void resume(struct live *lv, struct item *it, int64_t now_us, int64_t uni
 		item_record_interrupted(it, now_us, unix_ms, &o);
 		meter_add(d->env.meter, METRIC_ITEMS_INTERRUPTED, 0, 0, 1);
 		conclude(lv, it, &o, WHY_NONE, now_us);
-	} else {
+	} else if (!PLANTED(DROP_WAIT)) {
 		heap_set(&d->waits, &it->wake, now_us + MAX(it->due_unix_ms - unix_ms, 0) * 1000);
 	}
 }

@@ -80,4 +80,4 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	loop_post(c->owner->env.loop, &c->msg);
 }
 
-const struct route route_cancel = {"/v1/batches/{id}/cancel", HTTP_POST, run};
+const struct route route_cancel = {"/v1/batches/{id}/cancel", HTTP_POST, run, .body_optional = true};

@@ -236,4 +236,4 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	}
 }
 
-const struct route route_retry = {"/v1/batches/{id}/retry", HTTP_POST, run};
+const struct route route_retry = {"/v1/batches/{id}/retry", HTTP_POST, run, .body_optional = true};

@@ -33,6 +33,7 @@ struct route {
 	const char *pattern;             /* "{id}" stands for one segment */
 	enum http_method method;         /* GET serves HEAD too */
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
+	bool body_optional;              /* as `curl -X POST` sends it: with no length either */
 };
 
 extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,

@@ -172,6 +172,16 @@ static size_t on_head(void *arg, struct http_request *req)
 	return route != NULL && route->method != HTTP_POST ? 0 : r->env.config->limits.body_bytes;
 }
 
+static bool may_lack_body(void *arg, struct http_request *req)
+{
+	CLEANUP(buf_free) struct buf allow = {0};
+	struct slice id;
+	const struct route *route = find(req, &id, &allow);
+
+	(void)arg;
+	return route != NULL && route->body_optional;
+}
+
 static void on_request(void *arg, struct http_request *req)
 {
 	CLEANUP(buf_free) struct buf allow = {0};
@@ -244,7 +254,7 @@ struct routes *routes_new(const struct routes_env *env)
 
 	r->env = *env;
 	r->handler = (struct httpd_handler){
-		.arg = r, .on_head = on_head, .on_request = on_request,
+		.arg = r, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request,
 		.on_refused = on_refused, .on_end = on_end};
 	rng_seed_from_os(&r->rng);
 	waits_init(r);

@@ -277,6 +277,7 @@ static struct batch *copy_batch(const struct batch *from)
 
 	if (to == NULL)
 		return NULL;
+	to->state = BATCH_QUEUED;
 	for (uint32_t i = 0; i < from->n_items; i++) {
 		if (!memory_copy_item(&to->items[i], &from->items[i], from) ||
 		    !memory_copy_letter(&to->items[i], &from->items[i], from)) {

@@ -103,6 +103,9 @@ struct sqlite {
 	sqlite3_stmt *w[W_MAX];
 	int64_t next_row;
 	int wal_frames;                  /* after the last commit */
+	/* What commits may leave in the log before it is written into the database: it
+	 * bounds the stall, and the time to read the log after a crash. */
+	int checkpoint_frames;
 	bool full;                       /* the present level of `synchronous` */
 	bool log_suspect;                /* a sync of the log failed: what it holds may never reach the medium */
 	struct touched touched[TOUCHED_SLOTS];

@@ -10,8 +10,6 @@
 #include "store/sqlite-i.h"
 
 enum {
-	/* What a commit may leave in the log before it is written into the database:
-	 * it bounds the stall, and the time to read the log after a crash. */
 	CHECKPOINT_FRAMES = 2048,
 	/* Over it the writer stops: the database cannot be written, and the log would
 	 * fill the disk. */
@@ -170,7 +168,7 @@ static int keep_log_short(struct sqlite *s)
 
 	if (s->log_suspect)
 		return renew_log(s);
-	if (s->wal_frames < CHECKPOINT_FRAMES)
+	if (s->wal_frames < s->checkpoint_frames)
 		return SQLITE_OK;
 	rc = sqlite3_wal_checkpoint_v2(s->writer, NULL, SQLITE_CHECKPOINT_PASSIVE, &left, &done);
 	if (rc == SQLITE_OK && left == done)
@@ -190,12 +188,20 @@ static int set_level(struct sqlite *s, bool full)
 	return rc;
 }
 
+static int end_transaction(struct sqlite *s)
+{
+	if (sqlite3_get_autocommit(s->writer))
+		return SQLITE_OK;
+	return sqlite_run(&(struct binder){.st = s->w[W_ROLLBACK]});
+}
+
 static int begin(struct backend *b, bool synced)
 {
 	struct sqlite *s = sqlite_of(b);
-	int rc = keep_log_short(s);
+	int rc = end_transaction(s);
 
-	s->delta = 0;
+	if (rc == SQLITE_OK)
+		rc = keep_log_short(s);
 	if (rc == SQLITE_OK)
 		rc = set_level(s, synced);
 	if (rc == SQLITE_OK)
@@ -223,16 +229,14 @@ static int commit(struct backend *b)
 	return 0;
 }
 
-/* It cannot fail in a way that matters: a failure that is left has ended the
- * transaction already. */
+/* Where there is not even the memory for it, the next begin does it. */
 static void rollback(struct backend *b)
 {
 	struct sqlite *s = sqlite_of(b);
 
 	forget_touched(s);
 	s->delta = 0;
-	if (!sqlite3_get_autocommit(s->writer))
-		sqlite_run(&(struct binder){.st = s->w[W_ROLLBACK]});
+	end_transaction(s);
 }
 
 /* SQLite writes the number anew though it is the same. */
@@ -397,6 +401,7 @@ struct backend *sqlite_open(const struct store_config *cfg, struct buf *reterr)
 
 	s->base = (struct backend){.ops = &ops, .cfg = cfg};
 	s->lock_fd = -1;
+	s->checkpoint_frames = CHECKPOINT_FRAMES;
 	s->path = joined(cfg->path, "settled.db");
 	s->wal_path = joined(cfg->path, "settled.db-wal");
 	if (!make_directory(cfg->path, reterr))

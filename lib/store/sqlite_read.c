@@ -462,25 +462,32 @@ static int read_one(const struct sqlite *s, struct store_op *op)
 	REQUIRE(false);
 }
 
+/* Where there is not even the memory for it, the next read does it. */
+static int end_transaction(const struct sqlite *s)
+{
+	if (sqlite3_get_autocommit(s->reader))
+		return SQLITE_OK;
+	return sqlite_run(&(struct binder){.st = s->r[R_COMMIT]});
+}
+
 int sqlite_read(struct backend *b, struct store_op *op)
 {
 	struct sqlite *s = sqlite_of(b);
-	int rc = sqlite_run(&(struct binder){.st = s->r[R_BEGIN]});
-	int err = reader_error(s, rc);
+	int err, rc = end_transaction(s);
 
+	if (rc == SQLITE_OK)
+		rc = sqlite_run(&(struct binder){.st = s->r[R_BEGIN]});
 	op->answer = STORE_OK;
-	if (err == 0)
-		err = read_one(s, op);
-	if (!sqlite3_get_autocommit(s->reader))
-		sqlite_run(&(struct binder){.st = s->r[R_COMMIT]});
+	err = rc == SQLITE_OK ? read_one(s, op) : reader_error(s, rc);
+	end_transaction(s);
 	if (err != 0)
 		op->answer = STORE_UNAVAILABLE;
 	return err;
 }
 
-int sqlite_each_unfinished(struct backend *backend, void (*each)(void *arg, const struct store_unfinished *u), void *arg)
+int sqlite_each_unfinished(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg)
 {
-	struct sqlite *s = sqlite_of(backend);
+	struct sqlite *s = sqlite_of(b);
 	sqlite3_stmt *st = s->r[R_UNFINISHED];
 	int err = 0, rc;
 

@@ -193,8 +193,8 @@ static bool fill_new(const char *path, struct buf *reterr)
 	bool ok = db != NULL;
 
 	sqlite3_snprintf(sizeof id, id, "PRAGMA application_id = %d", SQLITE_APPLICATION_ID);
-	ok = ok && exec(db, "PRAGMA page_size = 4096; PRAGMA synchronous = FULL", path, reterr) &&
-	     exec(db, id, path, reterr) && sqlite_migrate(db, steps, ARRAY_LEN(steps), reterr);
+	ok = ok && exec(db, "PRAGMA page_size = 4096; PRAGMA journal_mode = MEMORY; PRAGMA synchronous = FULL", path,
+			reterr) && exec(db, id, path, reterr) && sqlite_migrate(db, steps, ARRAY_LEN(steps), reterr);
 	sqlite3_close(db);
 	return ok;
 }

@@ -1,6 +1,10 @@
-/* The invariants and the layout are in sqlite-i.h. Here: what changes a batch. SQLite's codes inside, errno at the edge. */
+/*
+ * The invariants and the layout are in sqlite-i.h. Here: what changes a batch.
+ * SQLite's codes inside, errno at the edge.
+ */
 #include <errno.h>
 
+#include "base/plant.h"
 #include "store/sqlite-i.h"
 
 /* Of one group: the slot of this row, taken if it is new. */
@@ -134,6 +138,7 @@ static int flags_of(const struct batch *b)
 static void bind_acceptance(struct sqlite *s, struct binder *to, const struct batch *b)
 {
 	const struct policy *p = &b->policy;
+	const struct batch_key *key = PLANTED(FORGET_KEY) ? NULL : b->key;
 
 	bind_int(to, b->store_row);
 	bind_id(to, b->id);
@@ -154,9 +159,9 @@ static void bind_acceptance(struct sqlite *s, struct binder *to, const struct ba
 	bind_blob(to, b->trace.id, sizeof b->trace.id);
 	bind_int(to, b->trace.flags);
 	bind_text(to, b->trace.state.n > 0 ? b->trace.state : (struct slice){0});
-	bind_text(to, b->key == NULL ? (struct slice){0} : b->key->scope);
-	bind_text(to, b->key == NULL ? (struct slice){0} : b->key->key);
-	bind_blob(to, b->key == NULL ? NULL : b->key->digest, sizeof b->key->digest);
+	bind_text(to, key == NULL ? (struct slice){0} : key->scope);
+	bind_text(to, key == NULL ? (struct slice){0} : key->key);
+	bind_blob(to, key == NULL ? NULL : key->digest, sizeof key->digest);
 }
 
 static void bind_end(struct binder *to, const struct batch *b)
@@ -389,6 +394,9 @@ static int accept(struct sqlite *s, struct store_accept *a)
 		rc = add_new_head(s, b, &c);
 	if (rc == SQLITE_OK)
 		s->delta += c.pending;
+	/* Nobody shows it before the answer, and there is none without the commit. */
+	if (b->durable)
+		b->durability = "disk";
 	return rc;
 }
 

@@ -178,7 +178,8 @@ struct store *store_open(const struct store_config *cfg, struct buf *reterr) MUS
 bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct store_unfinished *u), void *arg,
 			   struct buf *reterr);
 
-/* Write what is queued, and close. No shard may ask any more. */
+/* Write what is queued, answer it, and close. No shard may ask any more; the loops
+ * that are answered must be there until it returns. */
 void store_close(struct store *s);               /* NULL is fine */
 
 /* For readiness and metrics; any thread. */

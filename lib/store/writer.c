@@ -14,7 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/killpoint.h"
+#include "base/plant.h"
 #include "obs/log.h"
 #include "store/store-i.h"
 
@@ -218,6 +221,13 @@ static void answer_group(struct store *s)
 	answer_all(s, &e);
 }
 
+/* Planted, on a disk that takes its time. */
+static void answer_too_early(struct store *s)
+{
+	answer_group(s);
+	usleep(10 * 1000);
+}
+
 static void undo_group(struct store *s, int rc)
 {
 	list_splice(&s->group, &s->todo);
@@ -231,11 +241,17 @@ static bool run_group(struct store *s, unsigned max)
 	const struct backend_ops *ops = s->backend->ops;
 	bool touch = list_empty(&s->todo);
 	int64_t began = 0;
-	int n = 0, rc = ops->begin(s->backend, touch || any_wants_sync(s, max));
+	int n = 0, rc;
+
+	s->group_us = store_now_us();
+	rc = ops->begin(s->backend, touch || any_wants_sync(s, max));
 
 	if (rc >= 0)
 		n = rc = touch ? ops->touch(s->backend) : write_ops(s, max);
 	if (rc >= 0) {
+		if (PLANTED(ACK_BEFORE_COMMIT))
+			answer_too_early(s);
+		KILL_POINT("before_commit");
 		began = store_now_us();
 		rc = ops->commit(s->backend);
 	}
@@ -244,6 +260,7 @@ static bool run_group(struct store *s, unsigned max)
 		undo_group(s, rc);
 		return false;
 	}
+	KILL_POINT("after_commit_before_answer");
 	if (!touch)
 		count_group(s, (uint64_t)n, store_now_us() - began);
 	recover(s);
@@ -441,16 +458,17 @@ static void wait_for_work(struct store *s)
 	}
 }
 
-/* Who asks meanwhile finds no waiter, and wakes nobody: that is most of what a
- * small group costs. A group that comes alone does not wait. */
+/* Under the lock. Who asks meanwhile finds that others have, and wakes nobody: that
+ * is most of what a small group costs. A group that comes alone does not wait, nor
+ * does a read, nor the end. */
 static void gather(struct store *s)
 {
 	int64_t at = s->group_us + GATHER_US;
 	struct timespec t = {.tv_sec = at / 1000000, .tv_nsec = at % 1000000 * 1000};
 
-	if (store_now_us() < at)
-		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
-	s->group_us = store_now_us();
+	while (!s->closing && !list_empty(&s->inbox) && list_empty(&s->todo) &&
+	       (s->backend->ops->concurrent || list_empty(&s->reads)) && store_now_us() < at)
+		pthread_cond_timedwait(&s->wake_writer, &s->lock, &t);
 }
 
 void *store_writer_main(void *arg)
@@ -464,9 +482,7 @@ void *store_writer_main(void *arg)
 	do {
 		pthread_mutex_lock(&s->lock);
 		wait_for_work(s);
-		pthread_mutex_unlock(&s->lock);
 		gather(s);
-		pthread_mutex_lock(&s->lock);
 		closing = s->closing;
 		list_splice(&arrived, &s->inbox);
 		if (!s->backend->ops->concurrent)

@@ -24,7 +24,10 @@ NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(,|$)')
 FAMILIES = {"settled_batches_total": "counter", "settled_items_total": "counter", "settled_attempts_total": "counter",
             "settled_attempt_duration_seconds": "histogram", "settled_aborts_total": "counter", "settled_attempts_in_flight": "gauge",
-            "settled_items_queued": "gauge", "settled_requests_parked": "gauge", "settled_requests_refused_total": "counter"}
+            "settled_items_queued": "gauge", "settled_requests_parked": "gauge", "settled_requests_refused_total": "counter",
+            "settled_attempts_queued": "gauge", "settled_jobs_resident": "gauge", "settled_jobs_resident_bytes": "gauge",
+            "settled_jobs_backlog": "gauge", "settled_job_loads_total": "counter", "settled_job_parks_total": "counter",
+            "settled_batches_recovered_total": "counter", "settled_items_interrupted_total": "counter"}
 
 
 def parse_labels(text):

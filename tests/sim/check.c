@@ -440,7 +440,7 @@ static void check_job(struct sim_batch *b)
 		return;
 	check_deadlines(b);
 	notice_end(b);
-	since = clock_now() - b->end.at_us;
+	since = clock_now() - b->end.at_us - model_slack_us(b);
 	if (b->end.why != WHY_NONE && !sim.stalls)
 		CHECK(ABORT_AT_ONCE,
 		      b->running == 0 || since <= 4 * (4 * sim.set.turn_us + sim.set.late_us + sim.set.delay_us) +
@@ -453,6 +453,7 @@ void check_step(void)
 {
 	struct loop *at = fake_loop_current();
 
+	check_resident();
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		struct sim_batch *b = &sim.batches[i];
 

@@ -178,10 +178,11 @@ static void check_stop_reason(const struct sim_batch *b)
 		by_itself = 1u << STOP_REASON_FIRST_FAILURE;
 	for (unsigned w = WHY_DEADLINE; w <= WHY_INTERRUPTED; w++)
 		allowed |= b->end.reasons >> w & 1 ? 1u << of[w] : 0;
-	/* The last answer may beat the deadline's timer, which is a turn behind. */
+	/* The last answer may beat the deadline's timer, which is a turn behind; and of
+	 * what passed while it was not in memory the items' own ends come first. */
 	if (b->end.why == WHY_NONE ||
 	    (b->end.why == WHY_DEADLINE &&
-	     (!sim.exact || b->done_us - b->end.at_us <= 4 * sim.set.turn_us + sim.set.delay_us)))
+	     (!sim.exact || b->reloaded || b->done_us - b->end.at_us <= 4 * sim.set.turn_us + sim.set.delay_us)))
 		allowed |= by_itself;
 	CHECK(STOP_REASON, allowed >> b->b->stop_reason & 1, "%s, ended by %s",
 	      stop_reason_str(b->b->stop_reason), why_str(b->end.why));

@@ -93,3 +93,30 @@ void check_kept_end(struct sim_batch *b)
 	b->done = true;
 	trace("kept: batch", b - sim.batches, 0, 0);
 }
+
+static bool is_beyond(const struct sim_batch *b)
+{
+	if (!b->durable)
+		return b->b != NULL;
+	return !b->asynchronous || !b->answered || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
+}
+
+/* Jobs in memory: within their room, but for the last that each shard took, and
+ * for those that somebody waits for, or that are fetched to be ended. */
+void check_resident(void)
+{
+	size_t most = sim.config.limits.resident_bytes, largest = 0, held = atomic_load(&sim.group.held_bytes);
+
+	if (held <= most)
+		return;
+	for (unsigned i = 0; i < sim.n_batches; i++) {
+		const struct sim_batch *b = &sim.batches[i];
+
+		if (is_beyond(b))
+			most += b->bytes;
+		else if (b->asynchronous)
+			largest = MAX(largest, b->bytes);
+	}
+	CHECK(RESIDENT, held <= most + sim.n_shards * largest, "%zu bytes held, %zu allowed", held,
+	      most + sim.n_shards * largest);
+}

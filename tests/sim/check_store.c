@@ -139,14 +139,6 @@ static unsigned unused_claims(const struct sim_item *like)
 	return n;
 }
 
-static bool any_draining(void)
-{
-	for (unsigned i = 0; i < sim.n_shards; i++)
-		if (sim.draining[i])
-			return true;
-	return false;
-}
-
 static void claim_asked(const struct store_claim *c)
 {
 	struct sim_batch *b = batch_by_row(c->row);
@@ -161,7 +153,7 @@ static void claim_asked(const struct store_claim *c)
 	CHECK(CLAIM, c->synced == b->want.at_most_once, "batch %u: a claim is synced: %d", number(b), c->synced);
 	si->claimed = si->claim_unstarted = true;
 	si->claim_life = sim.life;
-	CHECK(CLAIM, any_draining() || unused_claims(si) <= sim.services[si->service].max_in_flight,
+	CHECK(CLAIM, world_goes_down() || unused_claims(si) <= sim.services[si->service].max_in_flight,
 	      "%u attempts of a lane are claimed and not started", unused_claims(si));
 }
 

@@ -9,6 +9,8 @@ void doctor_config(void)
 	sim.told = sim.config;
 	memcpy(sim.told_services, sim.services, sizeof sim.services);
 	sim.told.services = sim.told_services;
+	if (sim.plant == PLANT_NO_ROOM_LIMIT)
+		sim.told.limits.resident_bytes = (size_t)1 << 30;
 	for (size_t i = 0; i < sim.told.n_services; i++) {
 		struct service *s = &sim.told_services[i];
 
@@ -50,4 +52,43 @@ void doctor_batch(struct batch *b)
 	if (sim.plant == PLANT_OTHER_CONTRACT)
 		p->contract = CONTRACT_PARTIAL_SUCCESS;
 	doctor_items(b);
+}
+
+/* The dispatcher goes on changing what it has handed to the store. */
+void doctor_accepted(struct batch *b)
+{
+	if (sim.plant == PLANT_CHANGES_ACCEPTED && b->durable && b->n_items > 0)
+		b->items[0].latency_ms++;
+}
+
+/* The dispatcher asks for something else than it should. */
+void doctor_asked(struct store_op *op)
+{
+	if (sim.plant == PLANT_UNSYNCED && op->what == STORE_CLAIM)
+		container_of(op, struct store_claim, op)->synced = false;
+	if (sim.plant == PLANT_LATE_PARK && op->what == STORE_PARK && container_of(op, struct store_park, op)->due_unix_ms > 0)
+		container_of(op, struct store_park, op)->due_unix_ms += 10000;
+}
+
+static void doctor_items_read(struct batch *b)
+{
+	if (sim.plant == PLANT_LOSES_ITEMS && b->n_items > 1)
+		b->n_items--;
+	for (uint32_t i = 0; i < b->n_items; i++) {
+		struct item *it = &b->items[i];
+
+		if (sim.plant == PLANT_FORGETS_WAITS)
+			it->due_unix_ms = 0;
+		if (sim.plant == PLANT_FORGETS_CLAIMS)
+			atomic_store(&it->in_flight, false);
+		if (sim.plant == PLANT_OTHER_KEY)
+			it->dedupe_key = SLICE("another");
+	}
+}
+
+/* The dispatcher reads something else than there is. */
+void doctor_read(struct store_op *op)
+{
+	if (op->what == STORE_READ && op->answer == STORE_OK)
+		doctor_items_read(container_of(op, struct store_read, op)->batch);
 }

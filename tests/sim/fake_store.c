@@ -24,6 +24,7 @@ struct waiting {
 	struct list node;
 	struct store_op *op;
 	uint64_t hash;                   /* of what the store was promised not to change */
+	bool written;                    /* it is on the disk, though nobody may know it yet */
 };
 
 struct reading {
@@ -37,6 +38,7 @@ struct store {
 	struct list queue, group;
 	struct event writer;
 	unsigned open;                   /* operations that were not answered yet */
+	struct store_op *held_back;      /* by a planted defect */
 	uint64_t reserved;               /* items of acceptances among them */
 	bool void_now;
 };
@@ -208,9 +210,12 @@ static void refuse_group(struct store *s)
 
 static void write_one(struct store_disk *k, struct waiting *w)
 {
-	w->op->answer = STORE_OK;
+	if (!w->written)
+		w->op->answer = STORE_OK;
 	CHECK(FROZEN, w->hash == frozen_hash(w->op), "operation %d: it changed while the store had it",
 	      (int)w->op->what);
+	if (w->written || (sim.plant == PLANT_LOSES_UPDATES && w->op->what == STORE_UPDATE && dice_chance(5)))
+		return;
 	if (k->busy_until > clock_now() && !is_owed(w->op)) {
 		w->op->answer = STORE_BUSY;
 		return;
@@ -321,6 +326,7 @@ static void on_reading(struct event *e)
 		op->answer = STORE_UNAVAILABLE;
 	else
 		REQUIRE(b->ops->read(b, op) == 0);
+	doctor_read(op);
 	if (!s->void_now)
 		store_answered(op);
 	answer(s, op);
@@ -335,17 +341,84 @@ static void ask_read(struct store *s, struct store_op *op)
 	event_at(&g->event, clock_now() + dice_log(0, s->disk->slow_us));
 }
 
+/* ---- planted defects of the store itself ---- */
+
+/* Its twin goes the way of the queue, so that the checks learn when it is kept;
+ * the answer comes before. */
+static void answer_early(struct store *s, struct store_op *op, size_t size)
+{
+	struct backend *b = s->disk->backend;
+	struct store_op *twin = xcalloc(1, size);
+	struct waiting *w;
+
+	op->answer = STORE_OK;
+	if (op->what == STORE_ACCEPT) {
+		REQUIRE(b->ops->begin(b, true) == 0 && b->ops->write(b, op) == 0 && b->ops->commit(b) == 0);
+		batch_ref(container_of(op, struct store_accept, op)->batch);
+	} else if (op->what == STORE_FINISH) {
+		batch_ref(container_of(op, struct store_finish, op)->batch);
+	}
+	memcpy(twin, op, size);
+	twin->reply_to = NULL;
+	ask_write(s, twin);
+	w = list_entry(s->queue.prev, struct waiting, node);
+	w->written = op->what == STORE_ACCEPT;
+	s->open++;
+	answer(s, op);
+}
+
+/* True: it was dealt with. */
+static bool plant_asked(struct store *s, struct store_op *op)
+{
+	if (s->void_now || is_note(op))
+		return false;
+	if (sim.plant == PLANT_EARLY_ACK && op->what == STORE_ACCEPT)
+		answer_early(s, op, sizeof(struct store_accept));
+	else if (sim.plant == PLANT_NO_CLAIM && op->what == STORE_CLAIM)
+		answer_early(s, op, sizeof(struct store_claim));
+	else if (sim.plant == PLANT_EARLY_DONE && op->what == STORE_FINISH)
+		answer_early(s, op, sizeof(struct store_finish));
+	else
+		return false;
+	return true;
+}
+
 /* ---- lib/store/store.h ---- */
 
-void store_ask(struct store *s, struct store_op *op)
+static void ask(struct store *s, struct store_op *op)
 {
 	s->open++;
-	if (!s->void_now)
+	if (!s->void_now) {
+		doctor_asked(op);
 		store_asked(op);
+	}
+	if (plant_asked(s, op))
+		return;
 	if (op->what == STORE_READ || op->what == STORE_LIST)
 		ask_read(s, op);
 	else
 		ask_write(s, op);
+}
+
+/* The last update of a batch is overtaken by whatever is asked next. */
+static bool is_held_back(const struct store_op *op)
+{
+	const struct store_update *u = container_of(op, const struct store_update, op);
+
+	return sim.plant == PLANT_HASTY_FINISH && op->what == STORE_UPDATE && u->counts.pending == 0;
+}
+
+void store_ask(struct store *s, struct store_op *op)
+{
+	struct store_op *before = STEAL_PTR(s->held_back);
+
+	if (before == NULL && is_held_back(op)) {
+		s->held_back = op;
+		return;
+	}
+	ask(s, op);
+	if (before != NULL)
+		ask(s, before);
 }
 
 struct store *store_on_disk(struct store_disk *k)
@@ -381,6 +454,8 @@ bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct
 			   struct buf *reterr)
 {
 	(void)reterr;
+	if (sim.plant == PLANT_FORGETS_JOBS && dice_chance(10))
+		return true;
 	return s->disk->backend->ops->each_unfinished(s->disk->backend, each, arg) == 0;
 }
 

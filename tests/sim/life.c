@@ -197,7 +197,7 @@ static void fall_back(struct sim_batch *b)
 		CHECK(CLAIM, si->kept.attempts + (unsigned)si->claim_kept == si->starts, "item %u: %u attempts kept, %u started", i,
 		      si->kept.attempts, si->starts);
 	}
-	b->finish_asked = false;
+	b->finish_asked = b->beyond = false;
 	b->end = (struct sim_end){0};
 	b->deadline_noted = false;
 }

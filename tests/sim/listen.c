@@ -44,6 +44,7 @@ static void on_accepted(void *arg, struct batch *real, const struct store_accept
 	}
 	CHECK(ACK, b->fate == FATE_KEPT, "batch %u is acknowledged, and not kept", (unsigned)(b - sim.batches));
 	act_in_accepted(b);
+	b->beyond = !b->detached || b->end.why != WHY_NONE;
 }
 
 static void note_settled(struct sim_batch *b, const struct batch *real)
@@ -79,7 +80,7 @@ static bool is_handed_on(struct sim_batch *b, const struct batch *real)
 {
 	if (real->state == BATCH_DONE)
 		return false;
-	CHECK(LISTENER, b->asynchronous && sim.draining[b->shard], "on_done brings a batch that is not done");
+	CHECK(LISTENER, b->asynchronous && world_goes_down(), "on_done brings a batch that is not done");
 	b->detached = true;
 	return true;
 }

@@ -147,7 +147,7 @@ static void plan_durable(struct sim_batch *b)
 		return;
 	b->asynchronous = kind < 45 || b->want.continue_on_disconnect;
 	if ((kind >= 40 && kind < 60))
-		b->key = 1 + (unsigned)dice_below(20);
+		b->key = 1 + (unsigned)dice_below(4);
 	b->durable = b->asynchronous || b->key != 0;
 	if (!b->asynchronous || b->plain || dice_chance(40))
 		return;

@@ -156,6 +156,8 @@ struct sim_batch {
 	enum fate fate;
 	int64_t row;                     /* the store's number */
 	bool answered, cut;              /* on_accepted ran; its process died while it ran */
+	bool beyond;                     /* in memory whatever room there was, as somebody waited */
+	size_t bytes;                    /* what it takes in memory, at most */
 	bool finish_asked, finish_kept, told_done;
 	bool reloaded;                   /* its times went through the wall clock */
 	int64_t finish_kept_us;
@@ -192,7 +194,7 @@ enum plant {
 	PLANT_EARLY_ACK, PLANT_NO_CLAIM, PLANT_LOSES_UPDATES, PLANT_FORGETS_WAITS, PLANT_FORGETS_CLAIMS,
 	PLANT_LOSES_LETTERS, PLANT_OTHER_KEY, PLANT_HASTY_FINISH, PLANT_LOSES_ITEMS, PLANT_FORGETS_JOBS,
 	PLANT_UNSYNCED, PLANT_EARLY_DONE, PLANT_SETTLED_BY_SHUTDOWN, PLANT_LATE_PARK, PLANT_CHANGES_ACCEPTED,
-	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS
+	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO
 };
 
 /* One seed's world. There is one at a time. */
@@ -245,6 +247,9 @@ struct batch *text_to_batch(const struct sim_batch *b);
 /* doctor.c: planted defects that tell the dispatcher other things than the checks. */
 void doctor_config(void);
 void doctor_batch(struct batch *b);
+void doctor_accepted(struct batch *b);
+void doctor_asked(struct store_op *op);
+void doctor_read(struct store_op *op);
 
 /* world.c: set up, run, tear down. */
 void world_open(void);
@@ -252,6 +257,7 @@ void world_submit(struct sim_batch *b);
 void world_end(struct sim_batch *b, enum why why);
 void world_drain(unsigned shard);
 void world_shut_down(unsigned shard);
+bool world_goes_down(void);
 void world_detach(struct sim_batch *b);
 bool world_step(void);                   /* one event, and every check after it */
 void world_close(void);
@@ -289,6 +295,7 @@ void check_seen(const struct request *r, struct slice body);
 void check_settled_now(struct sim_batch *b);
 void notice_end(struct sim_batch *b);
 void check_step(void);
+void check_resident(void);
 
 /* check_end.c, check_json.c: when a batch is done. */
 void note_end(struct sim_batch *b, enum why why);

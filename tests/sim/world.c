@@ -56,15 +56,17 @@ void world_submit(struct sim_batch *b)
 	}
 	b->submitted = true;
 	b->id = real->id;
+	b->bytes = 2 * real->held_bytes + 4096;
+	doctor_accepted(real);
 }
 
 /* An end from outside of a batch that the store has: it may be in memory, or not. */
 static void end_durable(struct sim_batch *b, enum why why)
 {
 	unsigned shard = b->fate == FATE_KEPT ? batch_id_shard(b->id) % sim.n_shards : b->shard;
-	bool live = b->pending > 0 && !b->finish_asked && b->fate != FATE_ABSENT, found = true;
+	bool live = b->pending > 0 && !b->finish_asked, found = true;
 
-	if (sim.down || (b->asynchronous && why != WHY_CANCELLED) || (b->fate == FATE_KEPT && b->detached && why != WHY_CANCELLED))
+	if (b->fate == FATE_ABSENT || sim.down || (b->asynchronous && why != WHY_CANCELLED) || (b->fate == FATE_KEPT && b->detached && why != WHY_CANCELLED))
 		return;
 	fake_loop_enter(sim.loops[shard]);
 	sim.inside = true;
@@ -122,6 +124,15 @@ void world_drain(unsigned shard)
 	trace("drain: shard", shard, 0, 0);
 }
 
+/* Shards go down one after the other. */
+bool world_goes_down(void)
+{
+	for (unsigned i = 0; i < sim.n_shards; i++)
+		if (sim.draining[i])
+			return true;
+	return false;
+}
+
 void world_shut_down(unsigned shard)
 {
 	fake_loop_enter(sim.loops[shard]);
@@ -165,13 +176,12 @@ static void check_all_ended(void)
 {
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		struct sim_batch *b = &sim.batches[i];
-		unsigned owner = b->durable ? batch_id_shard(b->id) % sim.n_shards : b->shard;
 
 		if (b->submitted && !b->durable)
 			CHECK(LIVENESS, b->done, "batch %u is not done, and nothing is left to happen", i);
 		CHECK(LIVENESS, b->fate != FATE_ASKED, "batch %u: its acceptance is never answered", i);
 		if (b->fate == FATE_KEPT && !b->finish_kept)
-			CHECK(LIVENESS, b->asynchronous && sim.draining[owner], "batch %u is not done: %u items", i,
+			CHECK(LIVENESS, (b->asynchronous || b->end.reasons >> WHY_INTERRUPTED & 1) && world_goes_down(), "batch %u is not done: %u items", i,
 			      b->pending);
 		if (b->finish_kept && !b->detached)
 			CHECK(LISTENER, b->told_done || !b->durable, "batch %u: its end is not told", i);

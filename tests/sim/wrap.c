@@ -56,6 +56,8 @@ WRAPPED(void, item_settle, struct item *it, enum code code, enum stop stop, int6
 {
 	if (sim.plant == PLANT_WRONG_STOP && stop != STOP_NONE)
 		stop = STOP_MAX_ATTEMPTS;
+	if (sim.plant == PLANT_SETTLED_BY_SHUTDOWN && stop == STOP_CANCELLED && sim.shut_down)
+		stop = STOP_SHUTDOWN;
 	__real_item_settle(it, code, stop, now_us);
 	if (sim.plant == PLANT_SETTLES_TWICE)
 		__real_item_settle(it, code, stop, now_us);
@@ -137,4 +139,52 @@ WRAPPED(int, dispatch_submit, struct dispatch *d, struct batch *take, const stru
 	if (sim.plant == PLANT_EARLY_CALL)
 		l->on_done(arg, take, NULL);
 	return __real_dispatch_submit(d, take, l, arg);
+}
+
+/* Jobs are ended like all the others. */
+WRAPPED(void, dispatch_cancel_all, struct dispatch *d, enum why why)
+{
+	if (sim.plant == PLANT_SETTLED_BY_SHUTDOWN && !sim.dead)
+		for (unsigned i = 0; i < sim.n_batches; i++)
+			if (sim.batches[i].asynchronous)
+				dispatch_cancel(d, sim.batches[i].id, WHY_CANCELLED);
+	__real_dispatch_cancel_all(d, why);
+}
+
+WRAPPED(void, dispatch_watch, struct dispatch *d, struct dispatch_watch *w, struct batch_id id)
+{
+	if (sim.plant != PLANT_DEAF_WATCH)
+		__real_dispatch_watch(d, w, id);
+}
+
+WRAPPED(void, dispatch_unwatch, struct dispatch *d, struct dispatch_watch *w)
+{
+	if (sim.plant != PLANT_DEAF_WATCH)
+		__real_dispatch_unwatch(d, w);
+}
+
+WRAPPED(void, item_record_interrupted, struct item *it, int64_t now_us, int64_t now_unix_ms, struct outcome *ret)
+{
+	__real_item_record_interrupted(it, now_us, now_unix_ms, ret);
+	if (sim.plant == PLANT_UNCOUNTED)
+		it->attempts--;
+	if (sim.plant == PLANT_INTERRUPTED_IS_NO)
+		it->delivered = ret->delivered = DELIVERED_NO;
+}
+
+/* The disk itself: it forgets the letter of what was tried, or writes past its place. */
+WRAPPED(bool, memory_copy_letter, struct item *to, const struct item *from, const struct batch *from_batch)
+{
+	if (sim.plant == PLANT_LOSES_LETTERS && from->attempts > 0)
+		return true;
+	return __real_memory_copy_letter(to, from, from_batch);
+}
+
+WRAPPED(bool, memory_copy_facts, struct item *to, const struct item *from, const struct batch *from_batch)
+{
+	bool done = __real_memory_copy_facts(to, from, from_batch);
+
+	if (sim.plant == PLANT_CHANGES_RESULTS && from->state == ITEM_WAITING)
+		to->batch->items[0].code = from->code;
+	return done;
 }

@@ -303,6 +303,7 @@ static void dispatcher_close(void)
 		dispatch_cancel_all(rig.d, WHY_SHUTDOWN);
 	}
 	run_until(is_idle_now);
+	run_for(1);
 	dispatch_free(rig.d);
 	fake_loop_enter(NULL);
 	loop_free(rig.loop);

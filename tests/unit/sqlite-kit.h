@@ -11,6 +11,8 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -29,7 +31,10 @@ struct kit {
 
 static inline void kit_init(struct kit *k)
 {
-	*k = (struct kit){.dir = "/tmp/settled-sqlite-XXXXXX", .now = 1700000000000};
+	bool in_memory = access("/dev/shm", W_OK) == 0;
+
+	*k = (struct kit){.now = 1700000000000};
+	snprintf(k->dir, sizeof k->dir, "%s/settled-sqlite-XXXXXX", in_memory ? "/dev/shm" : "/tmp");
 	assert_non_null(mkdtemp(k->dir));
 	k->cfg = (struct store_config){.path = k->dir, .services = kit_services, .n_services = 2};
 	rng_seed(&k->rng, 7);
@@ -206,8 +211,55 @@ static inline struct store_read kit_read(struct kit *k, struct batch_id id, bool
 
 static inline struct store_status kit_measure(struct kit *k)
 {
-	struct store_status st = {0};
+	struct store_status st = {.unfinished_items = k->b->unfinished};
 
 	k->b->ops->measure(k->b, &st);
 	return st;
+}
+
+/* The one number that a query answers, from a connection of its own. */
+static inline int64_t kit_ask(const struct kit *k, const char *sql)
+{
+	char path[128];
+	sqlite3 *db;
+	sqlite3_stmt *st;
+	int64_t n;
+
+	kit_file(k, "settled.db", path);
+	assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &st, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+	n = sqlite3_column_int64(st, 0);
+	sqlite3_finalize(st);
+	sqlite3_close(db);
+	return n;
+}
+
+static inline void kit_tell(const struct kit *k, const char *sql)
+{
+	char path[128];
+	sqlite3 *db;
+
+	kit_file(k, "settled.db", path);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+}
+
+/* A file's bytes; n 0: it is not there. */
+static inline struct buf kit_bytes(const struct kit *k, const char *name)
+{
+	struct buf text = {0};
+	char path[128], part[4096];
+	ssize_t n;
+	int fd;
+
+	kit_file(k, name, path);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return text;
+	while ((n = read(fd, part, sizeof part)) > 0)
+		buf_add(&text, part, (size_t)n);
+	close(fd);
+	return text;
 }

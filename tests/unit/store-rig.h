@@ -57,9 +57,9 @@ static inline int64_t rig_now_ms(void)
 
 static inline void rig_answered(struct store_op *op)
 {
-	(void)op;
 	assert_false(rig_inside);
 	pthread_mutex_lock(&rig_lock);
+	op->reply_to = NULL;
 	rig_waiting--;
 	pthread_cond_broadcast(&rig_changed);
 	pthread_mutex_unlock(&rig_lock);
@@ -92,11 +92,26 @@ static inline void rig_wait(void)
 	rig_wait_for(0);
 }
 
+/* Until this one is answered. */
 static inline enum store_answer rig_do(struct store *s, struct store_op *op, enum store_do what)
 {
 	rig_ask(s, op, what);
-	rig_wait();
+	pthread_mutex_lock(&rig_lock);
+	while (op->reply_to != NULL)
+		pthread_cond_wait(&rig_changed, &rig_lock);
+	pthread_mutex_unlock(&rig_lock);
 	return op->answer;
+}
+
+/* Any thread. */
+static inline struct batch_id rig_id(int64_t unix_ms)
+{
+	struct batch_id id;
+
+	pthread_mutex_lock(&rig_lock);
+	id = batch_id_new(&rig_rng, unix_ms, 0);
+	pthread_mutex_unlock(&rig_lock);
+	return id;
 }
 
 /* A job of n items, all bytes of it in the body: item i goes to "to-i" with its
@@ -126,7 +141,7 @@ static inline struct batch *rig_batch(uint32_t n)
 	}
 	free(at);
 	b->created_unix_ms = rig_now_ms();
-	b->id = batch_id_new(&rig_rng, b->created_unix_ms, 0);
+	b->id = rig_id(b->created_unix_ms);
 	b->accepted_us = 5000000;
 	b->asynchronous = b->durable = true;
 	b->policy.concurrency = 64;

@@ -337,6 +337,7 @@ static void a_batch_of_which_something_was_tried_is_running(void **state)
 	struct batch *b = rig_batch(2), *got;
 
 	(void)state;
+	batch_set_state(b, BATCH_RUNNING);
 	assert_int_equal(rig_accept(s, b), STORE_OK);
 	got = rig_read(s, b->id);
 	assert_int_equal(got->state, BATCH_QUEUED);
