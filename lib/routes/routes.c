@@ -114,7 +114,7 @@ void answer_store_problem(struct routes *r, struct http_request *req, enum store
 		answer_problem(r, req, PROBLEM_NOT_FOUND, NO_SUCH_BATCH);
 		return;
 	case STORE_BUSY:
-		answer_problem(r, req, PROBLEM_OVERLOADED, "too much waits for the store; nothing was done");
+		answer_problem(r, req, PROBLEM_OVERLOADED, "too much waits for the store, or too many unfinished items are in it; nothing was done");
 		return;
 	case STORE_UNAVAILABLE:
 		answer_problem(r, req, PROBLEM_OVERLOADED, "the store's disk fails; nothing was done");

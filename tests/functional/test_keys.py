@@ -104,6 +104,22 @@ class Replays(jobs.Case):
         self.assertEqual([r["delivered"] for r in answer.json["results"]], ["yes", "maybe", "no"])
         self.assertEqual(len(self.down.ledger()), 1)
 
+    def test_a_client_that_leaves_at_any_moment_learns_what_was_sent(self):
+        for n in range(30):
+            batch = {"concurrency": 1, "items": [item(i, self.url("/ok"), dedupe_key=f"any-{n}-{i}") for i in range(5)]}
+            sock = self.settled.start_post(batch, key(f"any-{n}"))
+            if n % 3 == 0:
+                self.settled.wait_line("event=attempt_done", self.log_start)
+            harness.reset(sock)
+            kit.until(lambda: self.settled.post(batch, key(f"any-{n}")).status in (200, 207), "it is not done")
+            answer = self.settled.post(batch, key(f"any-{n}"))
+            sent = self.sent()
+            for i, result in enumerate(answer.json["results"]):
+                times = sent.get(f"any-{n}-{i}", 0)
+                self.assertLessEqual(int(result["ok"]), times, result)
+                self.assertLessEqual(times, result["attempts"], result)
+            self.log_start = len(self.settled.lines)
+
     def test_another_body_is_another_request(self):
         first = self.settled.post(self.batch("/ok"), key("body"))
         sent = self.sent()
