@@ -251,6 +251,14 @@ struct store *store_open(const struct store_config *cfg, struct buf *reterr)
 	return b == NULL ? NULL : store_open_backend(cfg, b);
 }
 
+void store_give_up(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->giving_up = true;
+	pthread_cond_signal(&s->wake_writer);
+	pthread_mutex_unlock(&s->lock);
+}
+
 void store_close(struct store *s)
 {
 	if (s == NULL)
