@@ -206,7 +206,8 @@ bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct
 	pthread_mutex_lock(&s->turn);
 	rc = s->backend->ops->each_unfinished(s->backend, each, arg);
 	if (rc < 0)
-		buf_printf(reterr, "cannot read the unfinished batches from the store: %s",
+		buf_printf(reterr, "%s: cannot read the unfinished batches: %s: repair the disk, or restore the database",
+			   s->cfg.path == NULL ? "memory" : s->cfg.path,
 			   s->backend->why[0] == '\0' ? strerror(-rc) : s->backend->why);
 	pthread_mutex_unlock(&s->turn);
 	return rc == 0;

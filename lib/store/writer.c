@@ -409,7 +409,8 @@ static void run_reads(struct store *s, struct list *reads)
 		prepare(op);
 		rc = s->backend->ops->read(s->backend, op);
 		if (rc < 0 && !s->reads_fail)
-			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)));
+			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)),
+				  LOG_STR("do", "look at the disk and at the database on it"));
 		s->reads_fail = rc < 0;
 		if (rc < 0)
 			op->answer = STORE_UNAVAILABLE;
