@@ -133,28 +133,23 @@ class Full(Case):
         job = self.accept(daemon, "status=429&times=1&retry_after=1", "status=200")
         daemon.stop(signal.SIGKILL)
         self.fill()
-        self.assertIn(self.data, self.refused())
+        daemon = self.start()
+        self.assertEqual(daemon.get_batch(job).status, 200)
+        self.fails_and_goes_on(daemon)
         self.free()
-        self.assertEqual(self.wait_done(self.start(), job).json["outcome"], "succeeded")
+        self.works_again(daemon)
+        self.assertEqual(self.wait_done(daemon, job).json["outcome"], "succeeded")
 
 
 class ReadOnly(Case):
     def test_a_start_is_refused_and_says_why(self):
         self.stop(self.start())
         subprocess.run(["mount", "-o", "remount,ro", self.home], check=True)
-        said = self.refused_elsewhere()
+        said = self.refused()
         self.assertIn(self.data, said)
         self.assertIn("ead-only", said)
         subprocess.run(["mount", "-o", "remount,rw", self.home], check=True)
         self.stop(self.start())
-
-    def refused_elsewhere(self):
-        """The configuration has to stand where it can be written."""
-        home, self.home = self.home, lives.Case.make_home(self)
-        try:
-            return self.refused()
-        finally:
-            self.home = home
 
 
 class Broken(Case):

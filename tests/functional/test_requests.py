@@ -329,13 +329,13 @@ class Routes(Case):
 
     def test_head_is_get_without_the_body(self):
         batch = self.settled.post({"items": [item(1, self.url("/ok"))]}).headers["Location"]
-        for path in ("/livez", "/readyz", "/openapi.json", batch, "/nowhere", "/v1/batches/x"):
+        for path in ("/livez", "/readyz", "/openapi.json", "/v1/batches", "/v1/services", batch, batch + "/results", "/nowhere", "/v1/batches/x"):
             get, head = self.settled.ask("GET", path), self.settled.ask("HEAD", path)
             self.assertEqual((head.status, head.body), (get.status, b""), path)
             for name in ("Content-Type", "Content-Length", "Batch-Id", "Batch-Outcome"):
                 self.assertEqual(head.headers[name], get.headers[name], (path, name))
         self.taken(self.settled.ask("HEAD", "/metrics"))
-        head = self.settled.ask("HEAD", batch + "/retry")
+        head = self.settled.ask("HEAD", "/v1/batches/x/cancel")
         self.assertEqual((head.status, head.headers["Allow"], head.body), (405, "POST", b""))
 
     def test_a_body_where_none_is_wanted(self):

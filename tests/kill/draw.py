@@ -35,7 +35,7 @@ WAYS = {
     "gone": Way("status=410", "refused"),
     "limited": Way("status=429", "refused"),
 }
-DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later",) * 2 + ("unsure", "lost", "gone", "limited")
+DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later", "limited") * 2 + ("unsure", "lost", "gone")
 
 
 @dataclass
@@ -171,7 +171,7 @@ def draw_epoch(rng, epoch, cycles, points):
         for _ in range(rng.randint(6, 16)):
             intents.append(draw_intent(rng, f"e{epoch}b{n}"))
             n += 1
-        acts = rng.choices(("peek", "cancel", "delete", "retry"), (6, 1, 1, 2), k=rng.randint(1, 5))
+        acts = rng.choices(("peek", "cancel", "delete", "retry"), (4, 1, 1, 4), k=rng.randint(2, 8))
         shards = rng.choice((1, 2, 3, 5))
         drawn.append(Cycle(shards, rng.choice((None, None, 65536)), intents, acts, *draw_end(rng, points)))
     drawn.append(Cycle(rng.choice((1, 2, 4)), None, [], [], "drain"))

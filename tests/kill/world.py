@@ -194,8 +194,12 @@ class Clients:
             self.journal.learn(act.body["id"], self.journal.known[batch_id])
 
 
-def _done_batch(journal, rng, wanted):
-    """A batch that was seen done, and that nobody did anything to yet."""
+def _done_batch(clients, rng, wanted):
+    """A batch that was seen done, perhaps just now, and that nobody did anything to yet."""
+    journal = clients.journal
+    known = [i for i in journal.some_known(lambda intent: intent.kind == "job") if i not in journal.done]
+    for batch_id in rng.sample(known, min(len(known), 4)):
+        clients.peek(batch_id)
     with journal.lock:
         touched = {a.batch_id for a in journal.history.acts} | {b.get("retry_of") for b in journal.done.values()}
         free = [i for i, b in journal.done.items() if i not in touched and wanted(b, journal.known[i])]
@@ -220,9 +224,9 @@ def _act(kind, rng):
             clients.peek(rng.choice(known))
         elif kind == "cancel" and (known := journal.some_known(lambda intent: intent.kind == "job")):
             clients.act("cancel", rng.choice(known))
-        elif kind == "retry" and (found := _done_batch(journal, rng, _retryable)):
+        elif kind == "retry" and (found := _done_batch(clients, rng, _retryable)):
             clients.act("retry", found)
-        elif kind == "delete" and (found := _done_batch(journal, rng, _forgettable)):
+        elif kind == "delete" and (found := _done_batch(clients, rng, _forgettable)):
             clients.act("delete", found)
     return task
 
