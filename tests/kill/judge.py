@@ -235,8 +235,8 @@ def a_waiting_item_waits_on(history):
     knows of no answer."""
     for s in history.stories:
         for a, b in zip(s.requests, s.requests[1:]):
-            asked = 998000 if s.item.way == "later" and a["answered"] == 429 else 0
-            if asked and b["arrived_us"] - a["answered_us"] < asked and not s.result["duplicate_risk"]:
+            asked = 1000000 * WAYS[s.item.way].wait_s - 2000 if a["answered"] == 429 else 0
+            if asked > 0 and b["arrived_us"] - a["answered_us"] < asked and not s.result["duplicate_risk"]:
                 yield (f"{s.item.tag}: request {b['n']} came {b['arrived_us'] - a['answered_us']} us after "
                        f"{a['n']}, which asked for {asked}")
 
