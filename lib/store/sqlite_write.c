@@ -181,7 +181,8 @@ static int add_new_head(struct sqlite *s, const struct batch *b, const struct co
 
 	bind_acceptance(s, &to, b);
 	bind_null(&to);
-	bind_int(&to, BATCH_QUEUED);
+	/* Of what is not durable there is only the note that it runs. */
+	bind_int(&to, b->durable ? BATCH_QUEUED : BATCH_RUNNING);
 	bind_int(&to, BATCH_OUTCOME_NONE);
 	bind_int(&to, STOP_REASON_NONE);
 	bind_counts(&to, c);
