@@ -271,17 +271,21 @@ def sequential_items_come_in_order(history):
 
 @rule
 def all_or_nothing_stops_at_a_failure(history):
-    """Of one attempt at a time: what followed the refusal of an item is that item again."""
+    """Of one attempt at a time: after a refusal nothing else comes in that life, and after the last one nothing at
+    all. Between them a death may have been quicker than the record."""
     for batch_id, stories in by_batch(history):
         intent = stories[0].intent
         if intent.get("contract") != "all_or_nothing" or not intent.one_at_a_time:
             continue
         for s in stories:
-            gone = [e for e in s.requests if e["answered"] == 410]
-            after = [e["n"] for o in stories if o is not s for e in o.requests
-                     if gone and e["arrived_us"] > gone[0]["answered_us"]]
-            if after:
-                yield f"{batch_id}: {s.item.tag} was refused, and then came requests {after}"
+            refusals = [e for e in s.requests if e["answered"] == 410]
+            for refusal in refusals:
+                life, last = history.life_of(refusal["arrived_us"]), refusal is refusals[-1]
+                after = [e["n"] for o in stories if o is not s for e in o.requests
+                         if e["arrived_us"] > refusal["answered_us"]
+                         and (last or history.life_of(e["arrived_us"]) == life)]
+                if after:
+                    yield f"{batch_id}: {s.item.tag} was refused, and then came requests {after}"
 
 
 def by_batch(history):
