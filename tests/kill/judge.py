@@ -128,10 +128,11 @@ def what_is_deleted_stays_away(history):
 
 
 @rule
-def an_orderly_stop_is_one(history):
+def a_life_ends_as_it_was_told(history):
+    """By the signal, and not by a fault of its own a moment before."""
     for n, life in enumerate(history.lives):
-        if life.end in ("term", "drain") and life.status != 0:
-            yield f"life {n} was asked to end, and ended with {life.status}"
+        if life.status != (0 if life.end in ("term", "drain") else -9):
+            yield f"life {n}, {life.end}, ended with {life.status}: {life.said}"
 
 
 # ---- nothing else is sent ----
