@@ -245,7 +245,6 @@ static bool run_group(struct store *s, unsigned max)
 
 	s->group_us = store_now_us();
 	rc = ops->begin(s->backend, touch || any_wants_sync(s, max));
-
 	if (rc >= 0)
 		n = rc = touch ? ops->touch(s->backend) : write_ops(s, max);
 	if (rc >= 0) {

@@ -95,7 +95,7 @@ class Api(harness.Case):
                 (post(example("minimal.json"), {**json_type, "Accept": "text/html"}), "not_acceptable"),
                 (self.settled.ask("GET", UNKNOWN), "not_found"),
                 (self.settled.ask("GET", "/nowhere"), "not_found"),
-                (self.settled.ask("GET", "/v1/batches"), "method_not_allowed")]:
+                (self.settled.ask("DELETE", "/v1/batches"), "method_not_allowed")]:
             with self.subTest(code=code):
                 self.assertEqual(answer.headers["Content-Type"].split(";")[0], "application/problem+json")
                 self.fits("Problem", answer.json)

@@ -233,6 +233,25 @@ class Bounded(jobs.Case):
 
 
 @on_every_store
+class Full(jobs.Case):
+    config = {"limits": {"stored_items": 3}}
+
+    def test_what_the_store_has_no_room_for_is_refused_and_not_sent(self):
+        batch = self.accept({"items": [item(n, self.held.url(f"s{n}")) for n in range(2)]})
+        self.held.wait("s0", "s1")
+        big = {"items": [item(n, self.url("/ok")) for n in range(2)]}
+        for headers in (ASYNC, {"Prefer": "respond-async, wait=60"}, {"Idempotency-Key": "full"}):
+            self.problem(self.settled.post(big, headers), 503, "overloaded")
+        self.assertEqual(self.down.ledger(), [])
+        self.assertEqual(self.settled.post(big).status, 200)
+        self.held.answer("s0")
+        self.held.answer("s1")
+        self.done(batch)
+        answer = self.settled.post(big, {"Idempotency-Key": "full"})
+        self.assertEqual((answer.status, answer.headers["Idempotent-Replayed"]), (200, None))
+
+
+@on_every_store
 class Forgotten(jobs.Case):
     config = {"shards": 2}
 
