@@ -17,6 +17,9 @@ INSIDE = "SETTLED_TEST_MOUNTS"
 
 def in_namespace():
     """Run the tests where what they mount is nobody else's."""
+    if os.geteuid() != 0 and os.environ.get("CI") != "true":
+        print("TAP version 13\n1..0 # SKIP only root may mount a file system")
+        sys.exit(0)
     if INSIDE not in os.environ:
         os.environ[INSIDE] = "1"
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])

@@ -41,7 +41,7 @@ def options():
 
 def tell(complaints, history):
     for name, text in complaints[:MOST_SHOWN]:
-        print(f"# {name}: {text[:2 * WIDTH]}")
+        print(f"# {name}: " + text[:10 * WIDTH].replace("\n", "\n# "))
         for line in itertools.islice(judge.evidence(history, text), MOST_SHOWN * 4):
             print(f"#     {line[:WIDTH]}")
     for n, life in enumerate(history.lives):

@@ -24,6 +24,7 @@ CLIENTS = 8
 MOMENT_S = 1
 # Of an orderly stop: less than what some items wait for.
 DRAIN_MS = 200
+LAST_LINES = 40
 ASK_FAILED = (OSError, http.client.HTTPException, ValueError)
 
 
@@ -298,14 +299,18 @@ class World:
                 clients = Clients(self.journal, self.daemon, self.tasks(cycle))
                 self.wait_moment(cycle, requests)
         finally:
-            self.daemon.ending = True
-            life.status = self.daemon.stop(signal.SIGTERM if cycle.end == "term" else signal.SIGKILL)
+            self.end(life, signal.SIGTERM if cycle.end == "term" else signal.SIGKILL)
         if clients is not None:
             clients.join()
             self.check_clients(clients)
         self.barrier()
         life.died_us = now_us()
         self.ways[cycle.end] = self.ways.get(cycle.end, 0) + 1
+
+    def end(self, life, sig):
+        self.daemon.ending = True
+        life.status = self.daemon.stop(sig)
+        life.said = "\n".join(self.daemon.text().splitlines()[-LAST_LINES:])
 
     def wait_up(self, cycle):
         """A point may be passed before it listens, and a number of lines come together."""
@@ -355,8 +360,7 @@ class World:
         self.collect()
         self.barrier()
         self.journal.history.ledger = self.down.ledger()
-        self.daemon.ending = True
-        life.status = self.daemon.stop()
+        self.end(life, signal.SIGTERM)
         life.died_us = now_us()
 
     def collect(self):
