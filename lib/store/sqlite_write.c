@@ -181,7 +181,8 @@ static int add_new_head(struct sqlite *s, const struct batch *b, const struct co
 
 	bind_acceptance(s, &to, b);
 	bind_null(&to);
-	bind_int(&to, BATCH_QUEUED);
+	/* Of what is not durable there is only the note that it runs. */
+	bind_int(&to, b->durable ? BATCH_QUEUED : BATCH_RUNNING);
 	bind_int(&to, BATCH_OUTCOME_NONE);
 	bind_int(&to, STOP_REASON_NONE);
 	bind_counts(&to, c);
@@ -380,9 +381,6 @@ static int accept(struct sqlite *s, struct store_accept *a)
 	}
 	REQUIRE(b->n_items < SHARED_INDEX);
 	b->store_row = s->next_row++;
-	/* Nobody is shown it before the commit. */
-	if (b->durable)
-		b->durability = "disk";
 	if (rc == SQLITE_OK)
 		rc = add_accepted_items(s, b);
 	for (uint32_t i = 0; rc == SQLITE_OK && i < a->n_settled; i++) {
