@@ -168,11 +168,12 @@ static bool is_beyond(const struct sim_batch *b)
 	return !b->asynchronous || is_new(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
 }
 
-/* Jobs in memory: within their room, but for the last that each shard took, and
+/* Jobs in memory: within their room, but for one of each service in each shard, and
  * for those that somebody waits for, or that are fetched to be ended. */
 void check_resident(void)
 {
 	size_t most = sim.config.limits.resident_bytes, largest = 0, held = atomic_load(&sim.group.held_bytes);
+	size_t alone = sim.n_shards * sim.config.n_services;
 
 	if (held <= most)
 		return;
@@ -184,6 +185,6 @@ void check_resident(void)
 		else if (b->asynchronous)
 			largest = MAX(largest, b->bytes);
 	}
-	CHECK(RESIDENT, held <= most + sim.n_shards * largest, "%zu bytes held, %zu allowed", held,
-	      most + sim.n_shards * largest);
+	CHECK(RESIDENT, held <= most + alone * largest, "%zu bytes held, %zu allowed", held,
+	      most + alone * largest);
 }

@@ -229,11 +229,8 @@ static void first_service_hangs(const struct request *r, struct script *s)
 		answer(s, 200, 5 * MS);
 }
 
-/* Twenty jobs for a service that hangs come first, then three for another one. */
-static void a_service_that_hangs_leaves_room_for_others(void)
+static void open_two_services(void)
 {
-	struct sim_batch *last = NULL;
-
 	open_quiet(1, 0, first_service_hangs);
 	sim.services[0].attempt_timeout_ms = 600000;
 	sim.services[1] = sim.services[0];
@@ -241,22 +238,45 @@ static void a_service_that_hangs_leaves_room_for_others(void)
 	sim.services[1].url = "http://mail.test/{to}";
 	sim.config.n_services = 2;
 	sim.config.limits.resident_bytes = 8000;
-	for (unsigned i = 0; i < 23; i++) {
-		last = add_job(4);
-		for (unsigned j = 0; j < 4; j++) {
-			last->items[j].service = i < 20 ? 0 : 1;
-			last->items[j].own_service = true;
-		}
+}
+
+static struct sim_batch *add_job_for(unsigned service, unsigned n_items)
+{
+	struct sim_batch *b = add_job(n_items);
+
+	for (unsigned i = 0; i < n_items; i++) {
+		b->items[i].service = (int)service;
+		b->items[i].own_service = true;
 	}
+	return b;
+}
+
+/* Jobs for a service that hangs come first, then three for another one. */
+static void hung_service(unsigned n_hung, unsigned n_items)
+{
+	open_two_services();
+	for (unsigned i = 0; i < n_hung + 3; i++)
+		add_job_for(i < n_hung ? 0 : 1, i < n_hung ? n_items : 4);
 	world_open();
 	for (unsigned i = 0; i < sim.n_batches; i++)
 		submit_and_leave(&sim.batches[i]);
 	run_until_ms(1000);
-	CHECK(RESIDENT, !sim.batches[19].done && sim.batches[20].done && sim.batches[21].done && last->done,
-	      "the hung service keeps the others out");
-	for (unsigned i = 0; i < 20; i++)
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		CHECK(RESIDENT, sim.batches[i].done == (i >= n_hung), "the hung service keeps the others out");
+	for (unsigned i = 0; i < n_hung; i++)
 		world_end(&sim.batches[i], WHY_CANCELLED);
 	finish();
+}
+
+static void a_service_that_hangs_leaves_room_for_others(void)
+{
+	hung_service(20, 4);
+}
+
+static void a_job_larger_than_all_room_leaves_some(void)
+{
+	hung_service(1, 200);
+	hung_service(2, 200);
 }
 
 static void a_job_is_cancelled_where_it_is(void)
@@ -396,6 +416,7 @@ const struct scenario job_scenarios[] = {
 	{"a disk that fails stops jobs alone", a_disk_that_fails_stops_jobs_alone},
 	{"a job that waits leaves memory", a_job_that_waits_leaves_memory},
 	{"a service that hangs leaves room for others", a_service_that_hangs_leaves_room_for_others},
+	{"a job larger than all room leaves some for others", a_job_larger_than_all_room_leaves_some},
 	{"a job is cancelled where it is", a_job_is_cancelled_where_it_is},
 	{"a shutdown settles no job", a_shutdown_settles_no_job},
 	{"a lane that goes down first is not asked again", a_lane_that_goes_down_first_is_not_asked_again},
