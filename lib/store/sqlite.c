@@ -140,6 +140,10 @@ int sqlite_failed(struct sqlite *s, int rc)
 		s->log_suspect = true;
 	if (err == -EUCLEAN)
 		s->base.hopeless = true;
+	/* The log's own room is used again after a checkpoint, which needs little if
+	 * the database has free pages. */
+	if (err == -ENOSPC)
+		s->checkpoint_at = 0;
 	if (err == -EIO)
 		snprintf(s->base.why, sizeof s->base.why, "I/O error (%s): %s", sqlite3_errstr(rc), s->path);
 	else

@@ -199,6 +199,19 @@ static bool fill_new(const char *path, struct buf *reterr)
 	return ok;
 }
 
+/* For this user alone; SQLite gives its log the same mode. */
+static bool make_private(const char *path, struct buf *reterr)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0) {
+		buf_printf(reterr, "%s: cannot make this file: %s", path, strerror(errno));
+		return false;
+	}
+	close(fd);
+	return true;
+}
+
 /* Under another name until it is complete: so an empty or short file under the
  * right name is always damage, and never a start that was cut off. */
 static bool make_new(struct sqlite *s, struct buf *reterr)
@@ -214,7 +227,7 @@ static bool make_new(struct sqlite *s, struct buf *reterr)
 	buf_printf(&path, "%s.new", s->path);
 	REQUIRE(!path.failed);
 	unlink(path.p);
-	ok = fill_new(path.p, reterr);
+	ok = make_private(path.p, reterr) && fill_new(path.p, reterr);
 	if (ok && (rename(path.p, s->path) != 0 || !sync_directory(s->base.cfg->path))) {
 		buf_printf(reterr, "%s: cannot make this file: %s", s->path, strerror(errno));
 		ok = false;

@@ -527,6 +527,31 @@ static void after_a_failed_sync_the_log_begins_anew(void **state)
 	world_end();
 }
 
+/* Nobody but the store can make room, on a disk that is its own. */
+static void a_full_disk_leaves_the_room_of_the_log(void **state)
+{
+	int err = 0;
+
+	(void)state;
+	world_make();
+	kit_open(&w.kit);
+	shim.log_room = 64 * 4096;
+	for (unsigned i = 0; err == 0 && i < 1000; i++) {
+		struct batch *b = kit_batch(&w.kit, 20, true);
+
+		err = kit_accept(&w.kit, b);
+		batch_unref(b);
+	}
+	assert_int_equal(err, -ENOSPC);
+	assert_non_null(strstr(w.kit.b->why, "the disk is full"));
+	assert_int_equal(accept_a(), 0);
+	w.tried[ACCEPT_A] = w.acked[ACCEPT_A] = true;
+	shim.log_room = 0;
+	kit_open(&w.kit);
+	check_a();
+	world_end();
+}
+
 /* What it wrote must not be committed with the next group. */
 static void a_rollback_without_memory_is_made_up_for(void **state)
 {
@@ -589,6 +614,7 @@ int main(void)
 		cmocka_unit_test(what_was_to_be_synced_survives_a_loss_of_power),
 		cmocka_unit_test(a_group_is_synced_when_it_is_to_be_and_only_then),
 		cmocka_unit_test(after_a_failed_sync_the_log_begins_anew),
+		cmocka_unit_test(a_full_disk_leaves_the_room_of_the_log),
 		cmocka_unit_test(a_rollback_without_memory_is_made_up_for),
 		cmocka_unit_test(damage_found_at_work_is_hopeless),
 	};
