@@ -186,7 +186,8 @@ static int set_level(struct sqlite *s, bool full)
 
 	if (s->full == full)
 		return SQLITE_OK;
-	rc = sqlite3_exec(s->writer, full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL", NULL, NULL, NULL);
+	rc = sqlite3_exec(s->writer, full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL", NULL, NULL,
+			  NULL);
 	if (rc == SQLITE_OK)
 		s->full = full;
 	return rc;

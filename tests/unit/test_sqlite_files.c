@@ -80,7 +80,8 @@ static void the_files_are_for_their_owner_alone(void **state)
 /* Refused with these words, and not a byte of it has changed. */
 static void assert_refused(const char *words)
 {
-	struct buf before = kit_bytes(&kit, "settled.db"), wal_before = kit_bytes(&kit, "settled.db-wal"), after, wal_after;
+	struct buf before = kit_bytes(&kit, "settled.db"), wal_before = kit_bytes(&kit, "settled.db-wal");
+	struct buf after, wal_after;
 	char *said = kit_refusal(&kit);
 	char path[128];
 
