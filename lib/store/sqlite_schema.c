@@ -154,8 +154,8 @@ bool sqlite_migrate(sqlite3 *db, const char *const *to_steps, unsigned n_steps, 
 	if (rc != SQLITE_OK)
 		return refuse(path, db, rc, reterr);
 	if (version < 0 || version > n_steps) {
-		buf_printf(reterr, "%s: it has the schema version %lld, and this program knows %u at most: start the "
-			   "later version that wrote it, or give another store.path", path, (long long)version, n_steps);
+		buf_printf(reterr, "%s: it has the schema version %lld, and this program knows %u at most: start "
+			   "the later version that wrote it, or give another store.path", path, (long long)version, n_steps);
 		return false;
 	}
 	while (version < n_steps && migrate_one(db, to_steps[version], version + 1, reterr))
