@@ -11,9 +11,9 @@ PACKAGES_RUN=(libmicrohttpd12 libcurl4 libjansson4 libevent-core-2.1-7 libyaml-0
 PACKAGES_QUICKSTART=("${PACKAGES_BUILD[@]}" ca-certificates curl)
 # shellcheck disable=SC2034
 PACKAGES_TEST=("${PACKAGES_BUILD[@]}" ca-certificates curl git libcmocka-dev nginx openssl
-	python3-jsonschema shellcheck)
+	python3-jsonschema shellcheck strace util-linux)
 # shellcheck disable=SC2034
-PACKAGES_CI=("${PACKAGES_TEST[@]}" clang valgrind util-linux)
+PACKAGES_CI=("${PACKAGES_TEST[@]}" clang valgrind)
 
 say() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2

@@ -26,6 +26,8 @@
 
 #include <stdlib.h>
 
+#include "base/killpoint.h"
+
 enum { PUMP_LIMIT_US = 500 };
 
 struct lane {
@@ -268,6 +270,9 @@ static void on_claimed(struct store_op *op)
 	struct attempt *a = container_of(op, struct attempt, claim.op);
 	struct dispatch *d = a->at;
 
+	/* The store has given up, as the process is about to end: the next one claims it. */
+	if (op->answer != STORE_OK)
+		op_cancel(&d->ops, &a->op, WHY_SHUTDOWN);
 	a->claimed = CLAIM_HELD;
 	a->turn->asked--;
 	list_append(&a->turn->ready, &a->node);
@@ -349,6 +354,7 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	struct dispatch *d = a->at;
 	struct lane *lane = a->lane;
 
+	KILL_POINT("result_not_recorded");
 	a->transfer = NULL;
 	a->done_us = loop_now_us(d->env.loop);
 	channel_classify(lane->service, answer, (enum why)a->op.why, &a->message_id, &a->outcome);
@@ -422,6 +428,7 @@ static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 						     .phase = PHASE_QUEUE,
 						     .retry_after_ms = RETRY_AFTER_NONE,
 						     .detail = "out of memory; nothing was sent"});
+	KILL_POINT("attempt_started");
 }
 
 /* Start what may start. With much to do it stops at `until_us` and asks for the

@@ -10,6 +10,7 @@
  */
 #include <stdlib.h>
 
+#include "base/plant.h"
 #include "dispatch-i.h"
 #include "obs/log.h"
 
@@ -261,7 +262,7 @@ static void resume(struct live *lv, struct item *it, int64_t now_us, int64_t uni
 		item_record_interrupted(it, now_us, unix_ms, &o);
 		meter_add(d->env.meter, METRIC_ITEMS_INTERRUPTED, 0, 0, 1);
 		conclude(lv, it, &o, WHY_NONE, now_us);
-	} else {
+	} else if (!PLANTED(DROP_WAIT)) {
 		heap_set(&d->waits, &it->wake, now_us + MAX(it->due_unix_ms - unix_ms, 0) * 1000);
 	}
 }

@@ -46,6 +46,9 @@ struct httpd_handler {
 	 * welcome? 0: none; http_respond() may be called instead, and the
 	 * connection then closes. Not called for requests without a body. */
 	size_t (*on_head)(void *arg, struct http_request *r);
+	/* A POST that says nothing of a body: is it one without? Otherwise, or if this
+	 * is NULL, it is refused with 411. */
+	bool (*may_lack_body)(void *arg, struct http_request *r);
 	/* The request is complete. */
 	void (*on_request)(void *arg, struct http_request *r);
 	/* httpd refuses a request by itself. May be NULL. */

@@ -223,6 +223,13 @@ static void expect_body(struct http_request *r, const struct framing *f)
 	deadline_set(c, WAIT_BODY);
 }
 
+static bool may_lack_body(struct http_request *r)
+{
+	const struct httpd_handler *handler = &request_conn(r)->h->handler;
+
+	return handler->may_lack_body != NULL && handler->may_lack_body(handler->arg, r);
+}
+
 /* An answer queued here closes the connection, which is what a refusal wants;
  * all others wait for the request's end. */
 static enum MHD_Result on_head_complete(struct http_request *r, const char *url, const char *method,
@@ -236,7 +243,7 @@ static enum MHD_Result on_head_complete(struct http_request *r, const char *url,
 	r->method = parse_method(method);
 	r->path = path_of(url);
 	r->chunked = f.chunked;
-	if (f.error != NULL)
+	if (f.error != NULL && (f.problem != PROBLEM_LENGTH_REQUIRED || !may_lack_body(r)))
 		respond_problem(r, f.problem, f.error);
 	else if (r->bad_escape)
 		respond_problem(r, PROBLEM_MALFORMED_REQUEST, "a broken percent escape in the target");

@@ -187,10 +187,10 @@ static ssize_t fill(void *data, char *out, size_t max)
 	}
 	buf_free(&r->text);
 	r->sent = 0;
-	if (r->last || r->here->stopping)
+	if (r->last)
 		return -1;
 	ask(r);
-	return 0;
+	return r->here->stopping && !r->asking ? -1 : 0;
 }
 
 static void begin_stream(struct reader *r)
@@ -259,11 +259,13 @@ static void comment(struct routes *r)
 	}
 }
 
+/* What has settled up to now is told before a stream ends. */
 void events_close(struct routes *r)
 {
 	list_foreach(node, &r->readers) {
 		struct reader *reader = list_entry(node, struct reader, node);
 
+		reader->changed = true;
 		if (reads(reader))
 			http_stream_wake(reader->req);
 	}

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 
+#include "base/plant.h"
 #include "store/sqlite-i.h"
 
 /* Of one group: the slot of this row, taken if it is new. */
@@ -137,6 +138,7 @@ static int flags_of(const struct batch *b)
 static void bind_acceptance(struct sqlite *s, struct binder *to, const struct batch *b)
 {
 	const struct policy *p = &b->policy;
+	const struct batch_key *key = PLANTED(FORGET_KEY) ? NULL : b->key;
 
 	bind_int(to, b->store_row);
 	bind_id(to, b->id);
@@ -157,9 +159,9 @@ static void bind_acceptance(struct sqlite *s, struct binder *to, const struct ba
 	bind_blob(to, b->trace.id, sizeof b->trace.id);
 	bind_int(to, b->trace.flags);
 	bind_text(to, b->trace.state.n > 0 ? b->trace.state : (struct slice){0});
-	bind_text(to, b->key == NULL ? (struct slice){0} : b->key->scope);
-	bind_text(to, b->key == NULL ? (struct slice){0} : b->key->key);
-	bind_blob(to, b->key == NULL ? NULL : b->key->digest, sizeof b->key->digest);
+	bind_text(to, key == NULL ? (struct slice){0} : key->scope);
+	bind_text(to, key == NULL ? (struct slice){0} : key->key);
+	bind_blob(to, key == NULL ? NULL : key->digest, sizeof key->digest);
 }
 
 static void bind_end(struct binder *to, const struct batch *b)
@@ -179,7 +181,8 @@ static int add_new_head(struct sqlite *s, const struct batch *b, const struct co
 
 	bind_acceptance(s, &to, b);
 	bind_null(&to);
-	bind_int(&to, BATCH_QUEUED);
+	/* Of what is not durable there is only the note that it runs. */
+	bind_int(&to, b->durable ? BATCH_QUEUED : BATCH_RUNNING);
 	bind_int(&to, BATCH_OUTCOME_NONE);
 	bind_int(&to, STOP_REASON_NONE);
 	bind_counts(&to, c);
@@ -378,9 +381,6 @@ static int accept(struct sqlite *s, struct store_accept *a)
 	}
 	REQUIRE(b->n_items < SHARED_INDEX);
 	b->store_row = s->next_row++;
-	/* Nobody is shown it before the commit. */
-	if (b->durable)
-		b->durability = "disk";
 	if (rc == SQLITE_OK)
 		rc = add_accepted_items(s, b);
 	for (uint32_t i = 0; rc == SQLITE_OK && i < a->n_settled; i++) {
@@ -392,6 +392,9 @@ static int accept(struct sqlite *s, struct store_accept *a)
 		rc = add_new_head(s, b, &c);
 	if (rc == SQLITE_OK)
 		s->delta += c.pending;
+	/* Nobody shows it before the answer, and there is none without the commit. */
+	if (b->durable)
+		b->durability = "disk";
 	return rc;
 }
 

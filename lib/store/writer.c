@@ -14,7 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/killpoint.h"
+#include "base/plant.h"
 #include "obs/log.h"
 #include "store/store-i.h"
 
@@ -218,6 +221,13 @@ static void answer_group(struct store *s)
 	answer_all(s, &e);
 }
 
+/* Planted, on a disk that takes its time. */
+static void answer_too_early(struct store *s)
+{
+	answer_group(s);
+	usleep(10 * 1000);
+}
+
 static void undo_group(struct store *s, int rc)
 {
 	list_splice(&s->group, &s->todo);
@@ -235,10 +245,12 @@ static bool run_group(struct store *s, unsigned max)
 
 	s->group_us = store_now_us();
 	rc = ops->begin(s->backend, touch || any_wants_sync(s, max));
-
 	if (rc >= 0)
 		n = rc = touch ? ops->touch(s->backend) : write_ops(s, max);
 	if (rc >= 0) {
+		if (PLANTED(ACK_BEFORE_COMMIT))
+			answer_too_early(s);
+		KILL_POINT("before_commit");
 		began = store_now_us();
 		rc = ops->commit(s->backend);
 	}
@@ -247,6 +259,7 @@ static bool run_group(struct store *s, unsigned max)
 		undo_group(s, rc);
 		return false;
 	}
+	KILL_POINT("after_commit_before_answer");
 	if (!touch)
 		count_group(s, (uint64_t)n, store_now_us() - began);
 	recover(s);
@@ -291,7 +304,7 @@ static void write_some(struct store *s, struct list *arrived)
 		run_group(s, GROUP_MAX);
 }
 
-/* The end: what cannot be written now never will be. */
+/* The end is near: what cannot be written now never will be. */
 static void write_rest(struct store *s, struct list *arrived)
 {
 	bool tried = s->backend->hopeless;
@@ -396,7 +409,8 @@ static void run_reads(struct store *s, struct list *reads)
 		prepare(op);
 		rc = s->backend->ops->read(s->backend, op);
 		if (rc < 0 && !s->reads_fail)
-			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)));
+			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)),
+				  LOG_STR("do", "look at the disk and at the database on it"));
 		s->reads_fail = rc < 0;
 		if (rc < 0)
 			op->answer = STORE_UNAVAILABLE;
@@ -424,7 +438,7 @@ static int64_t alarm_us(const struct store *s)
 
 static bool is_asked(const struct store *s)
 {
-	return s->closing || !list_empty(&s->inbox) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
+	return s->closing || !list_empty(&s->inbox) || (s->giving_up && !list_empty(&s->todo)) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
 	       (!s->status.failing && !list_empty(&s->todo));
 }
 
@@ -461,7 +475,7 @@ void *store_writer_main(void *arg)
 {
 	struct store *s = arg;
 	struct list reads, arrived;
-	bool closing;
+	bool closing, giving_up;
 
 	list_init(&reads);
 	list_init(&arrived);
@@ -470,13 +484,14 @@ void *store_writer_main(void *arg)
 		wait_for_work(s);
 		gather(s);
 		closing = s->closing;
+		giving_up = s->giving_up;
 		list_splice(&arrived, &s->inbox);
 		if (!s->backend->ops->concurrent)
 			list_splice(&reads, &s->reads);
 		pthread_mutex_unlock(&s->lock);
 		pthread_mutex_lock(&s->turn);
 		run_reads(s, &reads);
-		if (closing) {
+		if (closing || (giving_up && s->status.failing)) {
 			write_rest(s, &arrived);
 		} else {
 			write_some(s, &arrived);

@@ -154,10 +154,15 @@ class Case(kit.HeldCase):
         self.assertEqual(answer.status, 200)
         return answer.headers["Batch-Id"]
 
+    def ended(self, batch_id):
+        """The batch as soon as it is done."""
+        doc = self.settled.ask("GET", "/v1/batches/" + batch_id, headers={"Prefer": "wait=30"}).json
+        self.assertEqual(doc["state"], "done")
+        return doc
+
     def settled_job(self, batch):
         batch_id = self.job(batch)
-        answer = self.settled.ask("GET", "/v1/batches/" + batch_id, headers={"Prefer": "wait=30"})
-        self.assertEqual(answer.json["state"], "done")
+        self.ended(batch_id)
         return batch_id
 
     def events(self, batch_id, last=None, **more):

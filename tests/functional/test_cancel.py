@@ -4,6 +4,7 @@ import json
 
 import harness
 import jobs
+import rawhttp
 from harness import item
 from jobs import ASYNC, Background, all_at_once, on_every_store
 
@@ -50,6 +51,16 @@ class Cancel(jobs.Case):
         self.done(batch)
         answer = self.cancel(batch)
         self.assertEqual((answer.status, answer.json["outcome"], answer.json["stop_reason"]), (200, "succeeded", "completed"))
+
+    def test_a_request_without_a_body_needs_no_length(self):
+        """As `curl -X POST` sends it; a batch of one's own does need it."""
+        batch = self.accept({"items": [item(1, self.url("/gone"))]})
+        self.done(batch)
+        asked = [self.route(batch, "/cancel"), self.route(batch, "/retry"), "/v1/batches"]
+        found = rawhttp.exchange(self.settled.port, b"".join(
+            f"POST {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() for path in asked))
+        self.assertEqual([(a.status, a.json.get("code")) for a in found],
+                         [(200, None), (422, "nothing_selected"), (411, "length_required")])
 
     def test_again_it_changes_nothing(self):
         batch = self.accept({"items": [item(1, self.held.url("a"))]})

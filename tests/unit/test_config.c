@@ -407,7 +407,7 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("3:3", "limits.itmes: unknown key: did you mean items?")
 	        LINE("4:3", "limits.zzz: unknown key: known here are items, body_bytes, payload_bytes, answer_bytes, "
 	             "json_depth, connections, queued_items, queued_bytes, resident_bytes, stored_items, results_bytes, in_flight, "
-	             "waiting, keep_results_ms, header_ms, body_ms, idle_ms, write_ms, drain_ms, deadline_ms, max_deadline_ms")
+	             "event_readers, event_comment_ms, waiting, keep_results_ms, header_ms, body_ms, idle_ms, write_ms, drain_ms, deadline_ms, max_deadline_ms")
 	        LINE("5:7", "log.colour: unknown key: known here are format, level")
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
