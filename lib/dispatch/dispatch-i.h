@@ -2,7 +2,8 @@
  * What the parts of the dispatcher share.
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
- *   batch.c      their items: what starts next, what an outcome means
+ *   batch.c      their items: what starts next
+ *   result.c     what an outcome means, and what the store is told of it
  *   lane.c       the attempts that were handed to a lane
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  which of them may: room in memory, shared between services

@@ -432,8 +432,9 @@ static void unwind(struct live *lv)
 	uncount(lv);
 }
 
-/* When it has something to do again: the first end of a wait. */
-static int64_t next_wake(const struct live *lv)
+/* When it has something to do again: the first end of a wait. Before `soon_us`
+ * any will do: a job of many short waits is looked at after each of them. */
+static int64_t next_wake(const struct live *lv, int64_t soon_us)
 {
 	int64_t at_us = HEAP_NONE;
 
@@ -441,6 +442,8 @@ static int64_t next_wake(const struct live *lv)
 		const struct item *it = container_of(node, struct item, op.sibling);
 
 		at_us = MIN(at_us, heap_has(&it->wake) ? it->wake.key : 0);
+		if (at_us < soon_us)
+			break;
 	}
 	return at_us;
 }
@@ -449,11 +452,11 @@ static void on_park(struct store_op *op)
 {
 	struct live *lv = container_of(op, struct live, ask.park.op);
 	struct dispatch *d = lv->d;
-	int64_t at_us = next_wake(lv);
+	int64_t now_us = loop_now_us(d->env.loop), at_us = next_wake(lv, now_us + 1);
 
 	lv->phase = LIVE_RUNNING;
 	watches_changed(d, lv->batch->id, false);
-	if (lv->listener != NULL || gate_why(&lv->batch->gate) != WHY_NONE || at_us <= loop_now_us(d->env.loop)) {
+	if (lv->listener != NULL || gate_why(&lv->batch->gate) != WHY_NONE || at_us <= now_us) {
 		live_dirty(lv);
 		return;
 	}
@@ -478,7 +481,7 @@ void live_let_go(struct live *lv)
 {
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
-	int64_t at_us, wait_us;
+	int64_t now_us = loop_now_us(d->env.loop), wait_us;
 
 	if (!b->asynchronous || b->attempts_out > 0)
 		return;
@@ -488,8 +491,7 @@ void live_let_go(struct live *lv)
 	}
 	if (lv->listener != NULL || gate_why(&b->gate) != WHY_NONE)
 		return;
-	at_us = next_wake(lv);
-	wait_us = at_us - loop_now_us(d->env.loop);
+	wait_us = next_wake(lv, now_us + PARK_MIN_US) - now_us;
 	if (wait_us < PARK_MIN_US)
 		return;
 	lv->phase = LIVE_PARKING;
@@ -550,6 +552,9 @@ static void on_finish(struct store_op *op)
 	struct live *lv = container_of(op, struct live, ask.finish.op);
 	struct dispatch *d = lv->d;
 
+	/* Its end could not be written, as the process is about to end with a broken disk. */
+	if (op->answer != STORE_OK)
+		lv->batch->durability = "memory";
 	if (lv->batch->durable)
 		tell_done(lv);
 	watches_changed(d, lv->batch->id, true);

@@ -8,10 +8,12 @@
 #include "routes-i.h"
 
 struct request {
+	struct routes *routes;
+	struct http_request *req;
 	enum media accept;
 	struct prefer prefer;
-	struct slice key;                /* n 0: none */
-	char key_text[KEY_MAX];
+	struct blob *body;               /* NULL: empty */
+	struct key_text key;
 };
 
 static int find_service(const void *ctx, struct slice name)
@@ -54,9 +56,7 @@ static struct wire_rules rules(const struct config *config, bool job)
 /* Refuse what the headers rule out; true: refused. */
 static bool refuse_headers(struct routes *r, struct http_request *req, enum media accept)
 {
-	if (dispatch_draining(r->env.dispatch))
-		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "no new batches: try another instance, or later");
-	else if (!negotiate_is_json(http_header(req, "Content-Type")))
+	if (!negotiate_is_json(http_header(req, "Content-Type")))
 		answer_problem(r, req, PROBLEM_UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json");
 	else if (http_header(req, "Content-Encoding") != NULL)
 		answer_problem(r, req, PROBLEM_UNSUPPORTED_MEDIA_TYPE, "send the body without a Content-Encoding");
@@ -68,30 +68,44 @@ static bool refuse_headers(struct routes *r, struct http_request *req, enum medi
 	return true;
 }
 
-/* Read the body; NULL: the request was answered. */
-static struct batch *read_batch(struct routes *r, struct http_request *req, const struct request *q)
+/* Unless the key is known. */
+static void refuse(const struct request *q, enum problem kind, struct blob *take_document)
 {
-	struct wire_rules wr = rules(r->env.config, q->prefer.respond_async);
-	struct blob *body = http_take_body(req);
+	const struct replay_request known = {.routes = q->routes, .req = q->req, .prefer = q->prefer,
+					     .stream = q->accept == MEDIA_NDJSON && !q->prefer.respond_async};
+
+	refuse_unknown(&known, &q->key.claim, kind, take_document);
+}
+
+static void refuse_no_memory(const struct request *q)
+{
+	refuse(q, PROBLEM_OVERLOADED, problem_document(PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent"));
+}
+
+/* Read the body; NULL: the request was answered. */
+static struct batch *read_batch(struct request *q)
+{
+	struct wire_rules wr = rules(q->routes->env.config, q->prefer.respond_async);
 	struct buf problem = {0};
 	struct batch *b = NULL;
 	enum problem kind = PROBLEM_MALFORMED_JSON;
 	int err;
 
-	if (body == NULL) {
-		answer_problem(r, req, PROBLEM_MALFORMED_JSON, "the body is empty: send a batch as JSON");
+	if (q->body == NULL) {
+		answer_problem(q->routes, q->req, kind, "the body is empty: send a batch as JSON");
 		return NULL;
 	}
-	err = wire_read_batch(body, &wr, &b, &kind, &problem);
-	if (err == 0)
+	err = wire_read_batch(q->body, &wr, &b, &kind, &problem);
+	if (err == 0) {
+		q->body = NULL;
 		return b;
-	blob_unref(body);
+	}
 	if (err == -ENOMEM) {
 		buf_free(&problem);
-		answer_problem(r, req, PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent");
+		refuse_no_memory(q);
 		return NULL;
 	}
-	answer_document(r, req, kind, blob_from_buf(&problem));
+	refuse(q, kind, blob_from_buf(&problem));
 	return NULL;
 }
 
@@ -107,34 +121,47 @@ static void answer_valid(struct http_request *req, const struct batch *b)
 static bool set_keeping(struct batch *b, const struct request *q)
 {
 	b->asynchronous = q->prefer.respond_async || b->policy.continue_on_disconnect;
-	b->durable = b->asynchronous || q->key.n > 0;
-	return q->key.n == 0 ||
-	       key_attach(b, SLICE("POST /v1/batches"), q->key, (struct slice){b->body->p, b->body->n});
+	b->durable = b->asynchronous || q->key.claim.key.n > 0;
+	return q->key.claim.key.n == 0 || key_attach(b, &q->key.claim);
+}
+
+static void settle(struct request *q)
+{
+	struct batch *b = read_batch(q);
+
+	if (b == NULL)
+		return;
+	if (b->policy.validate_only) {
+		answer_valid(q->req, b);
+		batch_unref(b);
+	} else if (!set_keeping(b, q)) {
+		batch_unref(b);
+		refuse_no_memory(q);
+	} else {
+		submit_batch(&(struct submission){.routes = q->routes, .req = q->req, .take = b, .prefer = q->prefer,
+						  .job = q->prefer.respond_async, .stream = q->accept == MEDIA_NDJSON});
+	}
 }
 
 static void run(struct routes *r, struct http_request *req, struct slice id)
 {
-	struct request q = {.accept = negotiate_accept(http_header(req, "Accept")), .prefer = read_prefer(req)};
-	struct batch *b;
+	struct request q = {.routes = r, .req = req, .accept = negotiate_accept(http_header(req, "Accept")),
+			    .prefer = read_prefer(req)};
+	struct slice body = {0};
 
 	(void)id;
-	if (refuse_headers(r, req, q.accept) || !key_read(r, req, q.key_text, &q.key))
+	if (refuse_headers(r, req, q.accept))
 		return;
-	b = read_batch(r, req, &q);
-	if (b == NULL)
-		return;
-	if (b->policy.validate_only) {
-		answer_valid(req, b);
-		batch_unref(b);
-		return;
+	q.body = http_take_body(req);
+	if (q.body != NULL)
+		body = (struct slice){q.body->p, q.body->n};
+	if (key_read(r, req, SLICE("POST /v1/batches"), body, &q.key)) {
+		if (dispatch_draining(r->env.dispatch))
+			refuse(&q, PROBLEM_SHUTTING_DOWN, problem_document(PROBLEM_SHUTTING_DOWN, NO_NEW_BATCHES));
+		else
+			settle(&q);
 	}
-	if (!set_keeping(b, &q)) {
-		batch_unref(b);
-		answer_problem(r, req, PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent");
-		return;
-	}
-	submit_batch(&(struct submission){.routes = r, .req = req, .take = b, .prefer = q.prefer,
-					  .job = q.prefer.respond_async, .stream = q.accept == MEDIA_NDJSON});
+	blob_unref(q.body);
 }
 
 const struct route route_post_batch = {"/v1/batches", HTTP_POST, run};

@@ -22,8 +22,8 @@ struct again {
 	struct prefer prefer;
 	struct blob *body;               /* NULL: empty */
 	struct wire_retry *wish;
-	struct slice key;                /* n 0: none */
-	char key_text[KEY_MAX];
+	char scope[SCOPE_MAX];
+	struct key_text key;
 	/* What the store's thread made of it: a batch, or why there is none. */
 	struct batch *batch;
 	int error;                       /* 0, -EAGAIN: it is not done, -EINVAL: see problem, -ENOMEM */
@@ -95,40 +95,48 @@ static void in_thread(struct store_read *read)
 
 /* ---- the answer ---- */
 
-static void submit(struct again *a)
+/* Unless the key is known. */
+static void refuse(const struct again *a, enum problem kind, struct blob *take_document)
 {
-	char scope[sizeof "POST /v1/batches//retry" + BATCH_ID_LEN] = "POST /v1/batches/";
+	const struct replay_request known = {.routes = a->here, .req = a->req, .prefer = a->prefer};
 
-	batch_id_format(a->read.id, scope + strlen(scope));
-	strcat(scope, "/retry");
-	if (a->key.n > 0 && !key_attach(a->batch, slice_str(scope), a->key, body_of(a))) {
-		answer_problem(a->here, a->req, PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent");
-		return;
-	}
-	submit_batch(&(struct submission){.routes = a->here, .req = a->req, .take = STEAL_PTR(a->batch),
-					  .prefer = a->prefer, .job = true});
+	refuse_unknown(&known, &a->key.claim, kind, take_document);
 }
 
-static void reply(struct again *a, enum store_answer answer)
+static void submit(struct again *a)
+{
+	if (a->key.claim.key.n > 0 && !key_attach(a->batch, &a->key.claim))
+		a->error = -ENOMEM;
+	else
+		submit_batch(&(struct submission){.routes = a->here, .req = a->req, .take = STEAL_PTR(a->batch),
+						  .prefer = a->prefer, .job = true});
+}
+
+static void answer(struct again *a, enum store_answer answer)
 {
 	struct routes *r = a->here;
 
-	if (a->req == NULL) {
-		again_free(a);
-		return;
-	}
-	http_set_data(a->req, NULL);
-	if (answer != STORE_OK)
+	if (answer == STORE_OK && a->error == 0)
+		submit(a);
+	if (answer == STORE_NOT_FOUND)
+		refuse(a, PROBLEM_NOT_FOUND, problem_document(PROBLEM_NOT_FOUND, NO_SUCH_BATCH));
+	else if (answer != STORE_OK)
 		answer_store_problem(r, a->req, answer);
 	else if (a->error == -EAGAIN)
 		answer_batch_problem(r, a->req, PROBLEM_NOT_FINISHED, a->read.id,
 				     "it still runs: only what has its final result can be sent again");
 	else if (a->error == -EINVAL)
-		answer_document(r, a->req, a->kind, blob_from_buf(&a->problem));
+		refuse(a, a->kind, blob_from_buf(&a->problem));
 	else if (a->error < 0)
 		answer_problem(r, a->req, PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent");
-	else
-		submit(a);
+}
+
+static void reply(struct again *a, enum store_answer said)
+{
+	if (a->req != NULL) {
+		http_set_data(a->req, NULL);
+		answer(a, said);
+	}
 	again_free(a);
 }
 
@@ -196,6 +204,15 @@ static bool read_wish(struct again *a)
 	return err == 0;
 }
 
+static void set_scope(struct again *a)
+{
+	_Static_assert(sizeof "POST /v1/batches//retry" + BATCH_ID_LEN <= SCOPE_MAX, "a scope has room");
+
+	strcpy(a->scope, "POST /v1/batches/");
+	batch_id_format(a->read.id, a->scope + strlen(a->scope));
+	strcat(a->scope, "/retry");
+}
+
 static void run(struct routes *r, struct http_request *req, struct slice id)
 {
 	struct batch_id parsed;
@@ -203,20 +220,20 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 
 	if (!read_id(r, req, id, &parsed))
 		return;
-	if (dispatch_draining(r->env.dispatch)) {
-		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "no new batches: try another instance, or later");
-		return;
-	}
 	a = xcalloc(1, sizeof *a);
 	*a = (struct again){.data.on_end = on_end, .msg.run = at_owner, .here = r, .owner = batch_owner(r, parsed),
 			    .req = req, .prefer = read_prefer(req), .body = http_take_body(req)};
 	a->read.id = parsed;
-	if (!key_read(r, req, a->key_text, &a->key) || !read_wish(a)) {
+	set_scope(a);
+	if (!key_read(r, req, slice_str(a->scope), body_of(a), &a->key) || !read_wish(a)) {
 		again_free(a);
-		return;
+	} else if (dispatch_draining(r->env.dispatch)) {
+		refuse(a, PROBLEM_SHUTTING_DOWN, problem_document(PROBLEM_SHUTTING_DOWN, NO_NEW_BATCHES));
+		again_free(a);
+	} else {
+		http_set_data(req, &a->data);
+		loop_post(a->owner->env.loop, &a->msg);
 	}
-	http_set_data(req, &a->data);
-	loop_post(a->owner->env.loop, &a->msg);
 }
 
 const struct route route_retry = {"/v1/batches/{id}/retry", HTTP_POST, run, .body_optional = true};

@@ -91,6 +91,9 @@ void events_close(struct routes *r);
 /* store_metrics.c: the store's part of /metrics. */
 void store_metrics_render(struct routes *r, struct buf *out);
 
+#define NO_SUCH_BATCH "no batch with this id is known; results expire"
+#define NO_NEW_BATCHES "no new batches: try another instance, or later"
+
 /* submit.c: hand a batch to the dispatcher, and answer with what becomes of it.
  * It says itself how it is kept, by asynchronous, durable and key. */
 struct submission {
@@ -125,12 +128,24 @@ void answer_shown(struct routes *r, struct http_request *req, struct batch_id id
 enum { JOB_DEADLINE_MS = 86400000 };
 extern const struct retry_policy job_retry;
 
-/* key.c: the request's Idempotency-Key; n 0: it has none. False: what it has is
- * no key, and the request was answered. */
-bool key_read(struct routes *r, struct http_request *req, char text[KEY_MAX], struct slice *ret) MUST_CHECK;
+/* key.c: the request's Idempotency-Key where it counts (`scope`), and for what: n 0
+ * in `key`, it has none. The slices are borrowed. False: what it has is no key, and
+ * the request was answered. */
+enum { SCOPE_MAX = 64 };
+struct key_text {
+	char text[KEY_MAX];
+	struct batch_key claim;
+};
+bool key_read(struct routes *r, struct http_request *req, struct slice scope, struct slice body,
+	      struct key_text *ret) MUST_CHECK;
 
-/* The batch is the one of this key where it counts (`scope`), for this body. False: no memory. */
-bool key_attach(struct batch *b, struct slice scope, struct slice key, struct slice body) MUST_CHECK;
+/* The batch is the one of this key. False: no memory. */
+bool key_attach(struct batch *b, const struct batch_key *key) MUST_CHECK;
+
+/* recall.c: refuse with this document, unless the key (NULL or empty: none) is known. */
+struct replay_request;
+void refuse_unknown(const struct replay_request *q, const struct batch_key *key, enum problem kind,
+		    struct blob *take_document);
 
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
@@ -138,6 +153,9 @@ void answer_text(struct http_request *req, int status, const char *type, struct 
 
 /* A problem document that is there already; NULL: there was no memory for it. */
 void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);
+
+/* A problem document; NULL: no memory. */
+struct blob *problem_document(enum problem p, const char *detail);
 
 /* The same about a batch, with its headers. */
 void answer_batch_problem(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,

@@ -80,12 +80,17 @@ void answer_document(struct routes *r, struct http_request *req, enum problem p,
 	http_respond(req, problem_status(p), h, n, take_body);
 }
 
-void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail)
+struct blob *problem_document(enum problem p, const char *detail)
 {
 	struct buf text = {0};
 
 	wire_problem(&text, p, detail);
-	answer_document(r, req, p, blob_from_buf(&text));
+	return blob_from_buf(&text);
+}
+
+void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail)
+{
+	answer_document(r, req, p, problem_document(p, detail));
 }
 
 void answer_batch_problem(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
@@ -96,7 +101,7 @@ void answer_batch_problem(struct routes *r, struct http_request *req, enum probl
 
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
 	batch_headers(&h, id, NULL, "application/problem+json");
-	if (problem_status(p) == 409)
+	if (problem_status(p) == 409 || problem_status(p) == 503)
 		add_retry_after(&h);
 	wire_problem(&text, p, detail);
 	http_respond(req, problem_status(p), h.headers, h.n, blob_from_buf(&text));
@@ -106,10 +111,10 @@ void answer_store_problem(struct routes *r, struct http_request *req, enum store
 {
 	switch (answer) {
 	case STORE_NOT_FOUND:
-		answer_problem(r, req, PROBLEM_NOT_FOUND, "no batch with this id is known; results expire");
+		answer_problem(r, req, PROBLEM_NOT_FOUND, NO_SUCH_BATCH);
 		return;
 	case STORE_BUSY:
-		answer_problem(r, req, PROBLEM_OVERLOADED, "too much waits for the store; nothing was done");
+		answer_problem(r, req, PROBLEM_OVERLOADED, "too much waits for the store, or too many unfinished items are in it; nothing was done");
 		return;
 	case STORE_UNAVAILABLE:
 		answer_problem(r, req, PROBLEM_OVERLOADED, "the store's disk fails; nothing was done");

@@ -31,7 +31,7 @@ static void add_gauges(struct buf *out, const struct store_status *s, int64_t no
 
 	for (size_t i = 0; i < ARRAY_LEN(gauges); i++) {
 		add_head(out, gauges[i].name, gauges[i].help, "gauge");
-		buf_printf(out, "%s %.10g\n", gauges[i].name, gauges[i].value);
+		buf_printf(out, "%s %.6f\n", gauges[i].name, gauges[i].value);
 	}
 	add_head(out, "settled_store_dropped_total", "Results that the store could not keep.", "counter");
 	buf_printf(out, "settled_store_dropped_total %llu\n", (unsigned long long)s->dropped);
@@ -44,13 +44,13 @@ static void add_buckets(struct buf *out, const char *name, const uint32_t *bound
 
 	for (size_t i = 0; i < ARRAY_LEN(store_group_bounds); i++) {
 		sum += cells[i];
-		buf_printf(out, "%s_bucket{le=\"%.10g\"} %llu\n", name, bounds[i] / scale, (unsigned long long)sum);
+		buf_printf(out, "%s_bucket{le=\"%.6g\"} %llu\n", name, bounds[i] / scale, (unsigned long long)sum);
 	}
 }
 
 static void add_histogram(struct buf *out, const char *name, double sum, uint64_t count)
 {
-	buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.10g\n%s_count %llu\n", name, (unsigned long long)count,
+	buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.6f\n%s_count %llu\n", name, (unsigned long long)count,
 		   name, sum, name, (unsigned long long)count);
 }
 

@@ -280,6 +280,16 @@ static void set_trace(struct routes *r, struct http_request *req, struct batch *
 	b->trace.flags = TRACE_SAMPLED;
 }
 
+static void refuse(const struct submission *s, int err)
+{
+	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
+					     .stream = s->stream && !s->job};
+	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : PROBLEM_SHUTTING_DOWN;
+
+	refuse_unknown(&known, s->take->key, kind,
+		       problem_document(kind, err == -EBUSY ? "too many unfinished items; nothing was sent" : NO_NEW_BATCHES));
+}
+
 void submit_batch(const struct submission *s)
 {
 	struct routes *r = s->routes;
@@ -294,9 +304,8 @@ void submit_batch(const struct submission *s)
 	err = dispatch_submit(r->env.dispatch, b, p->stream ? &streamed : &whole, p);
 	if (err < 0) {
 		free(p);
+		refuse(s, err);
 		batch_unref(b);
-		answer_problem(r, s->req, err == -EBUSY ? PROBLEM_OVERLOADED : PROBLEM_SHUTTING_DOWN,
-			       "too many unfinished items; nothing was sent");
 		return;
 	}
 	p->id = b->id;

@@ -106,6 +106,7 @@ struct sqlite {
 	/* What commits may leave in the log before it is written into the database: it
 	 * bounds the stall, and the time to read the log after a crash. */
 	int checkpoint_frames;
+	int checkpoint_at;               /* when the log has so many, the next one is tried */
 	bool full;                       /* the present level of `synchronous` */
 	bool log_suspect;                /* a sync of the log failed: what it holds may never reach the medium */
 	struct touched touched[TOUCHED_SLOTS];

@@ -11,8 +11,8 @@
 
 enum {
 	CHECKPOINT_FRAMES = 2048,
-	/* Over it the writer stops: the database cannot be written, and the log would
-	 * fill the disk. */
+	/* Over it no group begins before a checkpoint: where the database cannot be
+	 * written, the log would fill the disk. */
 	WAL_FRAMES_MAX = 65536,
 };
 
@@ -153,27 +153,27 @@ static int renew_log(struct sqlite *s)
 {
 	int rc = sqlite3_wal_checkpoint_v2(s->writer, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
 
-	if (rc == SQLITE_OK) {
+	if (rc == SQLITE_OK)
 		s->log_suspect = false;
-		s->wal_frames = 0;
-	}
 	return rc;
 }
 
 /* Before a group, when the answers of the one before are out. A checkpoint that
- * fails costs nothing yet: the log has all of it. */
+ * fails costs nothing yet, for the log has all of it; and while a reader looks at an
+ * old state it does little. So the next try comes when the log has grown again. */
 static int keep_log_short(struct sqlite *s)
 {
-	int left = 0, done = 0, rc;
+	int rc;
 
 	if (s->log_suspect)
 		return renew_log(s);
-	if (s->wal_frames < s->checkpoint_frames)
+	if (s->wal_frames < s->checkpoint_at)
 		return SQLITE_OK;
-	rc = sqlite3_wal_checkpoint_v2(s->writer, NULL, SQLITE_CHECKPOINT_PASSIVE, &left, &done);
-	if (rc == SQLITE_OK && left == done)
-		s->wal_frames = 0;
-	return s->wal_frames < WAL_FRAMES_MAX ? SQLITE_OK : rc == SQLITE_OK ? SQLITE_BUSY : rc;
+	rc = sqlite3_wal_checkpoint_v2(s->writer, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+	if (s->wal_frames >= WAL_FRAMES_MAX)
+		return rc;
+	s->checkpoint_at = s->wal_frames + s->checkpoint_frames;
+	return SQLITE_OK;
 }
 
 static int set_level(struct sqlite *s, bool full)
@@ -305,6 +305,9 @@ static int remember_frames(void *arg, sqlite3 *db, const char *name, int frames)
 
 	(void)db;
 	(void)name;
+	/* It began anew. */
+	if (frames < s->wal_frames)
+		s->checkpoint_at = s->checkpoint_frames;
 	s->wal_frames = frames;
 	return SQLITE_OK;
 }
@@ -401,7 +404,7 @@ struct backend *sqlite_open(const struct store_config *cfg, struct buf *reterr)
 
 	s->base = (struct backend){.ops = &ops, .cfg = cfg};
 	s->lock_fd = -1;
-	s->checkpoint_frames = CHECKPOINT_FRAMES;
+	s->checkpoint_frames = s->checkpoint_at = CHECKPOINT_FRAMES;
 	s->path = joined(cfg->path, "settled.db");
 	s->wal_path = joined(cfg->path, "settled.db-wal");
 	if (!make_directory(cfg->path, reterr))

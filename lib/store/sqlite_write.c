@@ -381,9 +381,6 @@ static int accept(struct sqlite *s, struct store_accept *a)
 	}
 	REQUIRE(b->n_items < SHARED_INDEX);
 	b->store_row = s->next_row++;
-	/* Nobody is shown it before the commit. */
-	if (b->durable)
-		b->durability = "disk";
 	if (rc == SQLITE_OK)
 		rc = add_accepted_items(s, b);
 	for (uint32_t i = 0; rc == SQLITE_OK && i < a->n_settled; i++) {

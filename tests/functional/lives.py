@@ -50,11 +50,11 @@ class Case(unittest.TestCase):
 
     def refused(self):
         """A start that has to fail: what it says."""
-        path = os.path.join(self.home, "refused.json")
-        with open(path, "w", encoding="utf-8") as f:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
             json.dump({"listen": "127.0.0.1:0", "shards": 1, **self.config()}, f)
-        done = subprocess.run([*harness.SETTLED, "--config", path], capture_output=True, text=True, timeout=LIMIT_S,
-                              check=False)
+            f.flush()
+            done = subprocess.run([*harness.SETTLED, "--config", f.name], capture_output=True, text=True,
+                                  timeout=LIMIT_S, check=False)
         self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
         return done.stderr
 

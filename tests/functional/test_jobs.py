@@ -233,6 +233,25 @@ class Bounded(jobs.Case):
 
 
 @on_every_store
+class Full(jobs.Case):
+    config = {"limits": {"stored_items": 3}}
+
+    def test_what_the_store_has_no_room_for_is_refused_and_not_sent(self):
+        batch = self.accept({"items": [item(n, self.held.url(f"s{n}")) for n in range(2)]})
+        self.held.wait("s0", "s1")
+        big = {"items": [item(n, self.url("/ok")) for n in range(2)]}
+        for headers in (ASYNC, {"Prefer": "respond-async, wait=60"}, {"Idempotency-Key": "full"}):
+            self.problem(self.settled.post(big, headers), 503, "overloaded")
+        self.assertEqual(self.down.ledger(), [])
+        self.assertEqual(self.settled.post(big).status, 200)
+        self.held.answer("s0")
+        self.held.answer("s1")
+        self.done(batch)
+        answer = self.settled.post(big, {"Idempotency-Key": "full"})
+        self.assertEqual((answer.status, answer.headers["Idempotent-Replayed"]), (200, None))
+
+
+@on_every_store
 class Forgotten(jobs.Case):
     config = {"shards": 2}
 
@@ -293,10 +312,16 @@ class Stopped(jobs.Case):
         sock = self.one.start_post({"items": [item(1, self.held.url("a"))]})
         self.held.wait("a")
         answer = self.one.post({"items": [item(1, self.url("/ok"))]}, {"Prefer": "respond-async, wait=60"})
+        waiting = self.one.post({"items": [item(2, self.url("/x?status=503&retry_after=3600"))]}, ASYNC)
+        kit.until(lambda: self.one.metrics()["settled_job_parks_total"] == 1, "it is not in the store alone")
         self.one.child.terminate()
         self.one.wait_line("event=draining")
         self.problem(self.one.post({"items": [item(1, self.url("/ok"))]}, ASYNC), 503, "shutting_down")
         self.problem(self.one.ask("POST", answer.headers["Location"] + "/retry"), 503, "shutting_down")
+        answered = self.one.ask("POST", waiting.headers["Location"] + "/cancel")
+        self.problem(answered, 503, "shutting_down")
+        self.about(answered, waiting.json["id"])
+        self.assertEqual(self.one.ask("POST", answer.headers["Location"] + "/cancel").json["outcome"], "succeeded")
         got = self.one.ask("GET", answer.headers["Location"], headers={"Prefer": "wait=60"})
         self.assertEqual((got.status, got.json["state"]), (200, "done"))
         self.held.answer("a")

@@ -2,6 +2,7 @@
 nothing is sent twice."""
 
 import json
+import tempfile
 
 import harness
 import jobs
@@ -103,6 +104,22 @@ class Replays(jobs.Case):
         self.assertEqual([r["delivered"] for r in answer.json["results"]], ["yes", "maybe", "no"])
         self.assertEqual(len(self.down.ledger()), 1)
 
+    def test_a_client_that_leaves_at_any_moment_learns_what_was_sent(self):
+        for n in range(30):
+            batch = {"concurrency": 1, "items": [item(i, self.url("/ok"), dedupe_key=f"any-{n}-{i}") for i in range(5)]}
+            sock = self.settled.start_post(batch, key(f"any-{n}"))
+            if n % 3 == 0:
+                self.settled.wait_line("event=attempt_done", self.log_start)
+            harness.reset(sock)
+            kit.until(lambda: self.settled.post(batch, key(f"any-{n}")).status in (200, 207), "it is not done")
+            answer = self.settled.post(batch, key(f"any-{n}"))
+            sent = self.sent()
+            for i, result in enumerate(answer.json["results"]):
+                times = sent.get(f"any-{n}-{i}", 0)
+                self.assertLessEqual(int(result["ok"]), times, result)
+                self.assertLessEqual(times, result["attempts"], result)
+            self.log_start = len(self.settled.lines)
+
     def test_another_body_is_another_request(self):
         first = self.settled.post(self.batch("/ok"), key("body"))
         sent = self.sent()
@@ -135,6 +152,69 @@ class Replays(jobs.Case):
         with sock, sock.makefile("rb") as stream:
             self.assertIn(b" 400 ", stream.readline())
         self.assertEqual(self.down.ledger(), [])
+
+
+@on_every_store
+class Refused(jobs.Case):
+    """What is known is told even where nothing new is taken."""
+
+    config = {"limits": {"queued_items": 2}}
+
+    def test_a_process_that_is_full_or_going_down_answers_what_it_knows(self):
+        one = harness.Daemon({**self.config, "limits": {"queued_items": 2}})
+        self.addCleanup(one.stop)
+        batch = {"items": [item(1, self.url("/gone"))]}
+        first = one.post(batch, key("known"))
+        retried = one.ask("POST", first.headers["Location"] + "/retry", b'{"ids":["i1"]}',
+                          {"Content-Type": "application/json", "Prefer": "respond-async, wait=60", **key("known")})
+        self.assertEqual(retried.status, 207)
+        sent = len(self.down.ledger())
+        sock = one.start_post({"items": [item(n, self.held.url(f"f{n}")) for n in range(2)]})
+        self.held.wait("f0", "f1")
+        self.problem(one.post(batch, key("new")), 503, "overloaded")
+        self.check(one, batch, first, retried)
+        one.child.terminate()
+        one.wait_line("event=draining")
+        self.problem(one.post(batch, key("new")), 503, "shutting_down")
+        self.check(one, batch, first, retried)
+        self.assertEqual(len(self.down.ledger()), sent)
+        self.held.answer("f0")
+        self.held.answer("f1")
+        sock.close()
+
+    def check(self, one, batch, first, retried):
+        again = one.post(batch, key("known"))
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", first.body))
+        again = one.post(batch, key("known", **NDJSON))
+        self.assertEqual((again.status, len(again.body.splitlines())), (200, 2))
+        again = one.ask("POST", first.headers["Location"] + "/retry", b'{"ids":["i1"]}',
+                        {"Content-Type": "application/json", **key("known")})
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", retried.body))
+
+    def test_a_retry_whose_first_batch_was_forgotten_is_still_known(self):
+        first = self.settled.post({"items": [item(1, self.url("/gone"))]}).headers["Location"]
+        body, headers = b'{"ids":["i1"]}', {"Content-Type": "application/json", **key("forgot")}
+        retried = self.settled.ask("POST", first + "/retry", body, {**headers, "Prefer": "respond-async, wait=60"})
+        self.assertEqual(self.settled.ask("DELETE", first).status, 204)
+        again = self.settled.ask("POST", first + "/retry", body, headers)
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", retried.body))
+        self.problem(self.settled.ask("POST", first + "/retry", b"{}", headers), 404, "not_found")
+
+    def test_a_service_that_is_gone_does_not_hide_what_was_sent(self):
+        if self.config["store"] == "memory":
+            self.skipTest("a restart forgets")
+        directory = tempfile.TemporaryDirectory(prefix="settled-test-")
+        self.addCleanup(directory.cleanup)
+        config = {"store": {"path": directory.name}}
+        one = harness.Daemon(config, self.down)
+        batch = {"service": "push", "items": [item(1, "gone")]}
+        first = one.post(batch, key("moved"))
+        self.assertEqual((first.status, one.stop()), (207, 0))
+        two = harness.Daemon(config)
+        self.addCleanup(two.stop)
+        self.problem(two.post(batch), 422, "validation_failed")
+        again = two.post(batch, key("moved"))
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", first.body))
 
 
 @on_every_store

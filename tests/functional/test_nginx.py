@@ -110,10 +110,10 @@ class Nginx(kit.HeldCase):
                                           ("/ok", "/gone", "/flaky?times=1", "/x?status=503", "/hang") * 100)]})
         self.assertEqual(answer.status, 207)
         direct = self.settled.ask("GET", answer.headers["Location"])
-        self.assertEqual(answer.body, direct.body)
-        for name in ("Batch-Id", "Location", "Batch-Outcome", "Content-Type", "Content-Length"):
+        self.assertEqual(harness.facts(answer.body), harness.facts(direct.body))
+        for name in ("Batch-Id", "Location", "Batch-Outcome", "Content-Type"):
             self.assertEqual(answer.headers[name], direct.headers[name], name)
-        self.assertEqual(self.front.ask("GET", answer.headers["Location"]).body, direct.body)
+        self.assertEqual(harness.facts(self.front.ask("GET", answer.headers["Location"]).body), harness.facts(direct.body))
 
     def test_refusals_come_through(self):
         for method, path, body, headers, status, code in (
@@ -125,7 +125,7 @@ class Nginx(kit.HeldCase):
             answer = self.front.ask(method, path, body, headers)
             self.assertEqual((answer.status, answer.json["code"], answer.headers["Content-Type"]),
                              (status, code, "application/problem+json"))
-        self.assertEqual(self.front.ask("DELETE", "/v1/batches").headers["Allow"], "POST")
+        self.assertEqual(self.front.ask("DELETE", "/v1/batches").headers["Allow"], "POST, GET, HEAD")
         self.assertEqual(self.down.ledger(), [])
         self.rest.wait()
 
@@ -184,7 +184,7 @@ class Nginx(kit.HeldCase):
         lines += stream.rest()
         doc = self.settled.get_batch(stream.headers["batch-id"]).json
         self.assertEqual([lines[1], lines[0]], doc.pop("results"))
-        self.assertEqual(lines[2], {"batch": doc})
+        self.assertEqual(harness.facts(lines[2]), harness.facts({"batch": doc}))
         self.check_end()
 
     def test_a_client_that_leaves_a_stream_ends_its_batch(self):

@@ -316,7 +316,7 @@ class Routes(Case):
                 self.refused(self.ask("POST", f"/v1/batches/{name}/retry"), 404, "not_found")
 
     def test_wrong_methods_say_which_are_right(self):
-        for path, allow in (("/v1/batches", "POST"), ("/livez", "GET, HEAD"), ("/readyz", "GET, HEAD"), ("/metrics", "GET, HEAD"),
+        for path, allow in (("/v1/batches", "POST, GET, HEAD"), ("/livez", "GET, HEAD"), ("/readyz", "GET, HEAD"), ("/metrics", "GET, HEAD"),
                             ("/openapi.json", "GET, HEAD"), ("/v1/batches/x", "GET, HEAD, DELETE"),
                             ("/v1/batches/x/cancel", "POST"), ("/v1/batches/x/retry", "POST")):
             for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "BREW"):
@@ -329,13 +329,13 @@ class Routes(Case):
 
     def test_head_is_get_without_the_body(self):
         batch = self.settled.post({"items": [item(1, self.url("/ok"))]}).headers["Location"]
-        for path in ("/livez", "/readyz", "/openapi.json", batch, "/nowhere", "/v1/batches/x"):
+        for path in ("/livez", "/readyz", "/openapi.json", "/v1/batches", "/v1/services", batch, batch + "/results", "/nowhere", "/v1/batches/x"):
             get, head = self.settled.ask("GET", path), self.settled.ask("HEAD", path)
             self.assertEqual((head.status, head.body), (get.status, b""), path)
             for name in ("Content-Type", "Content-Length", "Batch-Id", "Batch-Outcome"):
                 self.assertEqual(head.headers[name], get.headers[name], (path, name))
         self.taken(self.settled.ask("HEAD", "/metrics"))
-        head = self.settled.ask("HEAD", "/v1/batches")
+        head = self.settled.ask("HEAD", "/v1/batches/x/cancel")
         self.assertEqual((head.status, head.headers["Allow"], head.body), (405, "POST", b""))
 
     def test_a_body_where_none_is_wanted(self):

@@ -13,12 +13,13 @@ DATABASE = "settled.db"
 
 
 def contents(folder):
-    """Digests of all files but the lock, which names the process that looked last."""
+    """Digests of all files with content, but the lock and the log's index: they belong to who looked last."""
     found = {}
     for name in sorted(os.listdir(folder)):
-        if name != "lock":
-            with open(os.path.join(folder, name), "rb") as f:
-                found[name] = hashlib.sha256(f.read()).hexdigest()
+        with open(os.path.join(folder, name), "rb") as f:
+            data = f.read()
+        if data and name not in ("lock", DATABASE + "-shm"):
+            found[name] = hashlib.sha256(data).hexdigest()
     return found
 
 
@@ -128,8 +129,9 @@ class NextProcess(lives.Case):
         for batch_id in ids:
             batch = self.wait_done(daemon, batch_id).json
             self.assertEqual((batch["outcome"], batch["durability"]), ("succeeded", "disk"))
-        self.assertEqual(self.down.stats()["requests"],
-                         sum(r["attempts"] for i in ids for r in daemon.get_batch(i).json["results"]))
+        # An attempt that was claimed and not sent counts all the same.
+        self.assertLessEqual(self.down.stats()["requests"],
+                             sum(r["attempts"] for i in ids for r in daemon.get_batch(i).json["results"]))
 
     def test_a_finished_result_is_the_same_after_a_restart(self):
         daemon = self.start()
@@ -243,7 +245,8 @@ class KilledInFlight(lives.Case):
     def test_a_keyed_synchronous_batch_ends_as_interrupted_and_its_replay_sends_nothing(self):
         daemon = self.start()
         key, batch = {"Idempotency-Key": "k"}, self.batch("hang")
-        daemon.start_post(batch, key)
+        sock = daemon.start_post(batch, key)
+        self.addCleanup(sock.close)
         self.down.wait(in_flight=1)
         daemon.stop(signal.SIGKILL)
         again = self.start().post(batch, key)
@@ -254,7 +257,8 @@ class KilledInFlight(lives.Case):
 
     def test_on_disconnect_continue_goes_on_as_a_job(self):
         daemon = self.start()
-        daemon.start_post(self.batch("hang&times=1", on_disconnect="continue"))
+        sock = daemon.start_post(self.batch("hang&times=1", on_disconnect="continue"))
+        self.addCleanup(sock.close)
         self.down.wait(in_flight=1)
         daemon.stop(signal.SIGKILL)
         job = self.down.ledger()[0]["webhook_id"].split(".")[0]

@@ -23,19 +23,21 @@ class Way:
     text: str
     end: str                            # delivered, refused
     doubt: bool = False                 # its first request may have been delivered, and is never confirmed
+    wait_s: int = 0                     # what the first refusal asks for
 
 
 WAYS = {
     "ok": Way("status=200", "delivered"),
     "slow": Way("status=200&wait_ms=12", "delivered"),
     "busy": Way("status=503&times=2", "delivered"),
-    "later": Way("status=429&times=1&retry_after=1", "delivered"),
+    "later": Way("status=429&times=1&retry_after=1", "delivered", wait_s=1),
+    "much_later": Way("status=429&times=1&retry_after=3", "delivered", wait_s=3),     # its job leaves memory
     "unsure": Way("status=500&times=1", "delivered", doubt=True),
     "lost": Way("close&times=1", "delivered", doubt=True),
     "gone": Way("status=410", "refused"),
     "limited": Way("status=429", "refused"),
 }
-DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later",) * 2 + ("unsure", "lost", "gone", "limited")
+DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later", "limited") * 2 + ("much_later", "unsure", "lost", "gone")
 
 
 @dataclass
@@ -127,7 +129,7 @@ def draw_intent(rng, name):
     items = []
     for n in range(rng.choice((1, 2, 5, 12))):
         way = rng.choice(DRAWN)
-        if quick and way == "later" and rng.random() < 0.7:
+        if quick and WAYS[way].wait_s > rng.choice((0, 0, 1)):
             way = "slow"
         items.append(Item(f"{name}i{n}", way, f"s{rng.randrange(LANES)}", f'{{"of":"{name}","n":{n},"x":1.10}}'))
     policy = {"deadline_ms": 600000, "retry": {"max_attempts": rng.choice((3, ATTEMPTS, ATTEMPTS)), **SOON}}
@@ -171,7 +173,7 @@ def draw_epoch(rng, epoch, cycles, points):
         for _ in range(rng.randint(6, 16)):
             intents.append(draw_intent(rng, f"e{epoch}b{n}"))
             n += 1
-        acts = rng.choices(("peek", "cancel", "delete", "retry"), (6, 1, 1, 2), k=rng.randint(1, 5))
+        acts = rng.choices(("peek", "cancel", "delete", "retry"), (4, 1, 1, 4), k=rng.randint(2, 8))
         shards = rng.choice((1, 2, 3, 5))
         drawn.append(Cycle(shards, rng.choice((None, None, 65536)), intents, acts, *draw_end(rng, points)))
     drawn.append(Cycle(rng.choice((1, 2, 4)), None, [], [], "drain"))

@@ -15,6 +15,7 @@ class Life:
     died_us: int = None                 # and all that it sent has been read by the downstream
     end: str = ""
     status: int = None                  # of the process: -9 where it was killed
+    said: str = ""                      # its last lines
 
 
 @dataclass

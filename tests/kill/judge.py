@@ -128,10 +128,11 @@ def what_is_deleted_stays_away(history):
 
 
 @rule
-def an_orderly_stop_is_one(history):
+def a_life_ends_as_it_was_told(history):
+    """By the signal, and not by a fault of its own a moment before."""
     for n, life in enumerate(history.lives):
-        if life.end in ("term", "drain") and life.status != 0:
-            yield f"life {n} was asked to end, and ended with {life.status}"
+        if life.status != (0 if life.end in ("term", "drain") else -9):
+            yield f"life {n}, {life.end}, ended with {life.status}: {life.said}"
 
 
 # ---- nothing else is sent ----
@@ -235,8 +236,8 @@ def a_waiting_item_waits_on(history):
     knows of no answer."""
     for s in history.stories:
         for a, b in zip(s.requests, s.requests[1:]):
-            asked = 998000 if s.item.way == "later" and a["answered"] == 429 else 0
-            if asked and b["arrived_us"] - a["answered_us"] < asked and not s.result["duplicate_risk"]:
+            asked = 1000000 * WAYS[s.item.way].wait_s - 2000 if a["answered"] == 429 else 0
+            if asked > 0 and b["arrived_us"] - a["answered_us"] < asked and not s.result["duplicate_risk"]:
                 yield (f"{s.item.tag}: request {b['n']} came {b['arrived_us'] - a['answered_us']} us after "
                        f"{a['n']}, which asked for {asked}")
 
@@ -271,17 +272,21 @@ def sequential_items_come_in_order(history):
 
 @rule
 def all_or_nothing_stops_at_a_failure(history):
-    """Of one attempt at a time: what followed the refusal of an item is that item again."""
+    """Of one attempt at a time: after a refusal nothing else comes in that life, and after the last one nothing at
+    all. Between them a death may have been quicker than the record."""
     for batch_id, stories in by_batch(history):
         intent = stories[0].intent
         if intent.get("contract") != "all_or_nothing" or not intent.one_at_a_time:
             continue
         for s in stories:
-            gone = [e for e in s.requests if e["answered"] == 410]
-            after = [e["n"] for o in stories if o is not s for e in o.requests
-                     if gone and e["arrived_us"] > gone[0]["answered_us"]]
-            if after:
-                yield f"{batch_id}: {s.item.tag} was refused, and then came requests {after}"
+            refusals = [e for e in s.requests if e["answered"] == 410]
+            for refusal in refusals:
+                life, last = history.life_of(refusal["arrived_us"]), refusal is refusals[-1]
+                after = [e["n"] for o in stories if o is not s for e in o.requests
+                         if e["arrived_us"] > refusal["answered_us"]
+                         and (last or history.life_of(e["arrived_us"]) == life)]
+                if after:
+                    yield f"{batch_id}: {s.item.tag} was refused, and then came requests {after}"
 
 
 def by_batch(history):

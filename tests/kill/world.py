@@ -24,6 +24,7 @@ CLIENTS = 8
 MOMENT_S = 1
 # Of an orderly stop: less than what some items wait for.
 DRAIN_MS = 200
+LAST_LINES = 40
 ASK_FAILED = (OSError, http.client.HTTPException, ValueError)
 
 
@@ -194,8 +195,12 @@ class Clients:
             self.journal.learn(act.body["id"], self.journal.known[batch_id])
 
 
-def _done_batch(journal, rng, wanted):
-    """A batch that was seen done, and that nobody did anything to yet."""
+def _done_batch(clients, rng, wanted):
+    """A batch that was seen done, perhaps just now, and that nobody did anything to yet."""
+    journal = clients.journal
+    known = [i for i in journal.some_known(lambda intent: intent.kind == "job") if i not in journal.done]
+    for batch_id in rng.sample(known, min(len(known), 4)):
+        clients.peek(batch_id)
     with journal.lock:
         touched = {a.batch_id for a in journal.history.acts} | {b.get("retry_of") for b in journal.done.values()}
         free = [i for i, b in journal.done.items() if i not in touched and wanted(b, journal.known[i])]
@@ -220,9 +225,9 @@ def _act(kind, rng):
             clients.peek(rng.choice(known))
         elif kind == "cancel" and (known := journal.some_known(lambda intent: intent.kind == "job")):
             clients.act("cancel", rng.choice(known))
-        elif kind == "retry" and (found := _done_batch(journal, rng, _retryable)):
+        elif kind == "retry" and (found := _done_batch(clients, rng, _retryable)):
             clients.act("retry", found)
-        elif kind == "delete" and (found := _done_batch(journal, rng, _forgettable)):
+        elif kind == "delete" and (found := _done_batch(clients, rng, _forgettable)):
             clients.act("delete", found)
     return task
 
@@ -294,14 +299,18 @@ class World:
                 clients = Clients(self.journal, self.daemon, self.tasks(cycle))
                 self.wait_moment(cycle, requests)
         finally:
-            self.daemon.ending = True
-            life.status = self.daemon.stop(signal.SIGTERM if cycle.end == "term" else signal.SIGKILL)
+            self.end(life, signal.SIGTERM if cycle.end == "term" else signal.SIGKILL)
         if clients is not None:
             clients.join()
             self.check_clients(clients)
         self.barrier()
         life.died_us = now_us()
         self.ways[cycle.end] = self.ways.get(cycle.end, 0) + 1
+
+    def end(self, life, sig):
+        self.daemon.ending = True
+        life.status = self.daemon.stop(sig)
+        life.said = "\n".join(self.daemon.text().splitlines()[-LAST_LINES:])
 
     def wait_up(self, cycle):
         """A point may be passed before it listens, and a number of lines come together."""
@@ -351,8 +360,7 @@ class World:
         self.collect()
         self.barrier()
         self.journal.history.ledger = self.down.ledger()
-        self.daemon.ending = True
-        life.status = self.daemon.stop()
+        self.end(life, signal.SIGTERM)
         life.died_us = now_us()
 
     def collect(self):

@@ -33,6 +33,7 @@ struct store {
 		enum store_do what;
 		uint32_t index, seq;
 		enum item_state state;
+		bool synced;
 	} asked[MAX_ASKED];
 	unsigned n_asked, n_reads;
 };
@@ -119,8 +120,10 @@ void store_ask(struct store *s, struct store_op *op)
 	assert_true(s->n_asked < MAX_ASKED);
 	s->n_asked++;
 	a->what = op->what;
-	if (op->what == STORE_CLAIM)
+	if (op->what == STORE_CLAIM) {
 		a->index = container_of(op, struct store_claim, op)->index;
+		a->synced = container_of(op, struct store_claim, op)->synced;
+	}
 	if (op->what == STORE_UPDATE) {
 		const struct store_update *u = container_of(op, struct store_update, op);
 

@@ -207,3 +207,55 @@ static void reopen(bool notes, bool touches)
 	store_close(s);
 	open_front(notes, touches);
 }
+
+/* The writer waits, with this operation in its hands, for let_go(). */
+static struct store_delete holding;
+
+static void hold(void)
+{
+	LOCKED(f.held = true);
+	holding = (struct store_delete){.id = rig_id(1)};
+	rig_ask(s, &holding.op, STORE_DELETE);
+	WAIT_UNTIL(f.waits);
+}
+
+static void let_go(void)
+{
+	LOCKED(f.held = false);
+}
+
+static struct batch *accepted(uint32_t n)
+{
+	struct batch *b = rig_batch(n);
+
+	assert_int_equal(rig_accept(s, b), STORE_OK);
+	LOCKED(f.n_log = 0; f.groups = f.touches = f.tries = f.largest = 0);
+	return b;
+}
+
+static struct store_status status(void)
+{
+	struct store_status st;
+
+	store_status(s, &st);
+	return st;
+}
+
+static enum store_answer try_delete(void)
+{
+	return rig_delete(s, rig_id(1));
+}
+
+/* Until the writer has seen it. */
+static void break_disk(void)
+{
+	LOCKED(f.commits = (struct fault){.left = FOR_EVER});
+	assert_int_equal(try_delete(), STORE_UNAVAILABLE);
+	assert_true(status().failing);
+	assert_string_equal(status().why, "the disk is on holiday");
+}
+
+static void mend_disk(void)
+{
+	LOCKED(f.commits = (struct fault){0});
+}

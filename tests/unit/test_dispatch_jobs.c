@@ -128,6 +128,23 @@ static void a_lane_claims_no_more_ahead_than_may_be_in_flight(void **state)
 	assert_int_equal(count_asked(STORE_CLAIM), 8);
 }
 
+/* A lost claim would let the next process repeat what may have been delivered. */
+static void a_claim_is_on_the_medium_only_where_a_repeat_is_forbidden(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct batch *b = make_batch(1, 0, true, true);
+
+		b->policy.at_most_once = i == 1;
+		submit_batch(b);
+	}
+	run_until(two_sent);
+	for (unsigned i = 0, claims = 0; i < rig.store.n_asked; i++)
+		if (rig.store.asked[i].what == STORE_CLAIM)
+			assert_int_equal(rig.store.asked[i].synced, claims++ == 1);
+	assert_int_equal(count_asked(STORE_CLAIM), 2);
+}
+
 static void each_step_goes_to_the_store_in_its_order(void **state)
 {
 	static const enum store_do order[] = {STORE_ACCEPT, STORE_CLAIM, STORE_UPDATE, STORE_CLAIM, STORE_UPDATE,
@@ -679,6 +696,7 @@ int main(void)
 		RIG(an_end_before_the_answer_is_remembered),
 		RIG(an_attempt_starts_after_its_claim_is_committed),
 		RIG(a_lane_claims_no_more_ahead_than_may_be_in_flight),
+		RIG(a_claim_is_on_the_medium_only_where_a_repeat_is_forbidden),
 		RIG(each_step_goes_to_the_store_in_its_order),
 		RIG(nobody_is_told_of_an_end_that_is_not_committed),
 		RIG(a_plain_batch_is_answered_before_the_store_has_it),

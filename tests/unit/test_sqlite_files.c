@@ -143,6 +143,34 @@ static void a_file_with_an_overwritten_page_is_refused(void **state)
 	assert_refused("damaged");
 }
 
+/* The log of a process that died is not written into a file that is damaged. */
+static void a_damaged_file_keeps_its_log(void **state)
+{
+	struct buf db, log;
+	struct batch *b = kit_batch(&kit, 1, true);
+	char page[4096];
+
+	(void)state;
+	memset(page, 0xa5, sizeof page);
+	make_some();
+	kit_open(&kit);
+	assert_int_equal(kit_accept(&kit, b), 0);
+	db = kit_bytes(&kit, "settled.db");
+	log = kit_bytes(&kit, "settled.db-wal");
+	assert_true(log.n > 0);
+	kit_close(&kit);
+	overwrite("settled.db", 0, db.p, db.n);
+	overwrite("settled.db-wal", 0, log.p, log.n);
+	overwrite("settled.db", 20 * 4096, page, sizeof page);
+	assert_refused("damaged");
+	overwrite("settled.db", 0, db.p, db.n);
+	kit_open(&kit);
+	assert_int_equal(kit_ask(&kit, "SELECT count(*) FROM batch"), 21);
+	buf_free(&db);
+	buf_free(&log);
+	batch_unref(b);
+}
+
 /* What would follow is a new database to which the old one's log is applied. */
 static void a_log_without_its_database_is_refused(void **state)
 {
@@ -198,6 +226,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_file_of_another_program_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_file_without_its_end_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_file_with_an_overwritten_page_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_damaged_file_keeps_its_log, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_log_without_its_database_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_later_schema_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_schema_goes_forward_by_steps, setup, teardown),

@@ -387,7 +387,7 @@ static void a_full_queue_is_written_before_the_end(void **state)
 		batch_unref(got);
 		batch_unref(b[i]);
 	}
-	assert_int_equal(found, kind->notes ? MANY : 0);
+	assert_int_equal(found, kind->survives ? MANY : 0);
 }
 
 static void a_store_that_was_never_asked_closes(void **state)

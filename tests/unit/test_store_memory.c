@@ -310,6 +310,31 @@ static void a_group_that_is_undone_leaves_nothing(void **state)
 	batch_unref(done);
 }
 
+/* Ends that are undone, however many, push out nothing. */
+static void what_is_undone_takes_no_room(void **state)
+{
+	struct batch *done = rig_batch(1), *known = rig_batch(1);
+	struct store_finish f = {.batch = known};
+
+	(void)state;
+	cfg.memory_bytes = 10000;
+	live(done);
+	accept_it(known);
+	rig_settle(known, 0, CODE_OK, DELIVERED_YES);
+	update_it(known, 0);
+	rig_end(known, 1000000);
+	for (unsigned i = 0; i < 100; i++) {
+		assert_int_equal(b->ops->begin(b, true), 0);
+		assert_int_equal(write_one(&f.op, STORE_FINISH), 0);
+		b->ops->rollback(b);
+	}
+	commit_one(&f.op, STORE_FINISH);
+	assert_true(has(done));
+	assert_true(has(known));
+	batch_unref(done);
+	batch_unref(known);
+}
+
 /* What was deleted in a group is not there for what follows in it. */
 static void a_group_sees_what_it_did_before(void **state)
 {
@@ -465,6 +490,7 @@ int main(void)
 		TEST(a_light_batch_no_longer_counts_as_held),
 		TEST(forgetting_goes_in_steps),
 		TEST(a_group_that_is_undone_leaves_nothing),
+		TEST(what_is_undone_takes_no_room),
 		TEST(a_group_sees_what_it_did_before),
 		TEST(a_write_without_memory_changes_nothing),
 		TEST(the_end_of_a_light_batch_without_memory_changes_nothing),

@@ -152,6 +152,63 @@ static void writing_survives_the_want_of_memory(void **state)
 	kit_done(&k);
 }
 
+/* One try of a retry: read, choose, copy. */
+static int try_retry(const struct batch *first, struct slice body)
+{
+	enum problem kind = PROBLEM_MAX;
+	struct wire_retry *w = NULL;
+	struct buf error = {0};
+	struct batch *b = NULL;
+	uint32_t chosen[64], n = 0;
+	int rc = wire_read_retry(body, 8, &w, &kind, &error);
+
+	if (rc == 0)
+		rc = wire_retry_choose(w, first, chosen, &n, &kind, &error);
+	if (rc == 0) {
+		b = batch_again(first, chosen, n);
+		rc = b == NULL ? -ENOMEM : 0;
+	}
+	wire_retry_free(w);
+	batch_unref(b);
+	buf_free(&error);
+	return rc;
+}
+
+static void a_retry_survives_the_want_of_memory(void **state)
+{
+	static const char *const bodies[] = {"", "{\"ids\":[\"1\",\"\\u0032\",\"3\"]}", "{\"ids\":[\"1\",\"0\",\"nobody\"]}"};
+	static const int wants[] = {0, 0, -EINVAL};
+	struct buf text = {0};
+	struct kit_read k;
+
+	(void)state;
+	add_everything(&text, "\"retry\":{}");
+	buf_add_str(&text, "]}");
+	k = kit_read(&kit_rules, buf_slice(&text));
+	assert_int_equal(k.rc, 0);
+	for (uint32_t i = 0; i < k.batch->n_items; i++)
+		item_settle(&k.batch->items[i], CODE_NOT_ATTEMPTED, STOP_CANCELLED, 0);
+	for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+		long before = live;
+		bool failed = true;
+
+		for (long nth = 1; failed; nth++) {
+			int rc;
+
+			countdown = nth;
+			rc = try_retry(k.batch, slice_str(bodies[i]));
+			failed = countdown == 0;
+			countdown = 0;
+			/* That a buffer is not made smaller harms nobody. */
+			if (rc != -ENOMEM || !failed)
+				assert_int_equal(rc, wants[i]);
+			assert_int_equal(live, before);
+		}
+	}
+	kit_done(&k);
+	buf_free(&text);
+}
+
 static void a_message_id_survives_the_want_of_memory(void **state)
 {
 	long before = live;
@@ -177,6 +234,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reading_survives_the_want_of_memory),
 		cmocka_unit_test(writing_survives_the_want_of_memory),
+		cmocka_unit_test(a_retry_survives_the_want_of_memory),
 		cmocka_unit_test(a_message_id_survives_the_want_of_memory),
 	};
 
