@@ -310,7 +310,10 @@ class World:
     def end(self, life, sig):
         self.daemon.ending = True
         life.status = self.daemon.stop(sig)
-        life.said = "\n".join(self.daemon.text().splitlines()[-LAST_LINES:])
+        life.said = self.last_lines()
+
+    def last_lines(self):
+        return "\n".join(self.daemon.text().splitlines()[-LAST_LINES:])
 
     def wait_up(self, cycle):
         """A point may be passed before it listens, and a number of lines come together."""
@@ -341,7 +344,8 @@ class World:
 
     def check_clients(self, clients):
         if clients.failures:
-            raise AssertionError("a client was let down by a living daemon:\n" + clients.failures[0])
+            raise AssertionError(f"a client was let down by a daemon that nobody had killed:\n{clients.failures[0]}\n"
+                                 + self.last_lines())
 
     def barrier(self):
         """The downstream has read all that was sent to it before. The second connection is accepted after what the
