@@ -2,7 +2,7 @@
  * Start: metrics, store, one listening socket and one shard each, the unfinished
  *        batches of the process before, threads.
  * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
- *        left (stop: shutdown) ─► let the answers out ─► stop the loops ─► free.
+ *        left (stop: shutdown), and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
  * A second signal shortens the drain. Batches that a cancel does not end are a
  * defect, which must not hold the process: it then ends as it is, with status 1.
  */
@@ -117,6 +117,7 @@ static void stop(struct app *app)
 		log_event(LOG_WARN, "drain_ended", LOG_STR("do", "ending the batches that still run"));
 		for (unsigned i = 0; i < app->n; i++)
 			shard_cancel(&app->shards[i]);
+		store_give_up(app->store);
 		if (!wait_for(app, &seen, app->n, false, CANCEL_MS))
 			end_without_order(app->n - (unsigned)seen);
 	}

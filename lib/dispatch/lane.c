@@ -270,6 +270,9 @@ static void on_claimed(struct store_op *op)
 	struct attempt *a = container_of(op, struct attempt, claim.op);
 	struct dispatch *d = a->at;
 
+	/* The store has given up, as the process is about to end: the next one claims it. */
+	if (op->answer != STORE_OK)
+		op_cancel(&d->ops, &a->op, WHY_SHUTDOWN);
 	a->claimed = CLAIM_HELD;
 	a->turn->asked--;
 	list_append(&a->turn->ready, &a->node);

@@ -552,6 +552,9 @@ static void on_finish(struct store_op *op)
 	struct live *lv = container_of(op, struct live, ask.finish.op);
 	struct dispatch *d = lv->d;
 
+	/* Its end could not be written, as the process is about to end with a broken disk. */
+	if (op->answer != STORE_OK)
+		lv->batch->durability = "memory";
 	if (lv->batch->durable)
 		tell_done(lv);
 	watches_changed(d, lv->batch->id, true);

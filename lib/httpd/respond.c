@@ -213,6 +213,9 @@ void http_stream(struct http_request *r, int status, const struct http_header *h
 	REQUIRE(may_answer(r) && r->state != REQ_HEAD);
 	r->fill = fill;
 	resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_fill, r, NULL);
+	/* To HEAD it would send the end of chunks that it did not begin. */
+	if (resp != NULL && r->method == HTTP_HEAD)
+		MHD_set_response_options(resp, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
 	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_close(resp)))
 		MHD_destroy_response(STEAL_PTR(resp));
 	watch_start(r);

@@ -18,6 +18,7 @@ struct cancel {
 	struct http_request *req;        /* NULL: the client has gone */
 	struct batch_id id;
 	bool asking;                     /* `msg` is on its way: the cancel stays until it is back */
+	bool too_late;                   /* the owner goes down: its jobs are the next process's */
 };
 
 static void on_end(struct route_data *data, bool gone)
@@ -35,7 +36,11 @@ static void on_ready(struct wait *w, const struct shown *s)
 {
 	struct cancel *c = container_of(w, struct cancel, wait);
 
-	answer_shown(w->here, c->req, c->id, s, (struct prefer){.wait_s = -1});
+	if (c->too_late && s->answer == STORE_OK && s->outcome == NULL)
+		answer_batch_problem(w->here, c->req, PROBLEM_SHUTTING_DOWN, c->id,
+				     "the next process goes on with this batch: cancel it there");
+	else
+		answer_shown(w->here, c->req, c->id, s, (struct prefer){.wait_s = -1});
 }
 
 static void on_asked(struct loop_msg *msg)
@@ -54,9 +59,9 @@ static void at_owner(struct loop_msg *msg)
 	struct cancel *c = container_of(msg, struct cancel, msg);
 	struct dispatch *d = c->owner->env.dispatch;
 
-	/* A job need not be in memory. What neither of the two knows is done, or was never there: the look tells. */
-	dispatch_cancel(d, c->id, WHY_CANCELLED);
+	/* What is not unfinished is done, or was never there: the look tells. */
 	(void)dispatch_cancel_job(d, c->id);
+	c->too_late = dispatch_draining(d);
 	c->msg.run = on_asked;
 	loop_post(c->wait.here->env.loop, &c->msg);
 }

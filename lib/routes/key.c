@@ -10,14 +10,14 @@ bool key_read(struct routes *r, struct http_request *req, struct slice scope, st
 	const char *line;
 	size_t n = http_headers(req, "Idempotency-Key", &line, 1);
 
-	ret->key = (struct batch_key){.scope = scope};
+	ret->claim = (struct batch_key){.scope = scope};
 	if (n == 0)
 		return true;
 	if (n == 1)
-		ret->key.key = negotiate_key(line, ret->text);
-	if (ret->key.key.n > 0 && digest_sha256(body, ret->key.digest))
+		ret->claim.key = negotiate_key(line, ret->text);
+	if (ret->claim.key.n > 0 && digest_sha256(body, ret->claim.digest))
 		return true;
-	if (ret->key.key.n > 0)
+	if (ret->claim.key.n > 0)
 		answer_problem(r, req, PROBLEM_OVERLOADED, "no memory for this now; nothing was sent");
 	else
 		answer_problem(r, req, PROBLEM_MALFORMED_REQUEST,

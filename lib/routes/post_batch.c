@@ -74,7 +74,7 @@ static void refuse(const struct request *q, enum problem kind, struct blob *take
 	const struct replay_request known = {.routes = q->routes, .req = q->req, .prefer = q->prefer,
 					     .stream = q->accept == MEDIA_NDJSON && !q->prefer.respond_async};
 
-	refuse_unknown(&known, &q->key.key, kind, take_document);
+	refuse_unknown(&known, &q->key.claim, kind, take_document);
 }
 
 static void refuse_no_memory(const struct request *q)
@@ -121,8 +121,8 @@ static void answer_valid(struct http_request *req, const struct batch *b)
 static bool set_keeping(struct batch *b, const struct request *q)
 {
 	b->asynchronous = q->prefer.respond_async || b->policy.continue_on_disconnect;
-	b->durable = b->asynchronous || q->key.key.key.n > 0;
-	return q->key.key.key.n == 0 || key_attach(b, &q->key.key);
+	b->durable = b->asynchronous || q->key.claim.key.n > 0;
+	return q->key.claim.key.n == 0 || key_attach(b, &q->key.claim);
 }
 
 static void settle(struct request *q)

@@ -100,12 +100,12 @@ static void refuse(const struct again *a, enum problem kind, struct blob *take_d
 {
 	const struct replay_request known = {.routes = a->here, .req = a->req, .prefer = a->prefer};
 
-	refuse_unknown(&known, &a->key.key, kind, take_document);
+	refuse_unknown(&known, &a->key.claim, kind, take_document);
 }
 
 static void submit(struct again *a)
 {
-	if (a->key.key.key.n > 0 && !key_attach(a->batch, &a->key.key))
+	if (a->key.claim.key.n > 0 && !key_attach(a->batch, &a->key.claim))
 		a->error = -ENOMEM;
 	else
 		submit_batch(&(struct submission){.routes = a->here, .req = a->req, .take = STEAL_PTR(a->batch),

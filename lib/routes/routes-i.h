@@ -133,7 +133,7 @@ extern const struct retry_policy job_retry;
 enum { SCOPE_MAX = 64 };
 struct key_text {
 	char text[KEY_MAX];
-	struct batch_key key;
+	struct batch_key claim;
 };
 bool key_read(struct routes *r, struct http_request *req, struct slice scope, struct slice body,
 	      struct key_text *ret) MUST_CHECK;

@@ -101,7 +101,7 @@ void answer_batch_problem(struct routes *r, struct http_request *req, enum probl
 
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
 	batch_headers(&h, id, NULL, "application/problem+json");
-	if (problem_status(p) == 409)
+	if (problem_status(p) == 409 || problem_status(p) == 503)
 		add_retry_after(&h);
 	wire_problem(&text, p, detail);
 	http_respond(req, problem_status(p), h.headers, h.n, blob_from_buf(&text));

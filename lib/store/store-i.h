@@ -23,7 +23,7 @@ struct store {
 	pthread_mutex_t lock;
 	pthread_cond_t wake_writer, wake_reader;
 	struct list inbox, reads;
-	bool closing;
+	bool closing, giving_up;
 	bool want_measure;
 	struct store_status status;      /* queued_*: in inbox, in todo, or in the group that runs */
 	struct store_timings timings;

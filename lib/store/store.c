@@ -206,7 +206,8 @@ bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct
 	pthread_mutex_lock(&s->turn);
 	rc = s->backend->ops->each_unfinished(s->backend, each, arg);
 	if (rc < 0)
-		buf_printf(reterr, "cannot read the unfinished batches from the store: %s",
+		buf_printf(reterr, "%s: cannot read the unfinished batches: %s: repair the disk, or restore the database",
+			   s->cfg.path == NULL ? "memory" : s->cfg.path,
 			   s->backend->why[0] == '\0' ? strerror(-rc) : s->backend->why);
 	pthread_mutex_unlock(&s->turn);
 	return rc == 0;
@@ -249,6 +250,14 @@ struct store *store_open(const struct store_config *cfg, struct buf *reterr)
 	struct backend *b = cfg->path == NULL ? memory_open(cfg) : sqlite_open(cfg, reterr);
 
 	return b == NULL ? NULL : store_open_backend(cfg, b);
+}
+
+void store_give_up(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->giving_up = true;
+	pthread_cond_signal(&s->wake_writer);
+	pthread_mutex_unlock(&s->lock);
 }
 
 void store_close(struct store *s)

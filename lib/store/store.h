@@ -12,8 +12,8 @@
  *     survives the process. What was asked with `synced` (accept with
  *     `batch->durable`, claim of an at_most_once item) survives the machine too.
  *  2. A write that is owed (STORE_CLAIM, STORE_UPDATE, STORE_FINISH of a durable
- *     batch, STORE_PARK) is never dropped: while the disk fails it waits, and is
- *     tried again. Everything else is then answered STORE_UNAVAILABLE.
+ *     batch, STORE_PARK) is never dropped before store_give_up(): while the disk
+ *     fails it waits, and is tried again. Everything else is then answered STORE_UNAVAILABLE.
  *  3. A read sees only what is committed, and all of what was answered before.
  *  4. The queue to the writer is bounded: over it, what is not owed is answered
  *     STORE_BUSY.
@@ -177,6 +177,11 @@ struct store *store_open(const struct store_config *cfg, struct buf *reterr) MUS
  * store cannot be read, see *reterr. */
 bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct store_unfinished *u), void *arg,
 			   struct buf *reterr);
+
+/* For the last part of a stop, so that a broken disk does not hold it up: from
+ * here on what is owed and cannot be written is answered STORE_UNAVAILABLE after
+ * one try. What was committed stands; the next process goes on from there. */
+void store_give_up(struct store *s);
 
 /* Write what is queued, answer it, and close. No shard may ask any more; the loops
  * that are answered must be there until it returns. */

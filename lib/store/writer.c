@@ -304,7 +304,7 @@ static void write_some(struct store *s, struct list *arrived)
 		run_group(s, GROUP_MAX);
 }
 
-/* The end: what cannot be written now never will be. */
+/* The end is near: what cannot be written now never will be. */
 static void write_rest(struct store *s, struct list *arrived)
 {
 	bool tried = s->backend->hopeless;
@@ -409,7 +409,8 @@ static void run_reads(struct store *s, struct list *reads)
 		prepare(op);
 		rc = s->backend->ops->read(s->backend, op);
 		if (rc < 0 && !s->reads_fail)
-			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)));
+			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)),
+				  LOG_STR("do", "look at the disk and at the database on it"));
 		s->reads_fail = rc < 0;
 		if (rc < 0)
 			op->answer = STORE_UNAVAILABLE;
@@ -437,7 +438,7 @@ static int64_t alarm_us(const struct store *s)
 
 static bool is_asked(const struct store *s)
 {
-	return s->closing || !list_empty(&s->inbox) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
+	return s->closing || !list_empty(&s->inbox) || (s->giving_up && !list_empty(&s->todo)) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
 	       (!s->status.failing && !list_empty(&s->todo));
 }
 
@@ -474,7 +475,7 @@ void *store_writer_main(void *arg)
 {
 	struct store *s = arg;
 	struct list reads, arrived;
-	bool closing;
+	bool closing, giving_up;
 
 	list_init(&reads);
 	list_init(&arrived);
@@ -483,13 +484,14 @@ void *store_writer_main(void *arg)
 		wait_for_work(s);
 		gather(s);
 		closing = s->closing;
+		giving_up = s->giving_up;
 		list_splice(&arrived, &s->inbox);
 		if (!s->backend->ops->concurrent)
 			list_splice(&reads, &s->reads);
 		pthread_mutex_unlock(&s->lock);
 		pthread_mutex_lock(&s->turn);
 		run_reads(s, &reads);
-		if (closing) {
+		if (closing || (giving_up && s->status.failing)) {
 			write_rest(s, &arrived);
 		} else {
 			write_some(s, &arrived);

@@ -4,6 +4,7 @@ stream line and problem fits its schema."""
 import json
 import re
 import sys
+import urllib.parse
 from pathlib import Path
 
 import harness
@@ -43,7 +44,8 @@ class Api(harness.Case):
         self.assertEqual(answer.status, 200 if outcome == "succeeded" else 207)
         self.fits("Batch", answer.json)
         again = self.settled.ask("GET", answer.headers["Location"])
-        self.assertEqual((again.status, again.body), (200, answer.body))
+        # Where it is kept is all that may change from here on.
+        self.assertEqual((again.status, {**again.json, "durability": answer.json["durability"]}), (200, answer.json))
         head = self.settled.ask("HEAD", answer.headers["Location"])
         self.assertEqual((head.status, head.body, head.headers["Batch-Id"]), (200, b"", answer.json["id"]))
         return answer.results
@@ -95,7 +97,10 @@ class Api(harness.Case):
                 (post(example("minimal.json"), {**json_type, "Accept": "text/html"}), "not_acceptable"),
                 (self.settled.ask("GET", UNKNOWN), "not_found"),
                 (self.settled.ask("GET", "/nowhere"), "not_found"),
-                (self.settled.ask("DELETE", "/v1/batches"), "method_not_allowed")]:
+                (self.settled.ask("PUT", "/v1/batches"), "method_not_allowed"),
+                (self.settled.ask("GET", "/v1/batches?limit=0"), "validation_failed"),
+                (self.settled.ask("GET", UNKNOWN + "/events", headers={"Last-Event-ID": "x"}), "malformed_request"),
+                (self.settled.ask("DELETE", UNKNOWN), "not_found")]:
             with self.subTest(code=code):
                 self.assertEqual(answer.headers["Content-Type"].split(";")[0], "application/problem+json")
                 self.fits("Problem", answer.json)
@@ -108,7 +113,7 @@ class Api(harness.Case):
         self.assertEqual((answer.status, answer.json), (422, json.loads((ROOT / "api" / shown["x-file"]).read_bytes())))
 
     def test_probes_and_metrics_answer_as_described(self):
-        for path in ("/v1/limits", "/livez", "/readyz", "/metrics", "/openapi.json"):
+        for path in ("/v1/limits", "/v1/services", "/v1/batches", "/livez", "/readyz", "/metrics", "/openapi.json"):
             with self.subTest(path=path):
                 answer = self.settled.ask("GET", path)
                 content = DOC["paths"][path]["get"]["responses"]["200"]["content"]
@@ -117,6 +122,51 @@ class Api(harness.Case):
                 self.assertIn(kind, content)
                 if kind == "application/json":
                     self.assertEqual(openapi.errors_of(DOC, content[kind]["schema"], answer.json), [])
+
+    def test_jobs_and_what_is_read_of_them_fit(self):
+        batch = {"include": ["attempts"], "items": [item(n, self.url(p)) for n, p in enumerate(("/ok", "/gone", "/ok"))]}
+        accepted = self.settled.post(batch, {"Prefer": "respond-async", "Idempotency-Key": "k"})
+        self.assertEqual(accepted.status, 202)
+        self.fits("BatchSummary", accepted.json)
+        path = accepted.headers["Location"]
+        done = self.settled.ask("GET", path, headers={"Prefer": "wait=30"})
+        self.assertEqual((done.headers["Preference-Applied"], done.json["state"]), ("wait=30", "done"))
+        self.fits("Batch", done.json)
+        page = self.settled.ask("GET", path + "/results?limit=1")
+        self.fits("ResultPage", page.json)
+        self.fits("NextCursor", page.json["next_cursor"])
+        for line in self.settled.ask("GET", path + "/results", headers=NDJSON).body.splitlines():
+            self.fits("ItemResult", json.loads(line))
+        self.fits("BatchList", self.settled.ask("GET", "/v1/batches?limit=1").json)
+        replayed = self.settled.post(batch, {"Prefer": "respond-async", "Idempotency-Key": "k"})
+        self.assertEqual((replayed.status, replayed.headers["Idempotent-Replayed"]), (207, "true"))
+        self.fits("Batch", replayed.json)
+        self.fits("Problem", self.settled.post({**batch, "order": "sequential"}, {"Idempotency-Key": "k"}).json)
+        cancelled = self.settled.ask("POST", path + "/cancel")
+        self.assertEqual(cancelled.status, 200)
+        self.fits("Batch", cancelled.json)
+        again = self.settled.ask("POST", path + "/retry", b'{"ids": ["i1"]}', {"Content-Type": "application/json"})
+        self.assertEqual(again.status, 202, again.body)
+        self.fits("BatchSummary", again.json)
+        nothing = self.settled.ask("POST", path + "/retry", b'{"select": "safe"}', {"Content-Type": "application/json"})
+        self.assertEqual((nothing.status, nothing.json["code"]), (422, "nothing_selected"))
+        self.fits("Problem", nothing.json)
+        self.assertEqual(self.settled.ask("DELETE", path).status, 204)
+
+    def test_the_data_of_events_fits(self):
+        batch = {"concurrency": 1, "items": [item(n, self.url("/slow?wait_ms=20")) for n in range(4)]}
+        accepted = self.settled.post(batch, {"Prefer": "respond-async"})
+        text = self.settled.ask("GET", accepted.headers["Location"] + "/events").body.decode()
+        kinds = {"snapshot": "BatchSummary", "item": "ItemResult", "progress": "Progress", "done": "BatchSummary"}
+        events = re.findall(r"event: (\w+)\nid: \d+\ndata: (.*)\n\n", text)
+        self.assertEqual({name for name, _ in events}, set(kinds))
+        for name, data in events:
+            self.fits(kinds[name], json.loads(data))
+
+    def test_the_example_of_a_wrong_query_is_the_answer_to_it(self):
+        path = self.settled.post({"items": [item(1, self.url("/ok"))]}).headers["Location"]
+        answer = self.settled.ask("GET", path + "/results?limit=1001")
+        self.assertEqual((answer.status, answer.json), (422, json.loads(example("query-problem.json"))))
 
     def test_the_limits_in_force_are_those_of_the_example(self):
         content = DOC["paths"]["/v1/limits"]["get"]["responses"]["200"]["content"]["application/json"]
@@ -257,6 +307,57 @@ class Bounds(harness.Case):
             with self.subTest(path=path):
                 detail = self.settled.post(with_value(path, "no such word")).json["errors"][0]["detail"]
                 self.assertEqual(set(detail.split("is not one of: ")[1].split(", ")), set(schema["enum"]))
+
+
+def query_samples(schema):
+    schema = resolved(schema)
+    if schema["type"] == "array":
+        words = resolved(schema["items"])["enum"]
+        return [(w, None) for w in (words[0], ",".join(words))] + [("no such word", "enum"), (words[0] + ",", "enum")]
+    if schema["type"] == "integer":
+        return integer_samples(schema) + [("x", "type"), ("", "type"), ("+1", "type")]
+    # U+0000 is no text of a target.
+    return [(text, code) for text, code in text_samples(schema) if "\0" not in text]
+
+
+# What a cursor is made of is the daemon's alone.
+QUERY_PARAMETERS = [(path, p) for path, method, about, op in openapi.operations(DOC) if method == "get"
+                    for p in (openapi.follow(DOC, p) for p in op.get("parameters", [])) if p["in"] == "query" and p["name"] != "cursor"]
+
+
+class Queries(harness.Case):
+    """The same for the parameters of queries."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.batch_id = cls.settled.post({"items": [item(1, cls.down.url + "/ok")]}).headers["Batch-Id"]
+
+    def ask(self, path, query, headers=None):
+        answer = self.settled.ask("GET", f"{path.replace('{id}', self.batch_id)}?{query}", headers=headers or {})
+        return answer.status, [] if answer.status == 200 else [(e["pointer"], e["code"]) for e in answer.json["errors"]]
+
+    def test_each_bound_is_the_daemons(self):
+        kinds = set()
+        for path, param in QUERY_PARAMETERS:
+            for value, code in query_samples(param["schema"]):
+                with self.subTest(path=path, name=param["name"], value=str(value)[:60]):
+                    kinds.add(code)
+                    query = f"{param['name']}={urllib.parse.quote(str(value), safe='')}"
+                    want = (422, [("#/query/" + param["name"], code)]) if code else (200, [])
+                    self.assertEqual(self.ask(path, query), want)
+        self.assertEqual(kinds, {None, "range", "type", "enum", "length", "format"})
+        self.assertEqual(len(QUERY_PARAMETERS), 6)
+
+    def test_every_parameter_is_known_and_no_other(self):
+        for path in ("/v1/batches", "/v1/batches/{id}/results", "/v1/batches/{id}/events", "/v1/services"):
+            params = (openapi.follow(DOC, p) for p in DOC["paths"][path]["get"].get("parameters", []))
+            names = [p["name"] for p in params if p["in"] == "query"]
+            with self.subTest(path=path):
+                status, found = self.ask(path, "&".join(f"{name}=%80" for name in [*names, "no-such-name"]))
+                self.assertEqual((status, [pointer for pointer, code in found if code == "unknown_field"]),
+                                 (422, ["#/query/no-such-name"]))
+                self.assertEqual({pointer for pointer, _ in found}, {f"#/query/{name}" for name in [*names, "no-such-name"]})
 
 
 if __name__ == "__main__":

@@ -22,18 +22,14 @@ import openapi
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(,|$)')
-FAMILIES = {"settled_batches_total": "counter", "settled_items_total": "counter", "settled_attempts_total": "counter",
-            "settled_attempt_duration_seconds": "histogram", "settled_aborts_total": "counter", "settled_attempts_in_flight": "gauge",
-            "settled_items_queued": "gauge", "settled_requests_parked": "gauge", "settled_requests_refused_total": "counter",
-            "settled_attempts_queued": "gauge", "settled_jobs_resident": "gauge", "settled_jobs_resident_bytes": "gauge",
-            "settled_jobs_backlog": "gauge", "settled_job_loads_total": "counter", "settled_job_parks_total": "counter",
-            "settled_batches_recovered_total": "counter", "settled_items_interrupted_total": "counter",
-            "settled_event_readers": "gauge", "settled_requests_waiting": "gauge", "settled_recovery_seconds": "gauge",
-            "settled_store_failing": "gauge", "settled_store_queued_operations": "gauge",
-            "settled_store_queued_bytes": "gauge", "settled_store_file_bytes": "gauge",
-            "settled_store_unfinished_items": "gauge", "settled_store_oldest_unfinished_seconds": "gauge",
-            "settled_store_commit_duration_seconds": "histogram", "settled_store_group_operations": "histogram",
-            "settled_store_dropped_total": "counter"}
+FAMILIES = {"settled_" + name: kind for kind, names in {
+    "counter": "batches_total items_total attempts_total aborts_total requests_refused_total job_loads_total job_parks_total "
+               "batches_recovered_total items_interrupted_total store_dropped_total",
+    "gauge": "attempts_in_flight attempts_queued items_queued requests_parked requests_waiting event_readers jobs_resident "
+             "jobs_resident_bytes jobs_backlog store_failing store_queued_operations store_queued_bytes store_file_bytes "
+             "store_unfinished_items store_oldest_unfinished_seconds recovery_seconds",
+    "histogram": "attempt_duration_seconds store_commit_duration_seconds store_group_operations",
+}.items() for name in names.split()}
 
 
 def parse_labels(text):
@@ -267,9 +263,11 @@ class Probes(Case):
 
     def test_what_is_served_is_described(self):
         doc = self.settled.ask("GET", "/openapi.json").json
-        for path in doc["paths"]:
-            answer = self.settled.ask("PUT", path.replace("{id}", "x"))
-            self.assertEqual(answer.status, 405, path)
+        for path, about in doc["paths"].items():
+            answer = self.settled.ask("PATCH", path.replace("{id}", "x"))
+            methods = {m.upper() for m in about if m in openapi.METHODS}
+            self.assertEqual((answer.status, set(answer.headers["Allow"].split(", "))),
+                             (405, methods | ({"HEAD"} if "GET" in methods else set())), path)
 
 
 LOGFMT = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]*)(?: |$)')

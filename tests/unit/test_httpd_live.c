@@ -269,6 +269,22 @@ static void a_stream_flows_as_it_is_fed(void **state)
 	assert_int_equal(s.gones, 0);
 }
 
+static void head_gets_a_streams_headers_alone(void **state)
+{
+	int fd;
+
+	(void)state;
+	start(usual);
+	fd = dial();
+	say(fd, "HEAD /stream HTTP/1.1\r\n" HOST "\r\n");
+	read_head(fd);
+	assert_int_equal(reply.status, 200);
+	assert_int_equal(closed(fd), 0);
+	patiently(&s.end_sem);
+	stop();
+	assert_int_equal(s.gones, 0);
+}
+
 static void an_old_client_gets_a_stream_without_chunks(void **state)
 {
 	int fd;
@@ -547,6 +563,7 @@ int main(void)
 		cmocka_unit_test(what_came_with_a_parked_request_is_answered_after_it),
 		cmocka_unit_test(what_came_after_it_was_parked_is_drained_and_the_answer_closes),
 		cmocka_unit_test(a_stream_flows_as_it_is_fed),
+		cmocka_unit_test(head_gets_a_streams_headers_alone),
 		cmocka_unit_test(an_old_client_gets_a_stream_without_chunks),
 		cmocka_unit_test(a_quiet_streams_client_that_leaves_is_seen),
 		cmocka_unit_test(a_stalled_reader_is_bounded_and_ended),

@@ -276,6 +276,11 @@ static void counters_sum_the_shards_and_skip_idle_pairs(void **state)
 	meter_add((struct meter){m, 2}, ONE, 1, 0, 7);
 	meter_add((struct meter){m, 0}, TWO, 1, 2, 1);
 	meter_add((struct meter){m, 0}, LEVEL, 0, 0, -9);
+	assert_int_equal(metrics_read(m, PLAIN, 0, 0), 15);
+	assert_int_equal(metrics_read(m, ONE, 1, 0), 7);
+	assert_int_equal(metrics_read(m, TWO, 1, 2), 1);
+	assert_int_equal(metrics_read(m, TWO, 0, 0), 0);
+	assert_int_equal(metrics_read(m, LEVEL, 0, 0), -3);
 	got = render(m);
 	assert_string_equal(got,
 	                    "# HELP plain_total Plain\\nand \\\\ simple.\n# TYPE plain_total counter\nplain_total 15\n"
