@@ -262,6 +262,16 @@ class Stalled(reading.Case):
         self.assertEqual(ids, list(range(1, 20002)))
         self.assertTrue(text.rstrip().rsplit("\n", 3)[-3].startswith("event: done"))
 
+    def test_events_of_a_batch_that_is_forgotten_meanwhile_break_off(self):
+        batch_id = self.settled_job(reading.final_at_once(20000))
+        reader = self.start(batch_id)
+        self.assertEqual(self.settled.ask("DELETE", "/v1/batches/" + batch_id).status, 204)
+        data = reader.bytes()
+        self.assertFalse(data.endswith(b"\r\n0\r\n\r\n"), "it looks whole")
+        self.assertNotIn(b"event: done", data)
+        reader.close()
+        self.rest.wait()
+
     def test_a_reader_that_stalls_holds_up_no_other(self):
         batch_id = self.job(reading.final_at_once(20000, self.held))
         self.start(batch_id)
