@@ -1,7 +1,8 @@
 /*
  * lib/store/store.h over the real memory backend, which plays the disk: what is
- * committed there outlives every simulated process. No threads: one event is
- * the writer, and each read is one of its own.
+ * committed there outlives every simulated process. With `sim_test --sqlite DIR`
+ * it is a database in that folder, opened anew by each process. No threads: one
+ * event is the writer, and each read is one of its own.
  *
  *   asked ──writer takes a group──► in the group ──commit──► answered
  *     ▲                                  │ the disk fails: what is owed goes back
@@ -15,7 +16,9 @@
  */
 #include "fake_store.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "sim.h"
 #include "store/memory-i.h"
@@ -48,7 +51,29 @@ struct store_disk {
 	struct backend *backend;
 	int64_t fails_until, busy_until;
 	int64_t slow_us;                 /* a commit, at most */
+	bool opened;                     /* by a process before */
 };
+
+static void open_disk(struct store_disk *k)
+{
+	CLEANUP(buf_free) struct buf error = {0};
+
+	k->backend = k->config.path == NULL ? memory_open(&k->config) : sqlite_open(&k->config, &error);
+	if (k->backend == NULL)
+		sim_fail(RULE_KEPT, "the database does not open: %.*s", (int)error.n, error.p);
+}
+
+/* Nothing of the seed before. */
+static void wipe(const char *dir)
+{
+	static const char *const names[] = {"settled.db", "settled.db-wal", "settled.db-shm"};
+	char path[512];
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+		unlink(path);
+	}
+}
 
 struct store_disk *store_disk_new(uint64_t stored_items, int64_t slow_us)
 {
@@ -57,11 +82,13 @@ struct store_disk *store_disk_new(uint64_t stored_items, int64_t slow_us)
 
 	for (size_t i = 0; i < sim.config.n_services; i++)
 		names[i] = sim.config.services[i].name;
+	if (sim.sqlite != NULL)
+		wipe(sim.sqlite);
 	k->config = (struct store_config){
-		.memory_bytes = 1u << 30, .queue_bytes = 1u << 30, .stored_items = stored_items,
+		.path = sim.sqlite, .memory_bytes = 1u << 30, .queue_bytes = 1u << 30, .stored_items = stored_items,
 		.services = names, .n_services = sim.config.n_services,
 	};
-	k->backend = memory_open(&k->config);
+	open_disk(k);
 	k->slow_us = slow_us;
 	return k;
 }
@@ -256,7 +283,7 @@ static void write_one(struct store_disk *k, struct waiting *w)
 		w->op->answer = STORE_BUSY;
 		return;
 	}
-	if (w->op->what == STORE_FINISH && !is_owed(w->op))
+	if (w->op->what == STORE_FINISH && !is_owed(w->op) && !k->backend->ops->keeps_notes)
 		drop_note(k->backend, container_of(w->op, struct store_finish, op)->batch->id);
 	REQUIRE(k->backend->ops->write(k->backend, w->op) == 0);
 }
@@ -340,7 +367,7 @@ static void ask_write(struct store *s, struct store_op *op)
 		answer(s, op);
 		return;
 	}
-	if (is_note(op))
+	if (is_note(op) && !s->disk->backend->ops->keeps_notes)
 		make_note(container_of(op, struct store_accept, op));
 	s->reserved += reserves(op);
 	w = xcalloc(1, sizeof *w);
@@ -464,6 +491,11 @@ struct store *store_on_disk(struct store_disk *k)
 {
 	struct store *s = xcalloc(1, sizeof *s);
 
+	if (k->opened && k->config.path != NULL) {
+		k->backend->ops->close(k->backend);
+		open_disk(k);
+	}
+	k->opened = true;
 	s->disk = k;
 	list_init(&s->queue);
 	list_init(&s->group);

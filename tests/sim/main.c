@@ -1,6 +1,7 @@
 /*
- * sim_test [--seed N] [--from N] [--seeds N] [--verbose]: runs the scenarios and
- * then the seeds, as TAP, a line per thousand. With --seed, that one alone.
+ * sim_test [--seed N] [--from N] [--seeds N] [--sqlite DIR] [--verbose]: runs the
+ * scenarios and then the seeds, as TAP, a line per thousand. With --seed, that one
+ * alone. With --sqlite, on a database in DIR, which is slow, instead of in memory.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@ static uint64_t to_number(const char *s)
 	uint64_t n = s == NULL ? 0 : strtoull(s, &end, 10);
 
 	if (s == NULL || *end != '\0') {
-		fprintf(stderr, "usage: sim_test [--seed N] [--from N] [--seeds N] [--verbose]\n");
+		fprintf(stderr, "usage: sim_test [--seed N] [--from N] [--seeds N] [--sqlite DIR] [--verbose]\n");
 		exit(2);
 	}
 	return n;
@@ -38,6 +39,8 @@ static void read_options(char **arg)
 			only = to_number(*++arg);
 		else if (strcmp(*arg, "--seeds") == 0)
 			seeds = to_number(*++arg);
+		else if (strcmp(*arg, "--sqlite") == 0 && arg[1] != NULL)
+			sim.sqlite = *++arg;
 		else if (strcmp(*arg, "--from") == 0)
 			from = to_number(*++arg);
 		else

@@ -237,6 +237,7 @@ struct sim {
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
 	bool verbose;
+	const char *sqlite;              /* the folder of the database that plays the disk; NULL: memory does */
 	int64_t last_us;                 /* when something was last traced */
 	uint64_t trace_hash;
 	uint64_t steps;

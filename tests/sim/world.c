@@ -228,7 +228,7 @@ void world_close(void)
 
 void world_reset(void)
 {
-	sim = (struct sim){.verbose = sim.verbose};
+	sim = (struct sim){.verbose = sim.verbose, .sqlite = sim.sqlite};
 	trace_start();
 }
 
