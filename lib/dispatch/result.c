@@ -227,8 +227,12 @@ void batch_on_result(struct loop_msg *msg)
 
 	it->batch->attempts_out--;
 	atomic_store(&it->in_flight, false);
-	if (a->why == WHY_DEADLINE)
+	if (a->why == WHY_DEADLINE) {
 		op_cancel(&d->ops, &it->batch->op, WHY_DEADLINE);
+		/* The shutdown came first, but there is nothing left for the next process. */
+		if (live_leaving(lv))
+			gate_close(&it->batch->gate, WHY_DEADLINE);
+	}
 	if (a->started) {
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);
