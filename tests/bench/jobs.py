@@ -33,10 +33,12 @@ class Jobs:
         self.procs, self.opts = procs, opts
         self.services = {"push": http_service(nginx_port, IN_FLIGHT), "hang": http_service(sink.port, IN_FLIGHT)}
         self.folder = procs.work / "jobs"
+        # The store has threads of its own: both daemons may use both cores.
+        self.cpus = f"{procs.sender_cpu},{procs.downstream_cpu}"
         self.limits = {"stored_items": 10 * opts.waiting + 10000000}
 
     def daemon(self):
-        return Settled(self.procs, self.services, self.limits, self.folder)
+        return Settled(self.procs, self.services, self.limits, self.folder, self.cpus)
 
     def load(self, daemon, ms, *args, patience_s=60):
         argv = [self.procs.tool("load"), "--port", daemon.port, "--cpu-pid", daemon.pid, "--ms", ms, *args]
@@ -50,7 +52,7 @@ class Jobs:
                          "--connections", CONNECTIONS, "--prefer", "respond-async, wait=60")
 
     def settle(self, daemon, progress):
-        memory = Settled(self.procs, self.services)
+        memory = Settled(self.procs, self.services, cpu=self.cpus)
         rounds = []
         for n in range(self.opts.rounds):
             progress(f"jobs: round {n + 1}/{self.opts.rounds}, batches of 100")

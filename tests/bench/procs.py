@@ -162,7 +162,8 @@ class Settled:
 
     count = 0
 
-    def __init__(self, procs, services, limits=None, store=None):
+    def __init__(self, procs, services, limits=None, store=None, cpu=None):
+        """`cpu`: where it runs, if not on the sender's core alone; as taskset takes it."""
         Settled.count += 1
         self.procs = procs
         self.log_path = procs.work / f"settled-{Settled.count}.log"
@@ -176,8 +177,8 @@ class Settled:
                                           "store": {"path": str(store)} if store else {"memory": True},
                                           **({"limits": limits} if limits else {})}, indent=1))
             started = time.monotonic()
-            self.process = procs.start(procs.sender_cpu, [binary, "--config", config], stdout=log, stderr=log,
-                                       cwd=procs.work)
+            self.process = procs.start(procs.sender_cpu if cpu is None else cpu, [binary, "--config", config],
+                                       stdout=log, stderr=log, cwd=procs.work)
             try:
                 wait_until("settled", lambda: says_ready(self.port), self.process, 60)
                 self.ready_s = time.monotonic() - started

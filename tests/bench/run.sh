@@ -47,7 +47,8 @@ adds to a fresh daemon while it waits at a downstream that hangs.
 
 Jobs: batches with Prefer: respond-async, kept on disk. settle: as `settled` above,
 but each answer waits for the job's end (wait=60) on more connections, next to the
-same load without Prefer on a daemon that keeps batches in memory, in turn; accept:
+same load without Prefer on a daemon that keeps batches in memory, in turn, both
+free to use both cores, as the store has threads of its own; accept:
 only the 202 for batches of 1,000 whose downstream hangs, next to what the disk
 itself does in fdatasync calls; waiting: with --waiting items in the store, memory,
 a restart after kill -9, GET of a batch, and throughput next to that before; watch:

@@ -147,9 +147,9 @@ def a_batch_is_accepted_once(history):
     for intent, s in answers(history):
         traces.setdefault(intent.name, set()).add(s.batch_id)
     for entry in history.ledger:
-        tag = tag_of(entry)
-        if tag is not None and history.intent_of(tag):
-            traces.setdefault(history.intent_of(tag).name, set()).add((entry["webhook_id"] or "").rsplit(".", 1)[0])
+        tag, trace = tag_of(entry), (entry["webhook_id"] or "").rsplit(".", 1)
+        if trace[-1] == tag and history.intent_of(tag) is not None:
+            traces.setdefault(history.intent_of(tag).name, set()).add(trace[0])
     for name, ids in traces.items():
         if len(ids) > 1:
             yield f"{name} became {sorted(ids)}"
@@ -247,7 +247,7 @@ def a_waiting_item_waits_on(history):
 @rule
 def every_attempt_has_the_same_webhook_id(history):
     for s in history.stories:
-        want = f"{s.batch.get('retry_of') or s.batch['id']}.{s.item.tag}"
+        want = s.item.dedupe_key or f"{s.batch.get('retry_of') or s.batch['id']}.{s.item.tag}"
         for entry in s.requests:
             if entry["webhook_id"] != want:
                 yield f"{s.item.tag}: request {entry['n']} has webhook-id {entry['webhook_id']}, not {want}"
@@ -328,6 +328,8 @@ def a_job_ends_as_its_downstream_wills(history):
 def plausible_end(history, s):
     r, way = s.result, WAYS[s.item.way]
     exhausted = r["attempts"] == s.intent.policy["retry"]["max_attempts"] and r.get("stop") == "max_attempts"
+    if way.end == "invalid":
+        return s.code == "invalid_item" and r["attempts"] == 0 and not s.requests
     if s.intent.get("delivery") == "at_most_once" and r["delivered"] == "maybe":
         killed = s.code == "interrupted" and len(history.lives) > 1
         return r.get("stop") == "maybe_delivered" and (way.doubt or killed)
