@@ -98,8 +98,8 @@ static void on_update(struct store_op *op)
 }
 
 /* Nobody waits for the answer, unless somebody watches the batch, or is told of
- * each item. One that the
- * store has not got is shown from memory, so what is there is there at once. */
+ * each item. One that the store has not got is shown from memory, so what is
+ * there is there at once. */
 static void tell_store(struct live *lv, const struct item *it)
 {
 	struct dispatch *d = lv->d;
