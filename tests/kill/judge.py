@@ -232,13 +232,13 @@ def an_interruption_needs_a_death(history):
 
 @rule
 def a_waiting_item_waits_on(history):
-    """Retry-After holds over a restart, by the wall clock, to a millisecond or two. An attempt that was interrupted
-    knows of no answer."""
+    """Retry-After holds over a restart, by the wall clock, to a millisecond or two. It is counted from the arrival of
+    the refused request, for nobody knows when its answer left. An attempt that was interrupted knows of no answer."""
     for s in history.stories:
         for a, b in zip(s.requests, s.requests[1:]):
             asked = 1000000 * WAYS[s.item.way].wait_s - 2000 if a["answered"] == 429 else 0
-            if asked > 0 and b["arrived_us"] - a["answered_us"] < asked and not s.result["duplicate_risk"]:
-                yield (f"{s.item.tag}: request {b['n']} came {b['arrived_us'] - a['answered_us']} us after "
+            if asked > 0 and b["arrived_us"] - a["arrived_us"] < asked and not s.result["duplicate_risk"]:
+                yield (f"{s.item.tag}: request {b['n']} came {b['arrived_us'] - a['arrived_us']} us after "
                        f"{a['n']}, which asked for {asked}")
 
 

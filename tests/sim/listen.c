@@ -49,11 +49,13 @@ static void on_accepted(void *arg, struct batch *real, const struct store_accept
 
 static void note_settled(struct sim_batch *b, const struct batch *real)
 {
-	struct item *it = b->last_settled == NULL ? real->settled_first : b->last_settled->next_settled;
+	CHECK(LISTENER, b->last_settled != real->told_last, "on_settled is called for nothing");
+	while (b->last_settled != real->told_last) {
+		struct item *it = b->last_settled == NULL ? real->settled_first : b->last_settled->next_settled;
 
-	CHECK(LISTENER, it != NULL, "on_settled is called for nothing");
-	for (; it != NULL; it = it->next_settled) {
 		CHECK(LISTENER, it->state == ITEM_FINAL, "an item that is not final is told as settled");
+		CHECK(ACK, !b->durable || it->attempts == 0 || b->items[it->index].kept_final_us > 0,
+		      "item %u is told as settled, and not kept so", it->index);
 		b->settled++;
 		b->last_settled = it;
 	}
