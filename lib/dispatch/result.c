@@ -98,8 +98,8 @@ static void on_update(struct store_op *op)
 }
 
 /* Nobody waits for the answer, unless somebody watches the batch, or is told of
- * each item. One that the
- * store has not got is shown from memory, so what is there is there at once. */
+ * each item. One that the store has not got is shown from memory, so what is
+ * there is there at once. */
 static void tell_store(struct live *lv, const struct item *it)
 {
 	struct dispatch *d = lv->d;
@@ -247,8 +247,9 @@ void batch_on_result(struct loop_msg *msg)
 
 	it->batch->attempts_out--;
 	atomic_store(&it->in_flight, false);
-	if (a->why == WHY_DEADLINE)
-		op_cancel(&d->ops, &it->batch->op, WHY_DEADLINE);
+	/* A lane's shard may see the end of the whole batch first. */
+	if (a->why == WHY_DEADLINE || (a->why == WHY_SHUTDOWN && !it->batch->asynchronous))
+		op_cancel(&d->ops, &it->batch->op, a->why);
 	if (a->started) {
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);
