@@ -2,8 +2,11 @@
 true, no item lost, and it recovers by itself. On a small file system of its own,
 in a mount namespace that ends with the tests."""
 
+import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -99,7 +102,7 @@ class Full(Case):
         daemon = self.start(limits={"drain_ms": 100})
         gate = kit.gate.Held()
         self.addCleanup(gate.close)
-        claims = daemon.post({"concurrency": 1, "items": [harness.item(n, gate.url(f"c{n}")) for n in range(2)]},
+        claims = daemon.post({"order": "sequential", "items": [harness.item(n, gate.url(f"c{n}")) for n in range(2)]},
                              lives.ASYNC).headers["Batch-Id"]
         gate.wait("c0")
         held, job = self.with_an_owed_result(daemon)
@@ -149,6 +152,28 @@ class Full(Case):
         self.wait_ready(daemon)
         daemon.stop(signal.SIGKILL)
         self.assertEqual(self.start().get_batch(job).json["results"][0], result)
+
+    def test_a_stream_waits_for_the_disk(self):
+        """A line that was read is a result that stays."""
+        daemon = self.start()
+        held = kit.gate.Held()
+        self.addCleanup(held.close)
+        sock = daemon.start_post({"items": [harness.item(0, held.url("a"))]},
+                                 {"Idempotency-Key": "k", "Accept": "application/x-ndjson"})
+        self.addCleanup(sock.close)
+        held.wait("a")
+        self.fill()
+        held.answer("a")
+        self.wait_unready(daemon)
+        head = sock.recv(1 << 16, socket.MSG_DONTWAIT)
+        self.assertIn(b" 200 OK\r\n", head)
+        self.assertNotIn(b"succeeded", head)
+        self.free()
+        rest = b""
+        while b"0\r\n\r\n" not in rest:
+            rest += kit.gate.receive(sock, rest)
+        lines = [json.loads(line) for line in re.findall(rb"^{.*}$", rest, re.M)]
+        self.assertEqual([lines[0]["status"], lines[1]["batch"]["outcome"]], ["succeeded", "succeeded"])
 
     def test_a_result_that_was_owed_when_it_was_killed_is_an_interruption(self):
         daemon = self.start()
