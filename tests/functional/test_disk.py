@@ -97,37 +97,6 @@ class Full(Case):
         self.works_again(daemon)
         self.stop(daemon)
 
-    def test_a_stop_does_not_wait_for_room(self):
-        """What is owed is given up after the drain: the next process counts it as interrupted."""
-        daemon = self.start(limits={"drain_ms": 100})
-        gate = kit.gate.Held()
-        self.addCleanup(gate.close)
-        claims = daemon.post({"order": "sequential", "items": [harness.item(n, gate.url(f"c{n}")) for n in range(2)]},
-                             lives.ASYNC).headers["Batch-Id"]
-        gate.wait("c0")
-        held, job = self.with_an_owed_result(daemon)
-        gate.answer("c0")
-        caller = daemon.start_post({"items": [harness.item(0, held.url("b"))]})
-        held.wait("b")
-        waiting = daemon.post(self.batch("status=200"))
-        self.assertEqual(waiting.status, 200)
-        self.stop(daemon)
-        daemon.wait_line("event=store_gave_up")
-        self.assertIn(b" 207 ", caller.recv(65536))
-        self.free()
-        daemon = self.start()
-        held.wait("a")
-        held.answer("a")
-        result = self.wait_done(daemon, job).json["results"][0]
-        self.assertEqual([a["code"] for a in result["attempt_log"]], ["interrupted", None])
-        gate.wait("c0")
-        gate.answer("c0")
-        gate.wait("c1")
-        gate.answer("c1")
-        self.assertEqual([r["attempts"] for r in self.wait_done(daemon, claims).json["results"]], [2, 1],
-                         "the second was never started before")
-        self.stop(daemon)
-
     def with_an_owed_result(self, daemon):
         """A job whose answer comes while the disk is full."""
         held = kit.gate.Held()
@@ -217,7 +186,7 @@ class Broken(Case):
     def setUp(self):
         kit.need("strace")
         super().setUp()
-        self.daemon = self.start()
+        self.daemon = self.start(limits={"drain_ms": 100})
 
     def break_disk(self, calls, error):
         """Until mend(): these calls fail, in every thread."""
@@ -236,6 +205,30 @@ class Broken(Case):
         self.mend()
         self.works_again(self.daemon)
         self.stop(self.daemon)
+
+    def test_a_stop_does_not_wait_for_the_disk(self):
+        """What is owed is given up after the drain: the next process counts it as interrupted."""
+        held = kit.gate.Held()
+        self.addCleanup(held.close)
+        job = self.daemon.post({"concurrency": 1, "include": ["attempts"], "items": [
+            harness.item(0, held.url("a0")), harness.item(1, self.down.url + "/second")],
+            "retry": {"max_attempts": 5, "base_ms": 1, "cap_ms": 10}}, lives.ASYNC).headers["Batch-Id"]
+        held.wait("a0")
+        self.break_disk("pwrite64", "EIO")
+        held.answer("a0")
+        self.wait_unready(self.daemon)
+        caller = self.daemon.start_post({"items": [harness.item(0, held.url("plain"))]})
+        held.wait("plain")
+        self.stop(self.daemon)
+        self.daemon.wait_line("event=store_gave_up")
+        self.assertIn(b" 207 ", caller.recv(65536))
+        self.mend()
+        daemon = self.start()
+        held.wait("a0")
+        held.answer("a0")
+        self.assertEqual([[a["code"] for a in r["attempt_log"]] for r in self.wait_done(daemon, job).json["results"]],
+                         [["interrupted", None], [None]], "the second never started before")
+        self.stop(daemon)
 
     def test_a_sync_that_fails_is_no_commit(self):
         self.breaks_and_mends("fsync,fdatasync", "EIO")
