@@ -64,6 +64,11 @@ class Case(lives.Case):
         kit.until(lambda: ask_ready(daemon).status == 503, "the disk's failure shows in /readyz")
         return self.refusal(ask_ready(daemon))
 
+    def wait_unready_by_asking(self, daemon):
+        """Nothing that fails was written yet: something has to be."""
+        self.refusal(daemon.post(self.batch("tag=refused"), lives.ASYNC))
+        self.wait_unready(daemon)
+
     def wait_ready(self, daemon):
         kit.until(lambda: ask_ready(daemon).status == 200, "it recovers by itself")
 
@@ -204,6 +209,24 @@ class Broken(Case):
         self.fails_and_goes_on(self.daemon)
         self.mend()
         self.works_again(self.daemon)
+        self.stop(self.daemon)
+
+    def test_a_batch_that_was_noted_does_not_run_for_ever(self):
+        """A plain synchronous batch ends while the disk fails: its note must not outlive it."""
+        held = kit.gate.Held()
+        self.addCleanup(held.close)
+        caller = self.daemon.start_post({"items": [harness.item(0, held.url("a"))]})
+        held.wait("a")
+        running = "/v1/batches?state=running"
+        kit.until(lambda: self.daemon.ask("GET", running).json["batches"], "it is noted")
+        batch = self.daemon.ask("GET", running).json["batches"][0]["id"]
+        self.break_disk("pwrite64", "EIO")
+        self.wait_unready_by_asking(self.daemon)
+        held.answer("a")
+        self.assertIn(b" 200 ", caller.recv(65536))
+        self.mend()
+        self.works_again(self.daemon)
+        self.assertEqual(self.wait_done(self.daemon, batch).json["durability"], "disk")
         self.stop(self.daemon)
 
     def test_a_stop_does_not_wait_for_the_disk(self):
