@@ -250,6 +250,9 @@ void batch_on_result(struct loop_msg *msg)
 	/* A lane's shard may see the end of the whole batch first. */
 	if (a->why == WHY_DEADLINE || (a->why == WHY_SHUTDOWN && !it->batch->asynchronous))
 		op_cancel(&d->ops, &it->batch->op, a->why);
+	/* A shutdown may have come before it, but there is nothing left for the next process. */
+	if (a->why == WHY_DEADLINE && live_leaving(lv))
+		gate_close(&it->batch->gate, WHY_DEADLINE);
 	if (a->started) {
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);

@@ -168,6 +168,16 @@ static bool is_beyond(const struct sim_batch *b)
 	return !b->asynchronous || is_new(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
 }
 
+/* What it takes, with a record of each attempt. */
+static size_t bytes_of(const struct sim_batch *b)
+{
+	size_t n = b->bytes;
+
+	for (unsigned i = 0; i < b->n_items; i++)
+		n += b->items[i].starts * sizeof(struct attempt_record);
+	return n;
+}
+
 /* Jobs in memory: within their room, but for one of each service in each shard, and
  * for those that somebody waits for, or that are fetched to be ended. */
 void check_resident(void)
@@ -181,9 +191,9 @@ void check_resident(void)
 		const struct sim_batch *b = &sim.batches[i];
 
 		if (is_beyond(b))
-			most += b->bytes;
+			most += bytes_of(b);
 		else if (b->asynchronous)
-			largest = MAX(largest, b->bytes);
+			largest = MAX(largest, bytes_of(b));
 	}
 	CHECK(RESIDENT, held <= most + alone * largest, "%zu bytes held, %zu allowed", held,
 	      most + alone * largest);

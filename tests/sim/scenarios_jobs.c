@@ -365,6 +365,42 @@ static void a_lane_that_goes_down_first_is_not_asked_again(void)
 	CHECK(SHUTDOWN, met > 0, "the lane is always the job's own shard's");
 }
 
+/* The lane's shard hears of the deadline before the job's own, which is shut down first. */
+static void a_deadline_in_a_shutdown_is_the_reason(void)
+{
+	unsigned met = 0;
+
+	for (uint64_t seed = 1; seed <= 20; seed++) {
+		struct sim_batch *b;
+		struct batch *kept;
+
+		open_quiet(2, 0, hangs_once);
+		sim.set.seed = seed;
+		clock_start(&sim.set);
+		sim.exact = false;
+		sim.stalls = true;
+		b = add_job(1);
+		b->want.deadline_ms = 100;
+		world_open();
+		world_submit(b);
+		step_until_seen(b, 0, 1);
+		if (sim.requests[0].shard != b->shard) {
+			fake_loop_stall(sim.loops[b->shard], clock_now() + 102 * MS);
+			run_until_ms(101);
+			world_drain(b->shard);
+			world_shut_down(b->shard);
+			met++;
+		}
+		run_to_done(b);
+		EXPECT_ITEM(b, 0, TIMEOUT, DEADLINE, MAYBE, 1);
+		kept = store_disk_look(sim.disk, b->id);
+		CHECK(STOP_REASON, kept->stop_reason == STOP_REASON_DEADLINE, "%s", stop_reason_str(kept->stop_reason));
+		batch_unref(kept);
+		finish();
+	}
+	CHECK(STOP_REASON, met > 0, "the lane is always the job's own shard's");
+}
+
 static void a_last_failure_in_a_shutdown_is_the_first(void)
 {
 	struct sim_batch *b;
@@ -421,6 +457,7 @@ const struct scenario job_scenarios[] = {
 	{"a shutdown settles no job", a_shutdown_settles_no_job},
 	{"a lane that goes down first is not asked again", a_lane_that_goes_down_first_is_not_asked_again},
 	{"a claim that is given back makes place", a_claim_that_is_given_back_makes_place},
+	{"a deadline in a shutdown is the reason", a_deadline_in_a_shutdown_is_the_reason},
 	{"a last failure in a shutdown is the first", a_last_failure_in_a_shutdown_is_the_first},
 };
 const unsigned n_job_scenarios = ARRAY_LEN(job_scenarios);
