@@ -195,7 +195,7 @@ class Broken(Failing):
         self.assertIn(b" 200 ", caller.recv(65536))
         self.mend()
         self.works_again(daemon)
-        self.assertEqual(self.wait_done(daemon, batch).json["durability"], "disk")
+        self.assertEqual(self.wait_done(daemon, batch).json["outcome"], "succeeded")
         self.stop(daemon)
 
     def test_a_stop_does_not_wait_for_the_disk(self):
