@@ -183,13 +183,16 @@ static uint64_t frozen_hash(const struct store_op *op)
 
 static bool is_owed(const struct store_op *op)
 {
+	const struct batch *b;
+
 	switch (op->what) {
 	case STORE_CLAIM:
 	case STORE_UPDATE:
 	case STORE_PARK:
 		return true;
 	case STORE_FINISH:
-		return container_of(op, struct store_finish, op)->batch->durable;
+		b = container_of(op, struct store_finish, op)->batch;
+		return b->durable || b->store_row != 0;
 	case STORE_ACCEPT:
 	case STORE_DELETE:
 	case STORE_READ:

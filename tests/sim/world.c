@@ -207,7 +207,7 @@ static void check_all_ended(void)
 			      b->pending);
 		if (b->finish_kept && !b->detached)
 			CHECK(LISTENER, b->told_done || !b->durable, "batch %u: its end is not told", i);
-		CHECK(LIVENESS, !b->note_open || b->finish_kept || b->finish_refused || world_goes_down(),
+		CHECK(LIVENESS, !b->note_open || b->finish_kept || world_goes_down(),
 		      "batch %u: its note is left open", i);
 		check_kept(b);
 	}
