@@ -39,7 +39,8 @@ WAYS = {
     "limited": Way("status=429", "refused"),
     "invalid": Way("", "invalid"),       # under best_effort alone
 }
-DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later",) * 2 + ("limited",) * 4 + ("much_later", "unsure", "lost", "gone")
+DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later",) * 2 + ("limited",) * 4 \
+    + ("much_later", "unsure", "lost", "gone")
 
 
 @dataclass
