@@ -87,8 +87,12 @@ class Full(Case):
         daemon = self.start()
         known = self.accept(daemon, "status=200")
         self.wait_done(daemon, known)
+        keyed = self.batch("status=200"), {"Idempotency-Key": "known"}
+        first = daemon.post(*keyed)
         self.fill()
         self.fails_and_goes_on(daemon)
+        again = daemon.post(*keyed)
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (200, "true", first.body))
         self.assertEqual(daemon.get_batch(known).json["outcome"], "succeeded")
         self.free()
         self.works_again(daemon)
