@@ -170,6 +170,7 @@ struct batch {
 	uint32_t next_pending;           /* no item before this one is PENDING */
 	uint32_t attempts_out;           /* with lanes, not back yet */
 	struct item *settled_first, *settled_last;
+	struct item *told_last;          /* of that chain: up to here the store has it, if the batch is durable */
 	int64_t created_unix_ms, finished_unix_ms;
 	int64_t accepted_us, finished_us;      /* monotonic */
 	int64_t expires_unix_ms;

@@ -135,13 +135,15 @@ void batches_wake(struct dispatch *d, int64_t now_us)
 	}
 }
 
-static void tell_listener(struct live *lv)
+void live_tell(struct live *lv)
 {
 	struct batch *b = lv->batch;
 
-	if (lv->seen == b->settled_last)
+	if (!b->durable)
+		b->told_last = b->settled_last;
+	if (lv->seen == b->told_last)
 		return;
-	lv->seen = b->settled_last;
+	lv->seen = b->told_last;
 	if (lv->listener != NULL && lv->listener->on_settled != NULL)
 		lv->listener->on_settled(lv->arg, b);
 }
@@ -156,7 +158,7 @@ static void pump_one(struct live *lv)
 	why = gate_why(&lv->batch->gate);
 	if (why != WHY_NONE && !live_leaving(lv))
 		settle_rest(lv, why);
-	tell_listener(lv);
+	live_tell(lv);
 	if (lv->batch->counts.pending > 0) {
 		live_let_go(lv);
 		return;

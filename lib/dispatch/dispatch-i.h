@@ -178,6 +178,9 @@ struct live *live_adopt(struct dispatch *d, struct batch *take);         /* one 
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */
 
+/* batch.c: its listener is told of the items up to told_last. */
+void live_tell(struct live *lv);
+
 /* batch.c: the pump of the batches, and the ends of waits. */
 void batches_pump(struct dispatch *d);
 void batches_wake(struct dispatch *d, int64_t now_us);

@@ -52,7 +52,8 @@ struct dispatch_listener {
 	/* A durable batch only: what the store said to it. With anything but STORE_OK
 	 * the batch is gone, and no other call follows. */
 	void (*on_accepted)(void *arg, struct batch *b, const struct store_accept *said);
-	/* Items have settled since the last call: see batch.settled_first. May be NULL. */
+	/* Items have settled since the last call, and of a durable batch are committed:
+	 * from batch.settled_first to told_last. May be NULL. */
 	void (*on_settled)(void *arg, struct batch *b);
 	/* The batch is done; exactly once. `document` is its JSON with results,
 	 * borrowed; NULL if there was no memory for it. Or, at a shutdown, it is a job

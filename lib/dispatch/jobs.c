@@ -67,6 +67,13 @@ bool jobs_have_room(const struct dispatch *d, uint16_t service)
 	       residency_may_take(&j->residency, limit(d), service);
 }
 
+/* What a job counts for: at most the part that each service would have if all of
+ * them hung. One that is larger than all of the room keeps nobody else out. */
+static uint32_t room_of(const struct dispatch *d, uint32_t bytes)
+{
+	return (uint32_t)MIN(bytes, MAX(limit(d) / (d->env.config->n_services + 1), 1u));
+}
+
 static void take_room(struct dispatch *d, uint16_t service, uint32_t bytes)
 {
 	residency_take(&d->jobs.residency, service, bytes);
@@ -89,7 +96,7 @@ static uint32_t to_bytes(size_t n)
 void jobs_take(struct live *lv, uint16_t service, size_t bytes)
 {
 	lv->service = service;
-	lv->room = to_bytes(bytes);
+	lv->room = room_of(lv->d, to_bytes(bytes));
 	take_room(lv->d, service, lv->room);
 }
 
@@ -192,7 +199,7 @@ void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
 {
 	struct dispatch *d = lv->d;
 	const struct batch *b = lv->batch;
-	uint64_t bytes = lv->room > 0 ? lv->room : to_bytes(b->held_bytes);
+	uint64_t bytes = b->held_bytes;
 	struct job *job = job_new(d, b->id);
 
 	job->pending = b->counts.pending;
@@ -261,7 +268,7 @@ static void adopt(struct dispatch *d, struct job *job, struct batch *take)
 	take->held_bytes = job->bytes;
 	atomic_fetch_add(take->held, take->held_bytes);
 	lv = live_adopt(d, take);
-	lv->room = job->bytes;
+	lv->room = room_of(d, job->bytes);
 	lv->service = job->service;
 	lv->urgent = job->urgent;
 	forget(d, job);
@@ -275,7 +282,7 @@ static void put_back(struct dispatch *d, struct job *job, enum store_answer answ
 {
 	struct jobs *j = &d->jobs;
 
-	give_room(d, job->service, job->bytes);
+	give_room(d, job->service, room_of(d, job->bytes));
 	if (job->urgent)
 		j->n_urgent--;
 	if (answer == STORE_NOT_FOUND) {
@@ -327,7 +334,7 @@ static void load(struct dispatch *d, struct job *job)
 		.job = job,
 	};
 	job->state = JOB_LOADING;
-	take_room(d, job->service, job->bytes);
+	take_room(d, job->service, room_of(d, job->bytes));
 	if (job->urgent)
 		d->jobs.n_urgent++;
 	d->jobs.loads++;

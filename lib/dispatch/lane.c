@@ -433,9 +433,8 @@ static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 
 /* Start what may start. With much to do it stops at `until_us` and asks for the
  * pump again: a thousand signatures would otherwise hold up the loop. */
-static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
+static void start_ready(struct dispatch *d, struct lane *lane, int64_t until_us)
 {
-	claim_ahead(d, lane, until_us);
 	while (lane->in_flight < lane->service->max_in_flight && !list_empty(&lane->turns)) {
 		struct turn *turn = list_entry(lane->turns.next, struct turn, rr);
 		struct attempt *a = list_entry(turn->ready.next, struct attempt, node);
@@ -463,6 +462,14 @@ static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
 		else
 			start(d, lane, a, now_us);
 	}
+}
+
+/* Claims come after the starts: each start, and each claim that is given back,
+ * makes place for one. */
+static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
+{
+	start_ready(d, lane, until_us);
+	claim_ahead(d, lane, until_us);
 	wake_starved(d);
 	lane_drop_if_idle(d, lane);
 }

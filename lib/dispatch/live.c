@@ -281,6 +281,7 @@ static void begin(struct live *lv)
 	op_start(&d->ops, &b->op, &d->root, dispatch_after(b->accepted_us, b->policy.deadline_ms), WHY_DEADLINE,
 		 on_batch_cancel);
 	batch_set_state(b, BATCH_RUNNING);
+	b->told_last = b->settled_last;
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, b->counts.pending);
 	if (b->op.why != WHY_NONE)
 		on_batch_cancel(&b->op, (enum why)b->op.why);
@@ -536,6 +537,8 @@ static void tell_done(struct live *lv)
 
 	if (l == NULL)
 		return;
+	if (b->state == BATCH_DONE)
+		b->told_last = b->settled_last;
 	if (b->n_items == b->counts.total) {
 		wire_batch(&text, b, true);
 		document = blob_from_buf(&text);

@@ -68,23 +68,43 @@ struct update {
 	struct batch_id id;
 };
 
+static bool tells_items(const struct live *lv)
+{
+	return lv->listener != NULL && lv->listener->on_settled != NULL;
+}
+
+/* The next of its items has settled for good: whatever dies now, it stays so. */
+static void committed(struct live *lv)
+{
+	struct batch *b;
+
+	if (lv == NULL || !tells_items(lv))
+		return;
+	b = lv->batch;
+	b->told_last = b->told_last == NULL ? b->settled_first : b->told_last->next_settled;
+	live_tell(lv);
+}
+
 static void on_update(struct store_op *op)
 {
 	struct update *u = container_of(op, struct update, update.op);
 
 	u->d->answers--;
+	if (u->update.seq > 0 && op->answer == STORE_OK)
+		committed(live_find(u->d, u->id));
 	watches_changed(u->d, u->id, false);
 	dispatch_pump_soon(u->d);
 	free(u);
 }
 
-/* Nobody waits for the answer, unless somebody watches the batch. One that the
- * store has not got is shown from memory, so what is there is there at once. */
+/* Nobody waits for the answer, unless somebody watches the batch, or is told of
+ * each item. One that the store has not got is shown from memory, so what is
+ * there is there at once. */
 static void tell_store(struct live *lv, const struct item *it)
 {
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
-	bool watched = watches_any(d, b->id);
+	bool awaited = watches_any(d, b->id) || tells_items(lv);
 	struct update *u;
 
 	if (!b->durable) {
@@ -94,7 +114,7 @@ static void tell_store(struct live *lv, const struct item *it)
 	u = xcalloc(1, sizeof *u);
 	*u = (struct update){
 		.update = {.op = {.what = STORE_UPDATE, .on_done = on_update,
-				  .reply_to = watched ? d->env.loop : NULL},
+				  .reply_to = awaited ? d->env.loop : NULL},
 			   .batch = batch_ref(b),
 			   .item = *it,
 			   .counts = b->counts,
@@ -102,7 +122,7 @@ static void tell_store(struct live *lv, const struct item *it)
 		.d = d,
 		.id = b->id,
 	};
-	if (watched)
+	if (awaited)
 		d->answers++;
 	else
 		lv->untold = true;
@@ -227,8 +247,12 @@ void batch_on_result(struct loop_msg *msg)
 
 	it->batch->attempts_out--;
 	atomic_store(&it->in_flight, false);
-	if (a->why == WHY_DEADLINE)
-		op_cancel(&d->ops, &it->batch->op, WHY_DEADLINE);
+	/* A lane's shard may see the end of the whole batch first. */
+	if (a->why == WHY_DEADLINE || (a->why == WHY_SHUTDOWN && !it->batch->asynchronous))
+		op_cancel(&d->ops, &it->batch->op, a->why);
+	/* A shutdown may have come before it, but there is nothing left for the next process. */
+	if (a->why == WHY_DEADLINE && live_leaving(lv))
+		gate_close(&it->batch->gate, WHY_DEADLINE);
 	if (a->started) {
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);

@@ -13,9 +13,9 @@
  * Invariants
  *  1. The owner watches before the first page is read, so that nothing that
  *     comes after a page goes unnoticed: `changed` asks for another one.
- *  2. At most one message is out to the owner (`calling`), one back from it
- *     (`told`), and one page asked for (`asking`). A reader is freed when none
- *     is, the owner does not watch any more, and its request is over.
+ *  2. At most one message is out to the owner (`calling`), and one back from it
+ *     (`told`). A reader is freed when none is, the owner does not watch any more,
+ *     and its request is over.
  *  3. A reader has one page at a time, and its next one is made when that was
  *     taken: nothing grows with one that stalls.
  *  4. Each item comes once, with its place in the order of settling as its id.
@@ -28,16 +28,16 @@
 #include "page.h"
 #include "query.h"
 
-enum { PAGE_ITEMS = 64 };
-
 struct reader {
 	struct list node;                /* routes.readers */
 	struct route_data data;
 	struct routes *here, *owner;
 	struct http_request *req;        /* NULL: it is over */
-	struct page page;
+	struct batch_id id;
+	struct page_rider page;
 	bool asking;
-	bool changed;                    /* since the page was asked for */
+	bool more;                       /* there was more than what the last page had */
+	bool changed;                    /* since it was asked for */
 	/* Between here and the owner. */
 	struct loop_msg call;
 	bool calling, watching;
@@ -76,7 +76,7 @@ static void watch(struct loop_msg *msg)
 	struct reader *r = container_of(msg, struct reader, call);
 
 	r->watch.on_change = on_change;
-	dispatch_watch(r->owner->env.dispatch, &r->watch, r->page.id);
+	dispatch_watch(r->owner->env.dispatch, &r->watch, r->id);
 	r->call.run = on_called;
 	loop_post(r->here->env.loop, &r->call);
 }
@@ -102,12 +102,11 @@ static void call_owner(struct reader *r, void (*run)(struct loop_msg *msg))
 /* Ask for what comes next, unless there is nothing, or the answer is awaited. */
 static void ask(struct reader *r)
 {
-	if (r->asking || r->last || r->broken || !(r->changed || r->page.more))
+	if (r->asking || r->last || r->broken || !(r->changed || r->more))
 		return;
 	r->asking = true;
 	r->changed = false;
-	r->page.from = r->seq + 1;
-	page_ask(&r->page);
+	page_join(r->here, &r->page, r->id, r->seq + 1);
 }
 
 static void on_told(struct loop_msg *msg)
@@ -137,12 +136,12 @@ static void on_called(struct loop_msg *msg)
 	ask(r);
 }
 
-static void add_progress(struct reader *r)
+static void add_progress(struct reader *r, const struct page *p)
 {
 	CLEANUP(buf_free) struct buf data = {0};
 
-	buf_printf(&data, "{\"state\":\"%s\",\"counts\":", batch_state_str(r->page.state));
-	wire_counts(&data, &r->page.counts);
+	buf_printf(&data, "{\"state\":\"%s\",\"counts\":", batch_state_str(p->state));
+	wire_counts(&data, &p->counts);
 	buf_add_char(&data, '}');
 	page_event(&r->text, "progress", r->seq, buf_slice(&data));
 	r->text.failed |= data.failed;
@@ -150,10 +149,9 @@ static void add_progress(struct reader *r)
 
 /* The page's events behind what opens the stream, and before what closes the
  * burst. An id beyond what has settled means that the client has all of that. */
-static void add_page(struct reader *r)
+static void add_page(struct reader *r, const struct page *p)
 {
-	struct page *p = &r->page;
-
+	r->more = p->more;
 	r->sent = 0;
 	if (!r->streaming) {
 		r->seq = MIN(r->seq, p->counts.total - p->counts.pending);
@@ -165,10 +163,9 @@ static void add_page(struct reader *r)
 		page_event(&r->text, "done", r->seq, buf_slice(&p->head));
 		r->last = true;
 	} else if (!p->more && p->n > 0) {
-		add_progress(r);
+		add_progress(r, p);
 	}
 	r->broken = r->text.failed || p->items.failed || p->head.failed;
-	page_done(p);
 }
 
 /* ---- the stream ---- */
@@ -193,33 +190,30 @@ static ssize_t fill(void *data, char *out, size_t max)
 	return r->here->stopping && !r->asking ? -1 : 0;
 }
 
-static void begin_stream(struct reader *r)
+static void begin_stream(struct reader *r, const struct page *p)
 {
-	const struct page *p = &r->page;
 	struct batch_headers h;
 
 	batch_headers(&h, p->id, p->state == BATCH_DONE ? batch_outcome_str(p->outcome) : NULL, "text/event-stream");
 	add_header(&h, "Cache-Control", "no-store");
 	add_header(&h, "X-Accel-Buffering", "no");
-	add_page(r);
+	add_page(r, p);
 	r->streaming = true;
 	http_stream(r->req, 200, h.headers, h.n, fill);
 }
 
-static void on_page(struct page *p)
+static void on_page(struct page_rider *rider, const struct page *p)
 {
-	struct reader *r = container_of(p, struct reader, page);
+	struct reader *r = container_of(rider, struct reader, page);
 
 	r->asking = false;
-	if (r->req == NULL) {
-		release(r);
-	} else if (!r->streaming && p->answer != STORE_OK) {
+	if (!r->streaming && p->answer != STORE_OK) {
 		answer_store_problem(r->here, r->req, p->answer);
 	} else if (!r->streaming) {
-		begin_stream(r);
+		begin_stream(r, p);
 	} else {
 		if (p->answer == STORE_OK)
-			add_page(r);
+			add_page(r, p);
 		else
 			r->broken = true;
 		http_stream_wake(r->req);
@@ -231,7 +225,7 @@ static void on_page(struct page *p)
 static void reader_free(struct reader *r)
 {
 	list_remove(&r->node);
-	page_done(&r->page);
+	page_leave(&r->page);
 	buf_free(&r->text);
 	free(r);
 }
@@ -313,7 +307,7 @@ static bool admit(struct routes *r)
 
 static void release(struct reader *r)
 {
-	if (r->req != NULL || r->asking || r->calling)
+	if (r->req != NULL || r->calling)
 		return;
 	if (r->watching) {
 		call_owner(r, unwatch);
@@ -330,6 +324,7 @@ static void on_end(struct route_data *data, bool gone)
 	(void)gone;
 	atomic_fetch_sub(readers_of_all(r->here), 1);
 	meter_add(r->here->env.meter, METRIC_EVENT_READERS, 0, 0, -1);
+	page_leave(&r->page);
 	r->req = NULL;
 	release(r);
 }
@@ -354,7 +349,7 @@ static bool refused(struct routes *r, struct http_request *req, struct slice id,
 	struct query q;
 
 	query_read(&q, req, NULL, 0);
-	if (!read_id(r, req, id, &ret->page.id))
+	if (!read_id(r, req, id, &ret->id))
 		return true;
 	if (!negotiate_takes(http_header(req, "Accept"), "text/event-stream"))
 		answer_problem(r, req, PROBLEM_NOT_ACCEPTABLE, "events are text/event-stream");
@@ -376,10 +371,9 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	if (refused(r, req, id, &asked))
 		return;
 	reader = xcalloc(1, sizeof *reader);
-	*reader = (struct reader){.data.on_end = on_end, .here = r, .req = req, .owner = batch_owner(r, asked.page.id),
-				  .seq = asked.seq,
-				  .page = {.here = r, .id = asked.page.id, .form = PAGE_EVENTS, .limit = PAGE_ITEMS,
-					   .on_done = on_page}};
+	*reader = (struct reader){.data.on_end = on_end, .here = r, .req = req, .owner = batch_owner(r, asked.id),
+				  .id = asked.id, .seq = asked.seq};
+	page_rider_init(&reader->page, on_page);
 	if (list_empty(&r->readers))
 		arm_comments(r);
 	list_append(&r->readers, &reader->node);

@@ -1,5 +1,9 @@
 #include "page.h"
 
+#include <stdlib.h>
+
+enum { EVENTS_MAX = 64 };                /* of one page: what a reader that stalls costs */
+
 /* How many items of a live batch are looked at for one page: a filter that finds
  * few of them must not hold up the loop. */
 enum { LOOK_MAX = 16384 };
@@ -144,4 +148,79 @@ void page_done(struct page *p)
 {
 	buf_free(&p->items);
 	buf_free(&p->head);
+}
+
+/* ---- together ---- */
+
+/* Who joins while the page is on its way gets the next one, because this one may
+ * be older than what he was told of. */
+struct shared {
+	struct idmap_node node;          /* routes.pages, with others of the batch */
+	struct page page;
+	struct list aboard, next;        /* struct page_rider.node */
+};
+
+static void take_off(struct shared *s)
+{
+	list_splice(&s->aboard, &s->next);
+	page_ask(&s->page);
+}
+
+static void land(struct page *p)
+{
+	struct shared *s = container_of(p, struct shared, page);
+	struct list *node;
+
+	while ((node = list_pop(&s->aboard)) != NULL) {
+		struct page_rider *r = list_entry(node, struct page_rider, node);
+
+		r->on_page(r, p);
+	}
+	if (!list_empty(&s->next)) {
+		take_off(s);
+		return;
+	}
+	idmap_remove(&p->here->pages, &s->node);
+	page_done(p);
+	free(s);
+}
+
+static struct shared *shared_find(const struct routes *here, struct batch_id id, uint32_t from)
+{
+	for (struct idmap_node *n = idmap_find(&here->pages, id); n != NULL; n = idmap_next(n)) {
+		struct shared *s = container_of(n, struct shared, node);
+
+		if (s->page.from == from)
+			return s;
+	}
+	return NULL;
+}
+
+void page_rider_init(struct page_rider *r, void (*on_page)(struct page_rider *r, const struct page *p))
+{
+	list_init(&r->node);
+	r->on_page = on_page;
+}
+
+void page_join(struct routes *here, struct page_rider *r, struct batch_id id, uint32_t from)
+{
+	struct shared *s = shared_find(here, id, from);
+
+	if (s != NULL) {
+		list_append(&s->next, &r->node);
+		return;
+	}
+	s = xcalloc(1, sizeof *s);
+	s->page = (struct page){.here = here, .id = id, .form = PAGE_EVENTS, .from = from, .limit = EVENTS_MAX,
+				.on_done = land};
+	list_init(&s->aboard);
+	list_init(&s->next);
+	list_append(&s->next, &r->node);
+	idmap_add(&here->pages, &s->node, id);
+	take_off(s);
+}
+
+void page_leave(struct page_rider *r)
+{
+	list_remove(&r->node);
 }

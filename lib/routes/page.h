@@ -44,5 +44,17 @@ struct page {
 void page_ask(struct page *p);
 void page_done(struct page *p);          /* frees what it has */
 
+/* A page of events for whoever of this shard wants the same one: readers of a
+ * batch that settles ask together. Embed it. on_page comes once, from the loop,
+ * never inside page_join(); the page is valid in the call alone, and nothing older
+ * than that page_join(). */
+struct page_rider {
+	struct list node;
+	void (*on_page)(struct page_rider *r, const struct page *p);
+};
+void page_rider_init(struct page_rider *r, void (*on_page)(struct page_rider *r, const struct page *p));
+void page_join(struct routes *here, struct page_rider *r, struct batch_id id, uint32_t from);
+void page_leave(struct page_rider *r);   /* also where it did not join, or was told */
+
 /* One event of an event stream. */
 void page_event(struct buf *out, const char *name, uint32_t seq, struct slice data);

@@ -19,6 +19,7 @@ struct routes {
 	struct loop_timer *until_timer;
 	atomic_uint waiting;             /* of all shards; the first one's counts */
 	bool stopping;                   /* nobody waits any more, and streams of events end */
+	struct idmap pages;              /* page.c: those that several wait for */
 	struct list readers;             /* get_events.c: of events, of this shard */
 	struct loop_timer *comments;     /* rings while there are any */
 	atomic_uint n_readers;           /* of all shards; the first one's counts */

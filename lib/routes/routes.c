@@ -273,6 +273,7 @@ void routes_free(struct routes *r)
 	events_free(r);
 	waits_free(r);
 	idmap_free(&r->flights);
+	idmap_free(&r->pages);
 	free(r);
 }
 

@@ -140,8 +140,10 @@ static void on_settled(void *arg, struct batch *b)
 static bool next_line(struct post *p)
 {
 	struct batch *b = p->batch;
-	struct item *it = p->sent == NULL ? b->settled_first : p->sent->next_settled;
+	struct item *it = NULL;
 
+	if (p->sent != b->told_last)
+		it = p->sent == NULL ? b->settled_first : p->sent->next_settled;
 	p->line.n = p->line_sent = 0;
 	if (it != NULL) {
 		wire_item(&p->line, it);

@@ -140,6 +140,10 @@ int sqlite_failed(struct sqlite *s, int rc)
 		s->log_suspect = true;
 	if (err == -EUCLEAN)
 		s->base.hopeless = true;
+	/* The log's own room is used again after a checkpoint, which needs little if
+	 * the database has free pages. */
+	if (err == -ENOSPC)
+		s->checkpoint_at = 0;
 	if (err == -EIO)
 		snprintf(s->base.why, sizeof s->base.why, "I/O error (%s): %s", sqlite3_errstr(rc), s->path);
 	else
@@ -182,7 +186,8 @@ static int set_level(struct sqlite *s, bool full)
 
 	if (s->full == full)
 		return SQLITE_OK;
-	rc = sqlite3_exec(s->writer, full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL", NULL, NULL, NULL);
+	rc = sqlite3_exec(s->writer, full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL", NULL, NULL,
+			  NULL);
 	if (rc == SQLITE_OK)
 		s->full = full;
 	return rc;

@@ -1,5 +1,6 @@
 /*
- * The invariants and the layout are in sqlite-i.h. Here: the reader's side.
+ * The invariants and the layout are in sqlite-i.h. Here: the reader's side, and
+ * what the writer's thread reads for recovery.
  *
  * Each answer is read in one transaction, so head and items are of one moment.
  * What stands on the medium is checked before it becomes an enumeration's value:
@@ -488,7 +489,7 @@ int sqlite_read(struct backend *b, struct store_op *op)
 int sqlite_each_unfinished(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg)
 {
 	struct sqlite *s = sqlite_of(b);
-	sqlite3_stmt *st = s->r[R_UNFINISHED];
+	sqlite3_stmt *st = s->w[W_UNFINISHED];
 	int err = 0, rc;
 
 	while (err == 0 && sqlite3_step(st) == SQLITE_ROW) {
@@ -506,5 +507,5 @@ int sqlite_each_unfinished(struct backend *b, void (*each)(void *arg, const stru
 			each(arg, &u);
 	}
 	rc = sqlite3_reset(st);
-	return rc != SQLITE_OK ? reader_error(s, rc) : err;
+	return sqlite_failed(s, rc != SQLITE_OK ? rc : err == 0 ? SQLITE_OK : SQLITE_CORRUPT);
 }

@@ -47,27 +47,31 @@ static const char *const write_sql[W_MAX] = {
 	[W_ADD_LETTER] = "REPLACE INTO letter (pos, \"to\", dedupe, payload) VALUES (?,?,?,?)",
 	[W_CLAIM] = "UPDATE item SET in_flight = 1, status = 1 WHERE pos = ? AND state < 3",
 	[W_UPDATE] = "UPDATE item SET in_flight = NULL, state = ?, status = ?, code = ?, delivered = ?, stop = ?, "
-		"duplicate_risk = ?, attempts = ?, http_status = ?, started_us = ?, latency_ms = ?, retry_after_ms = ?, "
-		"due = ?, settled = ?, message_id = ?, detail = ?, records = ? WHERE pos = ?",
+		"duplicate_risk = ?, attempts = ?, http_status = ?, started_us = ?, latency_ms = ?, "
+		"retry_after_ms = ?, due = ?, settled = ?, message_id = ?, detail = ?, records = ? WHERE pos = ?",
 	[W_DROP_LETTER] = "DELETE FROM letter WHERE pos = ?",
 	[W_HEAD] = "SELECT state, pending FROM batch WHERE row = ?",
 	[W_SET_HEAD] = "UPDATE batch SET state = ?, succeeded = ?, failed = ?, indeterminate = ?, not_attempted = ?, "
 		"pending = ? WHERE row = ?",
 	[W_SET_RUNNING] = "UPDATE batch SET state = 1 WHERE row = ?",
 	[W_FINISH] = "UPDATE batch SET due = NULL, state = ?, outcome = ?, stop_reason = ?, succeeded = ?, failed = ?, "
-		"indeterminate = ?, not_attempted = ?, pending = ?, finished = ?, duration_us = ?, expires = ? WHERE row = ?",
+		"indeterminate = ?, not_attempted = ?, pending = ?, finished = ?, duration_us = ?, expires = ? "
+		"WHERE row = ?",
 	[W_PARK] = "UPDATE batch SET due = ? WHERE row = ? AND state < 3",
 	[W_BY_ID] = "SELECT row, state FROM batch WHERE id = ?",
 	[W_BURY] = "INSERT INTO dead (row) VALUES (?)",
 	[W_DROP_BATCH] = "DELETE FROM batch WHERE row = ?",
 	[W_OLDEST] = "SELECT created FROM batch INDEXED BY unfinished WHERE state < 3 ORDER BY id LIMIT 1",
-	[W_EXPIRED] = "SELECT row FROM batch INDEXED BY expiry WHERE state = 3 AND expires <= ? ORDER BY expires LIMIT 1",
+	[W_EXPIRED] = "SELECT row FROM batch INDEXED BY expiry WHERE state = 3 AND expires <= ? "
+		"ORDER BY expires LIMIT 1",
 	[W_DEAD] = "SELECT row FROM dead LIMIT 1",
 	[W_SOME_LETTERS] = "SELECT pos, length(payload) FROM letter WHERE pos BETWEEN ? AND ? ORDER BY pos",
 	[W_DROP_LETTERS] = "DELETE FROM letter WHERE pos BETWEEN ? AND ?",
 	[W_SOME_ITEMS] = "SELECT pos FROM item WHERE pos BETWEEN ? AND ? ORDER BY pos",
 	[W_DROP_ITEMS] = "DELETE FROM item WHERE pos BETWEEN ? AND ?",
 	[W_DROP_DEAD] = "DELETE FROM dead WHERE row = ?",
+	[W_UNFINISHED] = "SELECT id, due, pending, bytes, service, flags FROM batch INDEXED BY unfinished "
+		"WHERE state < 3 ORDER BY id",
 };
 
 #define ITEMS_FROM "SELECT in_flight, " ITEM_COLUMNS
@@ -81,14 +85,14 @@ static const char *const read_sql[R_MAX] = {
 	[R_BY_INDEX] = ITEMS_FROM " FROM item" BY_INDEX,
 	[R_BY_INDEX_LETTERS] = LETTERS_FROM " FROM item LEFT JOIN letter USING (pos)" BY_INDEX,
 	[R_BY_SETTLING] = ITEMS_FROM " FROM item INDEXED BY settling" BY_SETTLING,
-	[R_BY_SETTLING_LETTERS] = LETTERS_FROM " FROM item INDEXED BY settling LEFT JOIN letter USING (pos)" BY_SETTLING,
+	[R_BY_SETTLING_LETTERS] = LETTERS_FROM " FROM item INDEXED BY settling LEFT JOIN letter USING (pos)"
+		BY_SETTLING,
 	[R_SHARED] = "SELECT payload FROM letter WHERE pos = ?",
 	[R_LIST] = "SELECT " HEAD_COLUMNS " FROM batch WHERE true" LIST_REST,
 	[R_LIST_LIVE] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY unfinished WHERE state < 3" LIST_REST,
-	[R_LIST_ENDED] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY ended WHERE state = 3 AND outcome = ?3" LIST_REST,
+	[R_LIST_ENDED] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY ended WHERE state = 3 AND outcome = ?3"
+		LIST_REST,
 	[R_LIST_KEY] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY keyed WHERE key = ?5" LIST_REST,
-	[R_UNFINISHED] = "SELECT id, due, pending, bytes, service, flags FROM batch INDEXED BY unfinished "
-		"WHERE state < 3 ORDER BY id",
 	[R_BEGIN] = "BEGIN",
 	[R_COMMIT] = "COMMIT",
 };
@@ -98,8 +102,8 @@ static bool refuse(const char *path, sqlite3 *db, int rc, struct buf *reterr)
 	int err = sqlite_errno(db, rc);
 
 	if ((rc & 0xff) == SQLITE_NOTADB)
-		buf_printf(reterr, "%s: this is no database of settled, or its start is damaged; restore it, or move it "
-			   "away with its -wal file", path);
+		buf_printf(reterr, "%s: this is no database of settled, or its start is damaged; restore it, or "
+			   "move it away with its -wal file", path);
 	else if (err == -EIO)
 		buf_printf(reterr, "%s: %s (%s)", path, sqlite_reason(err), sqlite3_errstr(rc));
 	else
@@ -150,8 +154,8 @@ bool sqlite_migrate(sqlite3 *db, const char *const *to_steps, unsigned n_steps, 
 	if (rc != SQLITE_OK)
 		return refuse(path, db, rc, reterr);
 	if (version < 0 || version > n_steps) {
-		buf_printf(reterr, "%s: it has the schema version %lld, and this program knows %u at most: start the later "
-			   "version that wrote it, or give another store.path", path, (long long)version, n_steps);
+		buf_printf(reterr, "%s: it has the schema version %lld, and this program knows %u at most: start "
+			   "the later version that wrote it, or give another store.path", path, (long long)version, n_steps);
 		return false;
 	}
 	while (version < n_steps && migrate_one(db, to_steps[version], version + 1, reterr))
@@ -199,6 +203,19 @@ static bool fill_new(const char *path, struct buf *reterr)
 	return ok;
 }
 
+/* For this user alone; SQLite gives its log the same mode. */
+static bool make_private(const char *path, struct buf *reterr)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0) {
+		buf_printf(reterr, "%s: cannot make this file: %s", path, strerror(errno));
+		return false;
+	}
+	close(fd);
+	return true;
+}
+
 /* Under another name until it is complete: so an empty or short file under the
  * right name is always damage, and never a start that was cut off. */
 static bool make_new(struct sqlite *s, struct buf *reterr)
@@ -207,14 +224,14 @@ static bool make_new(struct sqlite *s, struct buf *reterr)
 	bool ok;
 
 	if (access(s->wal_path, F_OK) == 0) {
-		buf_printf(reterr, "%s: it is missing, but its log %s is here: restore the database, or move the log away",
-			   s->path, s->wal_path);
+		buf_printf(reterr, "%s: it is missing, but its log %s is here: restore the database, or move the log "
+			   "away", s->path, s->wal_path);
 		return false;
 	}
 	buf_printf(&path, "%s.new", s->path);
 	REQUIRE(!path.failed);
 	unlink(path.p);
-	ok = fill_new(path.p, reterr);
+	ok = make_private(path.p, reterr) && fill_new(path.p, reterr);
 	if (ok && (rename(path.p, s->path) != 0 || !sync_directory(s->base.cfg->path))) {
 		buf_printf(reterr, "%s: cannot make this file: %s", s->path, strerror(errno));
 		ok = false;
@@ -266,8 +283,8 @@ static bool check_file(sqlite3 *db, const char *path, struct buf *reterr)
 	if (rc != SQLITE_OK)
 		return refuse(path, db, rc, reterr);
 	if (id != SQLITE_APPLICATION_ID) {
-		buf_printf(reterr, "%s: this database belongs to another program: move it away, or give another store.path",
-			   path);
+		buf_printf(reterr, "%s: this database belongs to another program: move it away, or give another "
+			   "store.path", path);
 		return false;
 	}
 	if (sqlite3_db_readonly(db, "main") != 0)

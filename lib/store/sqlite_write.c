@@ -77,8 +77,8 @@ static int set_running(struct sqlite *s, int64_t row)
 
 static int write_head(struct sqlite *s, const struct touched *t)
 {
-	enum batch_state state;
-	uint32_t pending;
+	enum batch_state state = BATCH_QUEUED;
+	uint32_t pending = 0;
 	int rc = look_at_head(s, t->row, &state, &pending);
 
 	if (rc != SQLITE_ROW || state == BATCH_DONE)
@@ -441,8 +441,8 @@ static int finish_durable(struct sqlite *s, struct store_finish *f)
 {
 	const struct batch *b = f->batch;
 	struct binder to = sqlite_bind(s->w[W_FINISH]);
-	enum batch_state state;
-	uint32_t pending;
+	enum batch_state state = BATCH_QUEUED;
+	uint32_t pending = 0;
 	int rc = look_at_head(s, b->store_row, &state, &pending);
 
 	if (rc != SQLITE_ROW) {
@@ -483,7 +483,7 @@ static int finish_undurable(struct sqlite *s, struct store_finish *f)
 {
 	struct batch *b = f->batch;
 	struct binder drop = sqlite_bind(s->w[W_DROP_BATCH]);
-	enum batch_state state;
+	enum batch_state state = BATCH_QUEUED;
 	uint32_t pending = 0;
 	int rc;
 

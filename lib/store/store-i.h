@@ -46,7 +46,8 @@ void *store_reader_main(void *arg);
 /* What it takes in the queue: of what does not change while it waits. */
 size_t store_op_bytes(const struct store_op *op);
 
-/* Waits for ever, if it must: see the header's second invariant. */
+/* Waits for ever, if it must: see the header's second invariant. The writer's
+ * thread alone can tell, of what it has taken. */
 bool store_op_owed(const struct store_op *op);
 
 static inline bool store_op_reads(const struct store_op *op)

@@ -55,7 +55,7 @@ bool store_op_owed(const struct store_op *op)
 	case STORE_PARK:
 		return true;
 	case STORE_FINISH:
-		return container_of(op, const struct store_finish, op)->batch->durable;
+		return container_of(op, const struct store_finish, op)->owed;
 	case STORE_ACCEPT:
 	case STORE_DELETE:
 	case STORE_READ:
@@ -119,7 +119,7 @@ static enum store_answer admit(struct store *s, struct store_op *op, size_t byte
 	bool full = s->status.queued_ops > 0 && s->status.queued_bytes + bytes > s->cfg.queue_bytes;
 	const struct batch *b;
 
-	if (store_op_owed(op))
+	if (op->what != STORE_ACCEPT && op->what != STORE_DELETE)
 		return STORE_OK;
 	if (full)
 		return s->status.failing ? STORE_UNAVAILABLE : STORE_BUSY;

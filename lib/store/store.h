@@ -11,12 +11,13 @@
  *     and are answered after their commit: what a read saw, or an answer said,
  *     survives the process. What was asked with `synced` (accept with
  *     `batch->durable`, claim of an at_most_once item) survives the machine too.
- *  2. A write that is owed (STORE_CLAIM, STORE_UPDATE, STORE_FINISH of a durable
- *     batch, STORE_PARK) is never dropped before store_give_up(): while the disk
- *     fails it waits, and is tried again. Everything else is then answered STORE_UNAVAILABLE.
+ *  2. A write that is owed (STORE_CLAIM, STORE_UPDATE, STORE_PARK, STORE_FINISH of a
+ *     batch that is durable or has its note in the store, which would else run for
+ *     ever) is never dropped before store_give_up(): while the disk fails it waits,
+ *     and is tried again. Everything else is then answered STORE_UNAVAILABLE.
  *  3. A read sees only what is committed, and all of what was answered before.
- *  4. The queue to the writer is bounded: over it, what is not owed is answered
- *     STORE_BUSY.
+ *  4. The queue to the writer is bounded: over it, accepts and deletes are answered
+ *     STORE_BUSY. What finishes was counted when it was accepted.
  */
 #pragma once
 
@@ -91,6 +92,7 @@ struct store_update {
 struct store_finish {
 	struct store_op op;              /* STORE_FINISH */
 	struct batch *batch;             /* a reference, the store's to drop */
+	bool owed;                       /* private */
 };
 
 /* The batch leaves memory unfinished, and is wanted again at due_unix_ms. */

@@ -471,6 +471,17 @@ static void gather(struct store *s)
 		pthread_cond_timedwait(&s->wake_writer, &s->lock, &t);
 }
 
+/* A note that comes in the same group is not there yet, and fails with it. */
+static void mark_owed(struct list *arrived)
+{
+	list_foreach(node, arrived) {
+		struct store_finish *f = container_of(store_op_of(node), struct store_finish, op);
+
+		if (f->op.what == STORE_FINISH)
+			f->owed = f->batch->durable || f->batch->store_row != 0;
+	}
+}
+
 void *store_writer_main(void *arg)
 {
 	struct store *s = arg;
@@ -491,6 +502,7 @@ void *store_writer_main(void *arg)
 		pthread_mutex_unlock(&s->lock);
 		pthread_mutex_lock(&s->turn);
 		run_reads(s, &reads);
+		mark_owed(&arrived);
 		if (closing || (giving_up && s->status.failing)) {
 			write_rest(s, &arrived);
 		} else {

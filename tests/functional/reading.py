@@ -1,6 +1,7 @@
 """What the tests that read batches share: event streams, results page by page,
 and clients that take their time."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -95,11 +96,17 @@ class SlowReader:
     def wait_blocked(self):
         kit.until(lambda: self.unsent() > 16384, lambda: f"{self.unsent()} bytes unsent")
 
+    def bytes(self):
+        """All that comes up to the end of the connection."""
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := self.sock.recv(1 << 20):
+                data += part
+        return data
+
     def rest(self):
         """The body, out of its chunks, to a proper end."""
-        data = b""
-        while part := self.sock.recv(1 << 20):
-            data += part
+        data = self.bytes()
         head, _, data = data.partition(b"\r\n\r\n")
         assert b"\r\nTransfer-Encoding: chunked" in head, head
         text = []

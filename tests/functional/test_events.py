@@ -2,11 +2,13 @@
 of settling, over any number of connections; readers that stall cost a page, and
 none of them aborts anything or holds up a stop."""
 
-import json
+import signal
 import socket
 
+import gate
 import harness
 import kit
+import lives
 import reading
 from harness import item
 from kit import LEAVE
@@ -262,6 +264,16 @@ class Stalled(reading.Case):
         self.assertEqual(ids, list(range(1, 20002)))
         self.assertTrue(text.rstrip().rsplit("\n", 3)[-3].startswith("event: done"))
 
+    def test_events_of_a_batch_that_is_forgotten_meanwhile_break_off(self):
+        batch_id = self.settled_job(reading.final_at_once(20000))
+        reader = self.start(batch_id)
+        self.assertEqual(self.settled.ask("DELETE", "/v1/batches/" + batch_id).status, 204)
+        data = reader.bytes()
+        self.assertFalse(data.endswith(b"\r\n0\r\n\r\n"), "it looks whole")
+        self.assertNotIn(b"event: done", data)
+        reader.close()
+        self.rest.wait()
+
     def test_a_reader_that_stalls_holds_up_no_other(self):
         batch_id = self.job(reading.final_at_once(20000, self.held))
         self.start(batch_id)
@@ -361,6 +373,48 @@ class Stop(reading.Case):
 
 class StopAcrossShards(Stop):
     shards = 3
+
+
+class Lives(lives.Case):
+    """A reader whose daemon ends, and who goes on with the next one."""
+
+    def setUp(self):
+        super().setUp()
+        self.held = gate.Held()
+        self.addCleanup(self.held.close)
+
+    def test_what_one_process_told_the_next_one_does_not_repeat_and_nothing_is_lost(self):
+        for sig, shards in ((signal.SIGKILL, (1, 3)), (signal.SIGKILL, (3, 1)), (signal.SIGTERM, (1, 1))):
+            with self.subTest(sig=sig, shards=shards):
+                paths = [f"{sig}-{shards[0]}-{n}" for n in range(6)]
+                first = self.start(shards=shards[0], limits={"drain_ms": 0})
+                answer = first.post({"retry": {"base_ms": 1, "cap_ms": 2, "max_attempts": 5}, "attempt_timeout_ms": 600000, "items": [
+                    item(n, self.held.url(path)) for n, path in enumerate(paths)]}, reading.ASYNC)
+                batch_id = answer.headers["Batch-Id"]
+                stream = reading.Events(first, batch_id)
+                self.held.wait(*paths)
+                for path in paths[3:]:
+                    self.held.answer(path)
+                seen = []
+                while len(seen) < 3:
+                    seen += items(stream.until("item"))
+                cursor = first.ask("GET", f"/v1/batches/{batch_id}/results?limit=2").json["next_cursor"]
+                first.stop(sig)
+                stream.close()
+                for path in paths[:3]:
+                    self.held.wait_gone(path)
+                second = self.start(shards=shards[1])
+                again = reading.Events(second, batch_id, seen[-1].id)
+                for path in reversed(paths[:3]):
+                    self.held.answer(path)
+                seen += items(again.rest())
+                again.close()
+                self.assertEqual([e.id for e in seen], [1, 2, 3, 4, 5, 6])
+                results = self.wait_done(second, batch_id).json["results"]
+                self.assertEqual(sorted((e.data for e in seen), key=lambda r: r["index"]), results)
+                rest = second.ask("GET", f"/v1/batches/{batch_id}/results?cursor={cursor}").json
+                self.assertEqual(rest["results"], results[2:])
+                second.stop()
 
 
 if __name__ == "__main__":

@@ -213,9 +213,9 @@ class Refused(jobs.Case):
         self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", retried.body))
         self.problem(self.settled.ask("POST", first + "/retry", b"{}", headers), 404, "not_found")
 
+
+class Restarted(jobs.Case):
     def test_a_service_that_is_gone_does_not_hide_what_was_sent(self):
-        if self.config["store"] == "memory":
-            self.skipTest("a restart forgets")
         directory = tempfile.TemporaryDirectory(prefix="settled-test-")
         self.addCleanup(directory.cleanup)
         config = {"store": {"path": directory.name}}

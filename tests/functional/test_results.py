@@ -174,6 +174,23 @@ class ResultsAcrossShards(Results):
     config = {"shards": 3}
 
 
+class Large(reading.Case):
+    """More items than are looked at for one page of a batch that is in memory alone."""
+    config = {"shards": 1, "limits": {"items": 40001}}
+    page, pages = Results.page, Results.pages
+
+    def test_a_filter_that_finds_few_has_pages_without_any(self):
+        batch = reading.final_at_once(40000)
+        batch["items"].append({"id": "held", "to": self.held.url("held"), "payload": 0})
+        batch_id = self.stream(batch)
+        self.held.wait("held")
+        results, sizes = self.pages(batch_id, "status=running", "limit=1000")
+        self.assertEqual(([r["id"] for r in results], sizes), (["held"], [0, 0, 1]))
+        self.assertEqual([json.loads(line) for line in self.page(batch_id, "?status=running", NDJSON).body.splitlines()], results)
+        self.assertEqual(len(self.page(batch_id, "", NDJSON).body.splitlines()), 40001)
+        self.held.answer("held")
+
+
 class SlowLines(reading.Case):
     """10,000 results as lines, for somebody who takes them slowly or not at all."""
     config = {"shards": 1}
@@ -208,6 +225,14 @@ class SlowLines(reading.Case):
         reader = reading.SlowReader(self.settled, f"/v1/batches/{newest}/results", NDJSON)
         self.addCleanup(reader.close)
         reader.wait_blocked()
+
+    def test_lines_of_a_batch_that_is_forgotten_meanwhile_break_off(self):
+        reader = self.start()
+        newest = self.settled.ask("GET", "/v1/batches?limit=1").json["batches"][0]["id"]
+        self.assertEqual(self.settled.ask("DELETE", "/v1/batches/" + newest).status, 204)
+        self.assertFalse(reader.bytes().endswith(b"\r\n0\r\n\r\n"), "it looks whole")
+        reader.close()
+        self.rest.wait()
 
     def test_a_reader_that_leaves_ends_its_stream(self):
         for leave in (socket.socket.close, harness.reset):

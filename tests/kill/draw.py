@@ -12,16 +12,17 @@ POINTS = {"before_commit": 40, "after_commit_before_answer": 40, "accepted_befor
           "attempt_started": 80, "result_not_recorded": 80}
 LANES = 4                               # services, each a lane of its own
 ATTEMPTS = 12                           # more than one item is killed in
+STREAM = "application/x-ndjson"
 SOON = {"base_ms": 5, "cap_ms": 40}
 
 
 @dataclass(frozen=True)
 class Way:
     """How the downstream treats an item, and what that makes of it: delivered;
-    refused, for good or in the end; or in doubt after the first request."""
+    refused, for good or in the end; invalid, and never sent."""
 
     text: str
-    end: str                            # delivered, refused
+    end: str                            # delivered, refused, invalid
     doubt: bool = False                 # its first request may have been delivered, and is never confirmed
     wait_s: int = 0                     # what the first refusal asks for
 
@@ -36,6 +37,7 @@ WAYS = {
     "lost": Way("close&times=1", "delivered", doubt=True),
     "gone": Way("status=410", "refused"),
     "limited": Way("status=429", "refused"),
+    "invalid": Way("", "invalid"),       # under best_effort alone
 }
 DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later", "limited") * 2 + ("much_later", "unsure", "lost", "gone")
 
@@ -45,11 +47,13 @@ class Item:
     tag: str                            # its id, and in its URL
     way: str
     service: str
-    payload: str
+    payload: str                        # as it arrives
+    shared: bool = False                # it is the batch's, and not sent with the item
+    dedupe_key: str = None
 
     @property
     def to(self):
-        return f"tag={self.tag}&{WAYS[self.way].text}"
+        return "" if self.way == "invalid" else f"tag={self.tag}&{WAYS[self.way].text}"
 
 
 @dataclass
@@ -86,6 +90,7 @@ class Intent:
     headers: dict
     key: str = None
     leaves: bool = False                # it does not wait for the answer
+    payload: str = "null"               # of the items that share it
     sendings: list = field(default_factory=list)
 
     @property
@@ -104,12 +109,18 @@ class Intent:
         return self.get("order") == "sequential" or self.get("concurrency") == 1
 
     def body(self):
-        items = [{"id": i.tag, "to": i.to, "service": i.service, "payload": 0} for i in self.items]
-        text = json.dumps({**self.policy, "metadata": {"intent": self.name}, "items": items})
-        # The payload as it is to arrive, byte for byte.
-        for i in self.items:
-            text = text.replace('"payload": 0', '"payload": ' + i.payload, 1)
-        return text.encode()
+        """Payloads stand there as they are to arrive, byte for byte."""
+        head = json.dumps({**self.policy, "metadata": {"intent": self.name}})[1:-1]
+        items = ", ".join(_item_text(i) for i in self.items)
+        return f'{{{head}, "payload": {self.payload}, "items": [{items}]}}'.encode()
+
+
+def _item_text(item):
+    members = {"id": item.tag, "to": item.to, "service": item.service}
+    if item.dedupe_key is not None:
+        members["dedupe_key"] = item.dedupe_key
+    text = json.dumps(members)
+    return text if item.shared else text[:-1] + f', "payload": {item.payload}}}'
 
 
 @dataclass
@@ -123,20 +134,30 @@ class Cycle:
     point: str = None
 
 
+def draw_item(rng, tag, quick, common):
+    way = rng.choice(DRAWN)
+    if quick and WAYS[way].wait_s > rng.choice((0, 0, 1)):
+        way = "slow"
+    padding = "x" * rng.choice((0, 0, 0, 0, 0, 300, 20000))
+    item = Item(tag, way, f"s{rng.randrange(LANES)}", f'{{"of":"{tag}","x":1.10,"p":"{padding}"}}')
+    if rng.random() < 0.3:
+        item.payload, item.shared = common, True
+    if rng.random() < 0.2:
+        item.dedupe_key = f"order-7:{tag}"
+    return item
+
+
 def draw_intent(rng, name):
     kind = rng.choices(("job", "sync", "plain", "continue"), (10, 4, 2, 2))[0]
-    quick = kind != "job"
-    items = []
-    for n in range(rng.choice((1, 2, 5, 12))):
-        way = rng.choice(DRAWN)
-        if quick and WAYS[way].wait_s > rng.choice((0, 0, 1)):
-            way = "slow"
-        items.append(Item(f"{name}i{n}", way, f"s{rng.randrange(LANES)}", f'{{"of":"{name}","n":{n},"x":1.10}}'))
+    common = f'{{"all of":"{name}","x":12345678901234567890}}'
+    items = [draw_item(rng, f"{name}i{n}", kind != "job", common) for n in range(rng.choice((1, 2, 5, 12)))]
     policy = {"deadline_ms": 600000, "retry": {"max_attempts": rng.choice((3, ATTEMPTS, ATTEMPTS)), **SOON}}
     if rng.random() < 0.3:
         policy["delivery"] = "at_most_once"
     if rng.random() < 0.3:
         policy["contract"] = rng.choice(("all_or_nothing", "best_effort"))
+    if policy.get("contract") == "best_effort" and rng.random() < 0.5:
+        rng.choice(items).way = "invalid"
     if rng.random() < 0.2:
         policy["order"] = "sequential"
     elif rng.random() < 0.4:
@@ -151,7 +172,10 @@ def draw_intent(rng, name):
     if kind == "sync" or (kind == "job" and rng.random() < 0.4):
         key = f"key-{name}"
         headers["Idempotency-Key"] = f'"{key}"'
-    return Intent(name, kind, items, policy, headers, key, leaves=kind == "continue" and rng.random() < 0.5)
+    if kind != "job" and rng.random() < 0.3:
+        headers["Accept"] = STREAM
+    leaves = kind == "continue" and rng.random() < 0.5
+    return Intent(name, kind, items, policy, headers, key, leaves, common)
 
 
 def draw_end(rng, points):

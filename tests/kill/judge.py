@@ -147,9 +147,9 @@ def a_batch_is_accepted_once(history):
     for intent, s in answers(history):
         traces.setdefault(intent.name, set()).add(s.batch_id)
     for entry in history.ledger:
-        tag = tag_of(entry)
-        if tag is not None and history.intent_of(tag):
-            traces.setdefault(history.intent_of(tag).name, set()).add((entry["webhook_id"] or "").rsplit(".", 1)[0])
+        tag, trace = tag_of(entry), (entry["webhook_id"] or "").rsplit(".", 1)
+        if trace[-1] == tag and history.intent_of(tag) is not None:
+            traces.setdefault(history.intent_of(tag).name, set()).add(trace[0])
     for name, ids in traces.items():
         if len(ids) > 1:
             yield f"{name} became {sorted(ids)}"
@@ -232,13 +232,13 @@ def an_interruption_needs_a_death(history):
 
 @rule
 def a_waiting_item_waits_on(history):
-    """Retry-After holds over a restart, by the wall clock, to a millisecond or two. An attempt that was interrupted
-    knows of no answer."""
+    """Retry-After holds over a restart, by the wall clock, to a millisecond or two. It is counted from the arrival of
+    the refused request, for nobody knows when its answer left. An attempt that was interrupted knows of no answer."""
     for s in history.stories:
         for a, b in zip(s.requests, s.requests[1:]):
             asked = 1000000 * WAYS[s.item.way].wait_s - 2000 if a["answered"] == 429 else 0
-            if asked > 0 and b["arrived_us"] - a["answered_us"] < asked and not s.result["duplicate_risk"]:
-                yield (f"{s.item.tag}: request {b['n']} came {b['arrived_us'] - a['answered_us']} us after "
+            if asked > 0 and b["arrived_us"] - a["arrived_us"] < asked and not s.result["duplicate_risk"]:
+                yield (f"{s.item.tag}: request {b['n']} came {b['arrived_us'] - a['arrived_us']} us after "
                        f"{a['n']}, which asked for {asked}")
 
 
@@ -247,7 +247,7 @@ def a_waiting_item_waits_on(history):
 @rule
 def every_attempt_has_the_same_webhook_id(history):
     for s in history.stories:
-        want = f"{s.batch.get('retry_of') or s.batch['id']}.{s.item.tag}"
+        want = s.item.dedupe_key or f"{s.batch.get('retry_of') or s.batch['id']}.{s.item.tag}"
         for entry in s.requests:
             if entry["webhook_id"] != want:
                 yield f"{s.item.tag}: request {entry['n']} has webhook-id {entry['webhook_id']}, not {want}"
@@ -328,6 +328,8 @@ def a_job_ends_as_its_downstream_wills(history):
 def plausible_end(history, s):
     r, way = s.result, WAYS[s.item.way]
     exhausted = r["attempts"] == s.intent.policy["retry"]["max_attempts"] and r.get("stop") == "max_attempts"
+    if way.end == "invalid":
+        return s.code == "invalid_item" and r["attempts"] == 0 and not s.requests
     if s.intent.get("delivery") == "at_most_once" and r["delivered"] == "maybe":
         killed = s.code == "interrupted" and len(history.lives) > 1
         return r.get("stop") == "maybe_delivered" and (way.doubt or killed)

@@ -17,7 +17,7 @@ import time
 import harness
 from harness import LIMIT_S
 from history import Act, History, Life, Sighting
-from draw import LANES, Sending
+from draw import LANES, STREAM, Sending
 
 CLIENTS = 8
 # How long a moment is waited for that may never come.
@@ -161,9 +161,10 @@ class Clients:
             if intent.leaves:
                 return s
             answer = conn.getresponse()
-            data = answer.read()
+            streamed = answer.headers["Content-Type"] == STREAM
+            body = self.read_lines(intent, answer) if streamed else json.loads(answer.read())
             # All of it at once, for whoever looks.
-            s.body, s.headers, s.answered_us = json.loads(data), dict(answer.headers), now_us()
+            s.body, s.headers, s.answered_us = body, dict(answer.headers), now_us()
             s.status = answer.status
         finally:
             conn.close()
@@ -173,6 +174,18 @@ class Clients:
             if s.body.get("results") is not None:
                 self.journal.see(s.answered_us, s.body)
         return s
+
+    def read_lines(self, intent, answer):
+        """A stream: its head promises the batch, and each line a result, however it ends."""
+        batch_id, results = answer.headers["Batch-Id"], []
+        self.journal.learn(batch_id, intent)
+        try:
+            while "batch" not in (line := json.loads(answer.readline())):
+                results.append(line)
+            return {**line["batch"], "results": sorted(results, key=lambda r: r["index"])}
+        finally:
+            self.journal.see(now_us(), {"id": batch_id, "state": "running", "results": results,
+                                        "durability": "disk" if intent.durable else "memory"})
 
     def peek(self, batch_id):
         at_us = now_us()
@@ -239,7 +252,7 @@ def _sender(intent):
 class World:
     def __init__(self, seed):
         self.rng = random.Random(seed)
-        self.down = harness.Downstream("--ledger", "1000000")
+        self.down = harness.Downstream("--ledger", "1000000", "--ledger-body", "65536")
         self.home = None
         self.daemon = None
         self.journal = Journal()
@@ -310,7 +323,10 @@ class World:
     def end(self, life, sig):
         self.daemon.ending = True
         life.status = self.daemon.stop(sig)
-        life.said = "\n".join(self.daemon.text().splitlines()[-LAST_LINES:])
+        life.said = self.last_lines()
+
+    def last_lines(self):
+        return "\n".join(self.daemon.text().splitlines()[-LAST_LINES:])
 
     def wait_up(self, cycle):
         """A point may be passed before it listens, and a number of lines come together."""
@@ -341,7 +357,8 @@ class World:
 
     def check_clients(self, clients):
         if clients.failures:
-            raise AssertionError("a client was let down by a living daemon:\n" + clients.failures[0])
+            raise AssertionError(f"a client was let down by a daemon that nobody had killed:\n{clients.failures[0]}\n"
+                                 + self.last_lines())
 
     def barrier(self):
         """The downstream has read all that was sent to it before. The second connection is accepted after what the
@@ -379,9 +396,11 @@ class World:
                 history.batches[batch_id] = self.journal.done[batch_id]
 
     def wait_done(self, batch_id, until):
+        """What is not done by then is shown as it is."""
         while True:
-            status, _, body = self.daemon.ask("GET", f"/v1/batches/{batch_id}", headers={"Prefer": "wait=5"})
-            if status != 200 or body["state"] == "done" or time.monotonic() > until:
+            left = max(0, min(5, int(until - time.monotonic())))
+            status, _, body = self.daemon.ask("GET", f"/v1/batches/{batch_id}", headers={"Prefer": f"wait={left}"})
+            if status != 200 or body["state"] == "done" or left == 0:
                 return status, body
 
     def list_batches(self):

@@ -296,11 +296,14 @@ static void cover_end(const struct sim_batch *b, enum why why)
  * they come at the same instant, or where instants are not exact. */
 void note_end(struct sim_batch *b, enum why why)
 {
+	/* The timer is set by the pump: it may be a turn behind. */
+	int64_t behind = b->end.why == WHY_DEADLINE ? 2 * sim.set.turn_us : 0;
+
 	if (b->end.why == WHY_NONE) {
 		b->end = (struct sim_end){.why = why, .at_us = clock_now(), .reasons = 1u << why, .lanes_saw = 1u << why};
 		trace("ended: batch, why, pending", b - sim.batches, why, b->pending);
 		cover_end(b, why);
-	} else if (!sim.exact || b->durable || b->end.at_us == clock_now()) {
+	} else if (!sim.exact || b->durable || clock_now() - b->end.at_us <= behind) {
 		b->end.reasons |= 1u << why;
 		cover_race(RACE_ENDED_TWICE);
 	}
@@ -431,6 +434,25 @@ void check_settled_now(struct sim_batch *b)
 	notice_end(b);
 }
 
+/* Nothing happens anywhere, and this job should be at work: its wake-up is lost. The
+ * disk may have failed a while ago, and is asked again a few seconds later. */
+static void check_awake(const struct sim_batch *b)
+{
+	int64_t quiet = clock_now() - 10000000;
+
+	if (sim.stalls || sim.last_us >= quiet || b->end.why != WHY_NONE || world_goes_down() || sim.down ||
+	    !store_disk_well_since(sim.disk, quiet))
+		return;
+	/* A job that somebody waits for stays in memory, and keeps its room. */
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		if (sim.batches[i].running > 0 || (sim.batches[i].beyond && !sim.batches[i].finish_kept))
+			return;
+	for (unsigned i = 0; i < b->n_items; i++)
+		CHECK(IDLE, b->items[i].state == ITEM_FINAL || b->items[i].due_unix_ms >= clock_to_unix_ms(quiet) ||
+				    (b->want.sequential && b->items[i].state == ITEM_PENDING),
+		      "batch %u, item %u: it is due, and nobody wakes it", (unsigned)(b - sim.batches), i);
+}
+
 /* A durable batch, of which the store hears everything. */
 static void check_job(struct sim_batch *b)
 {
@@ -440,6 +462,7 @@ static void check_job(struct sim_batch *b)
 		return;
 	check_deadlines(b);
 	notice_end(b);
+	check_awake(b);
 	since = clock_now() - b->end.at_us - model_slack_us(b);
 	if (b->end.why != WHY_NONE && !sim.stalls)
 		CHECK(ABORT_AT_ONCE,

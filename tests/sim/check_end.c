@@ -178,6 +178,9 @@ static void check_stop_reason(const struct sim_batch *b)
 		by_itself = 1u << STOP_REASON_FIRST_FAILURE;
 	for (unsigned w = WHY_DEADLINE; w <= WHY_INTERRUPTED; w++)
 		allowed |= b->end.reasons >> w & 1 ? 1u << of[w] : 0;
+	/* As in stops_of_end(). */
+	if (sim.shut_down && !b->asynchronous)
+		allowed |= 1u << STOP_REASON_SHUTDOWN;
 	/* The last answer may beat the deadline's timer, which is a turn behind; and of
 	 * what passed while it was not in memory the items' own ends come first. */
 	if (b->end.why == WHY_NONE ||
@@ -186,6 +189,15 @@ static void check_stop_reason(const struct sim_batch *b)
 		allowed |= by_itself;
 	CHECK(STOP_REASON, allowed >> b->b->stop_reason & 1, "%s, ended by %s",
 	      stop_reason_str(b->b->stop_reason), why_str(b->end.why));
+}
+
+/* A shutdown that ended an item is no completion, whichever shard saw it first. */
+static void check_stops_agree(const struct sim_batch *b)
+{
+	for (unsigned i = 0; i < b->n_items; i++)
+		CHECK(STOP_REASON,
+		      b->b->items[i].stop != STOP_SHUTDOWN || b->b->stop_reason != STOP_REASON_COMPLETED,
+		      "an item was stopped by the shutdown, its batch by %s", stop_reason_str(b->b->stop_reason));
 }
 
 static void check_outcome(const struct sim_batch *b)
@@ -213,6 +225,7 @@ void check_end(const struct sim_batch *b)
 	CHECK(COUNTS, b->b->counts.pending == 0, "%u pending", b->b->counts.pending);
 	check_outcome(b);
 	check_stop_reason(b);
+	check_stops_agree(b);
 }
 
 /* The batch is done: now everything about it must be right. */

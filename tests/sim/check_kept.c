@@ -60,11 +60,71 @@ static void check_kept_batch(const struct sim_batch *b, const struct batch *real
 		check_kept_item(&b->items[i], &real->items[i], i);
 }
 
+/* Of a plain batch whose process ended: what was not final at its start may have
+ * been sent, and more is not known. */
+static void check_note_end(const struct sim_batch *b, const struct batch *real)
+{
+	const unsigned stops = 1u << STOP_INTERRUPTED | 1u << STOP_MAYBE_DELIVERED | 1u << STOP_MAX_ATTEMPTS |
+			       1u << STOP_DEADLINE | 1u << STOP_TTL;
+
+	unsigned open = 0;
+
+	cover_race(RACE_NOTE_INTERRUPTED);
+	for (unsigned i = 0; i < b->n_items; i++)
+		open += !b->items[i].invalid;
+	CHECK(KEPT, real->stop_reason == (open > 0 ? STOP_REASON_INTERRUPTED : STOP_REASON_COMPLETED),
+	      "batch %u ends as %s", (unsigned)(b - sim.batches), stop_reason_str(real->stop_reason));
+	for (unsigned i = 0; i < b->n_items; i++) {
+		const struct item *it = &real->items[i];
+
+		CHECK(KEPT, it->state == ITEM_FINAL && it->index == i, "item %u is not final", i);
+		if (!b->items[i].invalid)
+			CHECK(KEPT, it->code == CODE_INTERRUPTED && it->delivered == DELIVERED_MAYBE && stops >> it->stop & 1,
+			      "item %u: %s, stop %s", i, code_str((enum code)it->code), stop_str((enum stop)it->stop));
+	}
+}
+
+/* What was told of it from memory is what the disk has. */
+void check_plain_end(struct sim_batch *b)
+{
+	struct batch *real = store_disk_look(sim.disk, b->id), *before = b->b;
+	struct buf text = {0};
+
+	CHECK(KEPT, real != NULL && real->state == BATCH_DONE && real->n_items == b->n_items,
+	      "batch %u is done, and not kept", (unsigned)(b - sim.batches));
+	if (b->note_open) {
+		check_note_end(b, real);
+	} else {
+		b->b = real;
+		wire_batch(&text, real, true);
+		check_document(b, buf_slice(&text));
+		buf_free(&text);
+		b->b = before;
+	}
+	batch_unref(real);
+}
+
+static void check_plain(const struct sim_batch *b)
+{
+	struct batch *real;
+
+	if (!b->submitted)
+		return;
+	real = store_disk_look(sim.disk, b->id);
+	CHECK(KEPT, (real != NULL) == (b->noted || b->finish_kept), "batch %u: its note", (unsigned)(b - sim.batches));
+	if (real != NULL)
+		CHECK(KEPT, (real->state == BATCH_DONE) == b->finish_kept, "batch %u: state %s",
+		      (unsigned)(b - sim.batches), batch_state_str(real->state));
+	batch_unref(real);
+}
+
 /* As the disk has it. */
 void check_kept(const struct sim_batch *b)
 {
 	struct batch *real;
 
+	if (!b->durable)
+		check_plain(b);
 	if (b->fate == FATE_NONE)
 		return;
 	real = store_disk_look(sim.disk, b->id);
@@ -94,18 +154,36 @@ void check_kept_end(struct sim_batch *b)
 	trace("kept: batch", b - sim.batches, 0, 0);
 }
 
+/* It came a moment ago, or its shard may not have heard yet that it is kept. */
+static bool is_new(const struct sim_batch *b)
+{
+	return b->fate == FATE_ASKED || sim.stalls ||
+	       clock_now() <= b->accept_said_us + sim.set.delay_us + 4 * sim.set.turn_us;
+}
+
 static bool is_beyond(const struct sim_batch *b)
 {
 	if (!b->durable)
-		return b->b != NULL;
-	return !b->asynchronous || !b->answered || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
+		return b->b != NULL || b->note_open;
+	return !b->asynchronous || is_new(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1);
 }
 
-/* Jobs in memory: within their room, but for the last that each shard took, and
+/* What it takes, with a record of each attempt. */
+static size_t bytes_of(const struct sim_batch *b)
+{
+	size_t n = b->bytes;
+
+	for (unsigned i = 0; i < b->n_items; i++)
+		n += b->items[i].starts * sizeof(struct attempt_record);
+	return n;
+}
+
+/* Jobs in memory: within their room, but for one of each service in each shard, and
  * for those that somebody waits for, or that are fetched to be ended. */
 void check_resident(void)
 {
 	size_t most = sim.config.limits.resident_bytes, largest = 0, held = atomic_load(&sim.group.held_bytes);
+	size_t alone = sim.n_shards * sim.config.n_services;
 
 	if (held <= most)
 		return;
@@ -113,10 +191,10 @@ void check_resident(void)
 		const struct sim_batch *b = &sim.batches[i];
 
 		if (is_beyond(b))
-			most += b->bytes;
+			most += bytes_of(b);
 		else if (b->asynchronous)
-			largest = MAX(largest, b->bytes);
+			largest = MAX(largest, bytes_of(b));
 	}
-	CHECK(RESIDENT, held <= most + sim.n_shards * largest, "%zu bytes held, %zu allowed", held,
-	      most + sim.n_shards * largest);
+	CHECK(RESIDENT, held <= most + alone * largest, "%zu bytes held, %zu allowed", held,
+	      most + alone * largest);
 }

@@ -37,6 +37,14 @@ static unsigned number(const struct sim_batch *b)
 	return (unsigned)(b - sim.batches);
 }
 
+static struct sim_batch *plain_by_id(struct batch_id id)
+{
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		if (!sim.batches[i].durable && sim.batches[i].submitted && batch_id_eq(sim.batches[i].id, id))
+			return &sim.batches[i];
+	return NULL;
+}
+
 /* ---- acceptance ---- */
 
 /* What the simulator knows of an item is what was last said of it. */
@@ -94,17 +102,29 @@ static struct sim_batch *holder_of(unsigned key)
 	return NULL;
 }
 
+static void note_kept(const struct store_accept *a)
+{
+	struct sim_batch *b = plain_by_id(a->batch->id);
+
+	CHECK(UPDATE, b != NULL, "a note of nothing");
+	b->noted = true;
+}
+
 static void accept_answered(const struct store_accept *a)
 {
 	struct sim_batch *b = a->batch->durable ? batch_by_id(a->batch->id) : NULL;
 	const struct sim_batch *holder;
 
+	if (!a->batch->durable && a->op.answer == STORE_OK)
+		note_kept(a);
 	if (b == NULL)
 		return;
 	holder = holder_of(b->key);
+	b->accept_said_us = clock_now();
 	trace("accept answered: batch, answer", number(b), a->op.answer, 0);
 	if (a->op.answer == STORE_KEY_EXISTS)
-		CHECK(KEPT, holder != NULL && batch_id_eq(holder->id, a->existing) && !a->same_body,
+		CHECK(KEPT, holder != NULL && batch_id_eq(holder->id, a->existing) &&
+			    a->same_body == (holder->body == b->body),
 		      "batch %u: its key is said to be taken", number(b));
 	if (a->op.answer != STORE_OK) {
 		b->fate = FATE_ABSENT;
@@ -256,6 +276,7 @@ static void update_answered(const struct store_update *u)
 {
 	struct sim_batch *b = batch_by_id(u->batch->id);
 
+	b->changed_us = clock_now();
 	CHECK(UPDATE, u->op.answer == STORE_OK, "an update is answered with %d", (int)u->op.answer);
 	keep_item(&b->items[u->item.index], &u->item);
 	b->items[u->item.index].claim_kept = false;
@@ -281,10 +302,16 @@ static void finish_asked(const struct store_finish *f)
 
 static void finish_answered(const struct store_finish *f)
 {
-	struct sim_batch *b = f->batch->durable ? batch_by_id(f->batch->id) : NULL;
+	struct sim_batch *b = f->batch->durable ? batch_by_id(f->batch->id) : plain_by_id(f->batch->id);
 
-	if (b == NULL)
+	CHECK(UPDATE, b != NULL, "the end of nothing is kept");
+	if (!b->durable) {
+		b->finish_kept = f->op.answer == STORE_OK;
+		b->finish_refused = !b->finish_kept;
+		if (b->finish_kept)
+			check_plain_end(b);
 		return;
+	}
 	CHECK(UPDATE, f->op.answer == STORE_OK, "an end is answered with %d", (int)f->op.answer);
 	b->finish_kept = true;
 	b->finish_kept_us = clock_now();
@@ -320,7 +347,7 @@ static void read_answered(struct store_read *r)
 {
 	struct sim_batch *b = batch_by_id(r->id);
 
-	if (!r->letters || r->op.answer == STORE_UNAVAILABLE)
+	if (!r->letters || r->op.answer == STORE_UNAVAILABLE || (b == NULL && plain_by_id(r->id) != NULL))
 		return;
 	CHECK(KEPT, b != NULL && b->fate == FATE_KEPT && r->op.answer == STORE_OK, "a batch is loaded that is not kept");
 	trace("loaded: batch, items", number(b), r->batch->n_items, 0);

@@ -53,6 +53,7 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_CANCEL_IN_STORE] = "cancel_of_a_job",
 	[RACE_WATCHED] = "watched",
 	[RACE_OTHER_SHARDS] = "other_number_of_shards",
+	[RACE_NOTE_INTERRUPTED] = "note_ends_as_interrupted",
 	[RACE_CRASH_AFTER_FINISH] = "crash_after_the_end",
 };
 

@@ -1,7 +1,8 @@
 /*
  * lib/store/store.h over the real memory backend, which plays the disk: what is
- * committed there outlives every simulated process. No threads: one event is
- * the writer, and each read is one of its own.
+ * committed there outlives every simulated process. With `sim_test --sqlite DIR`
+ * it is a database in that folder, opened anew by each process. No threads: one
+ * event is the writer, and each read is one of its own.
  *
  *   asked ──writer takes a group──► in the group ──commit──► answered
  *     ▲                                  │ the disk fails: what is owed goes back
@@ -15,10 +16,12 @@
  */
 #include "fake_store.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "sim.h"
-#include "store/backend-i.h"
+#include "store/memory-i.h"
 
 struct waiting {
 	struct list node;
@@ -48,7 +51,29 @@ struct store_disk {
 	struct backend *backend;
 	int64_t fails_until, busy_until;
 	int64_t slow_us;                 /* a commit, at most */
+	bool opened;                     /* by a process before */
 };
+
+static void open_disk(struct store_disk *k)
+{
+	CLEANUP(buf_free) struct buf error = {0};
+
+	k->backend = k->config.path == NULL ? memory_open(&k->config) : sqlite_open(&k->config, &error);
+	if (k->backend == NULL)
+		sim_fail(RULE_KEPT, "the database does not open: %.*s", (int)error.n, error.p);
+}
+
+/* Nothing of the seed before. */
+static void wipe(const char *dir)
+{
+	static const char *const names[] = {"settled.db", "settled.db-wal", "settled.db-shm"};
+	char path[512];
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+		unlink(path);
+	}
+}
 
 struct store_disk *store_disk_new(uint64_t stored_items, int64_t slow_us)
 {
@@ -57,11 +82,13 @@ struct store_disk *store_disk_new(uint64_t stored_items, int64_t slow_us)
 
 	for (size_t i = 0; i < sim.config.n_services; i++)
 		names[i] = sim.config.services[i].name;
+	if (sim.sqlite != NULL)
+		wipe(sim.sqlite);
 	k->config = (struct store_config){
-		.memory_bytes = 1u << 30, .queue_bytes = 1u << 30, .stored_items = stored_items,
+		.path = sim.sqlite, .memory_bytes = 1u << 30, .queue_bytes = 1u << 30, .stored_items = stored_items,
 		.services = names, .n_services = sim.config.n_services,
 	};
-	k->backend = memory_open(&k->config);
+	open_disk(k);
 	k->slow_us = slow_us;
 	return k;
 }
@@ -82,6 +109,11 @@ void store_disk_fail(struct store_disk *k, int64_t until_us)
 void store_disk_busy(struct store_disk *k, int64_t until_us)
 {
 	k->busy_until = MAX(k->busy_until, until_us);
+}
+
+bool store_disk_well_since(const struct store_disk *k, int64_t us)
+{
+	return k->fails_until <= us && k->busy_until <= us;
 }
 
 bool store_disk_troubled(const struct store_disk *k)
@@ -151,13 +183,16 @@ static uint64_t frozen_hash(const struct store_op *op)
 
 static bool is_owed(const struct store_op *op)
 {
+	const struct batch *b;
+
 	switch (op->what) {
 	case STORE_CLAIM:
 	case STORE_UPDATE:
 	case STORE_PARK:
 		return true;
 	case STORE_FINISH:
-		return container_of(op, struct store_finish, op)->batch->durable;
+		b = container_of(op, struct store_finish, op)->batch;
+		return b->durable || b->store_row != 0;
 	case STORE_ACCEPT:
 	case STORE_DELETE:
 	case STORE_READ:
@@ -208,6 +243,37 @@ static void refuse_group(struct store *s)
 	list_splice(&s->queue, &owed);
 }
 
+/* The memory backend keeps no notes, so it is given them as small batches. The
+ * whole batch takes the note's place: this ends and forgets it. */
+static void drop_note(struct backend *b, struct batch_id id)
+{
+	struct store_read r = {.op = {.what = STORE_READ}, .id = id};
+	struct store_finish f = {.op = {.what = STORE_FINISH}};
+	struct store_delete d = {.op = {.what = STORE_DELETE}, .id = id};
+
+	REQUIRE(b->ops->read(b, &r.op) == 0);
+	if (r.op.answer != STORE_OK)
+		return;
+	r.batch->durable = true;
+	r.batch->state = BATCH_DONE;
+	r.batch->counts.pending = 0;
+	f.batch = r.batch;
+	REQUIRE(b->ops->write(b, &f.op) == 0 && b->ops->write(b, &d.op) == 0 && d.op.answer == STORE_OK);
+	batch_unref(r.batch);
+}
+
+/* A note is of the moment in which it was asked for, and has no letters. */
+static void make_note(struct store_accept *a)
+{
+	struct batch *from = a->batch, *note = memory_copy_head(from, from->n_items);
+
+	REQUIRE(note != NULL);
+	for (uint32_t i = 0; i < from->n_items; i++)
+		REQUIRE(memory_copy_item(&note->items[i], &from->items[i], from));
+	a->batch = note;
+	batch_unref(from);
+}
+
 static void write_one(struct store_disk *k, struct waiting *w)
 {
 	if (!w->written)
@@ -220,6 +286,8 @@ static void write_one(struct store_disk *k, struct waiting *w)
 		w->op->answer = STORE_BUSY;
 		return;
 	}
+	if (w->op->what == STORE_FINISH && !is_owed(w->op) && !k->backend->ops->keeps_notes)
+		drop_note(k->backend, container_of(w->op, struct store_finish, op)->batch->id);
 	REQUIRE(k->backend->ops->write(k->backend, w->op) == 0);
 }
 
@@ -286,7 +354,6 @@ static bool is_full(const struct store *s, const struct store_op *op)
 	return b->durable && now.unfinished_items + s->reserved + b->counts.pending > s->disk->config.stored_items;
 }
 
-/* The memory backend keeps no notes of batches that are not durable. */
 static bool is_note(const struct store_op *op)
 {
 	return op->what == STORE_ACCEPT && !container_of(op, const struct store_accept, op)->batch->durable;
@@ -296,13 +363,15 @@ static void ask_write(struct store *s, struct store_op *op)
 {
 	struct waiting *w;
 
-	if (is_note(op) || is_full(s, op)) {
+	if ((is_note(op) && !sim.notes) || is_full(s, op)) {
 		op->answer = STORE_BUSY;
 		if (!s->void_now)
 			store_answered(op);
 		answer(s, op);
 		return;
 	}
+	if (is_note(op) && !s->disk->backend->ops->keeps_notes)
+		make_note(container_of(op, struct store_accept, op));
 	s->reserved += reserves(op);
 	w = xcalloc(1, sizeof *w);
 	*w = (struct waiting){.op = op, .hash = frozen_hash(op)};
@@ -425,6 +494,11 @@ struct store *store_on_disk(struct store_disk *k)
 {
 	struct store *s = xcalloc(1, sizeof *s);
 
+	if (k->opened && k->config.path != NULL) {
+		k->backend->ops->close(k->backend);
+		open_disk(k);
+	}
+	k->opened = true;
 	s->disk = k;
 	list_init(&s->queue);
 	list_init(&s->group);

@@ -13,6 +13,7 @@ void store_disk_free(struct store_disk *k);
 void store_disk_fail(struct store_disk *k, int64_t until_us);
 void store_disk_busy(struct store_disk *k, int64_t until_us);
 bool store_disk_troubled(const struct store_disk *k);        /* it failed or was busy at some time */
+bool store_disk_well_since(const struct store_disk *k, int64_t us);
 struct batch *store_disk_look(struct store_disk *k, struct batch_id id);
 
 struct store *store_on_disk(struct store_disk *k);

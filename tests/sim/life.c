@@ -19,10 +19,15 @@ enum { MOST_BURIAL_STEPS = 1000000 };
 static void recover(void *arg, const struct store_unfinished *u)
 {
 	unsigned shard = batch_id_shard(u->id) % sim.n_shards;
+	struct store_unfinished told = *u;
 
 	(void)arg;
+	if (sim.plant == PLANT_FORGETS_NOTES && !u->asynchronous)
+		return;
+	if (sim.plant == PLANT_OVERSLEEPS)
+		told.due_unix_ms = clock_unix_ms() + 3600000;
 	fake_loop_enter(sim.loops[shard]);
-	dispatch_recover(sim.dispatches[shard], u);
+	dispatch_recover(sim.dispatches[shard], &told);
 }
 
 /* A synchronous batch that was cut off does not go on. */
@@ -71,6 +76,19 @@ void life_open(void)
 
 /* ---- and is taken apart ---- */
 
+static bool is_gauge(const char *row)
+{
+	static const char *const names[] = {
+		"settled_attempts_in_flight", "settled_attempts_queued", "settled_items_queued", "settled_jobs_resident",
+		"settled_jobs_backlog",
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (strncmp(row, names[i], strlen(names[i])) == 0)
+			return true;
+	return false;
+}
+
 /* Gauges are sums of many small steps: any that is lost or doubled shows. */
 static void check_gauges(void)
 {
@@ -81,8 +99,7 @@ static void check_gauges(void)
 	for (char *rest = out.p, *row; (row = strsep(&rest, "\n")) != NULL;) {
 		const char *value = strrchr(row, ' ');
 
-		if (strncmp(row, "settled_attempts_in_flight", 26) == 0 ||
-		    strncmp(row, "settled_items_queued", 20) == 0)
+		if (is_gauge(row))
 			CHECK(LEAK, value != NULL && strcmp(value, " 0") == 0, "%s", row);
 	}
 }
@@ -97,6 +114,7 @@ static void check_usage(unsigned i)
 	CHECK(LEAK, (u.claims | u.loads | u.watches) == 0, "shard %u: %u claims, %u loads, %u watches", i, u.claims,
 	      u.loads, u.watches);
 	CHECK(LEAK, xfer_usage(sim.xfers[i]).live == 0, "shard %u: transfers", i);
+	CHECK(LEAK, u.backlog == 0 || sim.dead || world_goes_down(), "shard %u: %u jobs in the backlog", i, u.backlog);
 	CHECK(LISTENER, sim.dead || sim.idle[i] == sim.draining[i], "shard %u: on_idle is not called", i);
 }
 
@@ -110,7 +128,6 @@ void life_close(void)
 	}
 	for (unsigned i = 0; i < sim.n_shards; i++)
 		check_usage(i);
-	check_gauges();
 	for (unsigned i = 0; i < sim.n_shards; i++) {
 		fake_loop_enter(sim.loops[i]);
 		dispatch_free(sim.dispatches[i]);
@@ -125,6 +142,7 @@ void life_close(void)
 	CHECK(LEAK, atomic_load(&sim.group.unfinished) == 0, "%u items unfinished",
 	      atomic_load(&sim.group.unfinished));
 	CHECK(LEAK, atomic_load(&sim.group.held_bytes) == 0, "%zu bytes held", atomic_load(&sim.group.held_bytes));
+	check_gauges();
 	store_close(STEAL_PTR(sim.store));
 	metrics_free(STEAL_PTR(sim.metrics));
 }
@@ -221,6 +239,8 @@ static void let_go(struct sim_batch *b)
 	b->running = 0;
 	for (unsigned i = 0; i < b->n_items; i++)
 		b->items[i].running = 0;
+	b->note_open = b->noted && !b->finish_kept;
+	b->finish_refused = false;
 	if (running && !b->durable)
 		b->done = b->cut = true;
 	if (running && b->fate == FATE_KEPT)

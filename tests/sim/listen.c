@@ -49,11 +49,13 @@ static void on_accepted(void *arg, struct batch *real, const struct store_accept
 
 static void note_settled(struct sim_batch *b, const struct batch *real)
 {
-	struct item *it = b->last_settled == NULL ? real->settled_first : b->last_settled->next_settled;
+	CHECK(LISTENER, b->last_settled != real->told_last, "on_settled is called for nothing");
+	while (b->last_settled != real->told_last) {
+		struct item *it = b->last_settled == NULL ? real->settled_first : b->last_settled->next_settled;
 
-	CHECK(LISTENER, it != NULL, "on_settled is called for nothing");
-	for (; it != NULL; it = it->next_settled) {
 		CHECK(LISTENER, it->state == ITEM_FINAL, "an item that is not final is told as settled");
+		CHECK(ACK, !b->durable || it->attempts == 0 || b->items[it->index].kept_final_us > 0,
+		      "item %u is told as settled, and not kept so", it->index);
 		b->settled++;
 		b->last_settled = it;
 	}
@@ -147,6 +149,7 @@ static void on_change(struct dispatch_watch *watch, bool done)
 	CHECK(WATCH, !done || w->of->finish_kept, "a watcher is told of an end that is not kept");
 	trace("watcher told: batch, done", w->of - sim.batches, done, 0);
 	w->told = done;
+	w->told_us = clock_now();
 }
 
 void listen_watch(struct sim_batch *b)
@@ -165,10 +168,22 @@ void listen_watch(struct sim_batch *b)
 	trace("watch: batch", b - sim.batches, 0, 0);
 }
 
-/* Is the word of the batch's end on its way still? */
-static bool may_be_under_way(const struct sim_batch *b)
+/* Is the word of what was kept then on its way still? */
+static bool may_be_under_way(int64_t kept_us)
 {
-	return clock_now() <= b->finish_kept_us + sim.set.delay_us + 4 * sim.set.turn_us || sim.stalls;
+	return clock_now() <= kept_us + sim.set.delay_us + 4 * sim.set.turn_us || sim.stalls;
+}
+
+static void check_told(const struct sim_batch *b, const struct watcher *w, bool at_rest)
+{
+	unsigned n = (unsigned)(b - sim.batches);
+
+	if (b->finish_kept && b->finish_kept_us > w->since_us && (at_rest || !may_be_under_way(b->finish_kept_us)))
+		CHECK(WATCH, w->told, "batch %u: who watched is not told of the end", n);
+	/* A process that goes down lets go of its jobs with their last changes under way;
+	 * who came after an update was asked for is told by a later group of the store. */
+	if (at_rest && !world_goes_down() && b->changed_us > w->since_us)
+		CHECK(WATCH, w->told_us >= b->changed_us, "batch %u: who watched is not told of a change", n);
 }
 
 /* The pollers leave. Who began to watch before the end was kept must have been told. */
@@ -179,8 +194,8 @@ void listen_leave(struct sim_batch *b, bool at_rest)
 
 		if (!w->on)
 			continue;
-		if (!sim.dead && b->finish_kept && b->finish_kept_us > w->since_us && (at_rest || !may_be_under_way(b)))
-			CHECK(WATCH, w->told, "batch %u: who watched is not told of the end", (unsigned)(b - sim.batches));
+		if (!sim.dead)
+			check_told(b, w, at_rest);
 		fake_loop_enter(sim.loops[w->shard]);
 		dispatch_unwatch(sim.dispatches[w->shard], &w->watch);
 		w->on = false;

@@ -1,6 +1,7 @@
 /*
- * sim_test [--seed N] [--from N] [--seeds N] [--verbose]: runs the scenarios and
- * then the seeds, as TAP, a line per thousand. With --seed, that one alone.
+ * sim_test [--seed N] [--from N] [--seeds N] [--sqlite DIR] [--verbose]: runs the
+ * scenarios and then the seeds, as TAP, a line per thousand. With --seed, that one
+ * alone. With --sqlite, on a database in DIR, which is slow, instead of in memory.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@ static uint64_t to_number(const char *s)
 	uint64_t n = s == NULL ? 0 : strtoull(s, &end, 10);
 
 	if (s == NULL || *end != '\0') {
-		fprintf(stderr, "usage: sim_test [--seed N] [--from N] [--seeds N] [--verbose]\n");
+		fprintf(stderr, "usage: sim_test [--seed N] [--from N] [--seeds N] [--sqlite DIR] [--verbose]\n");
 		exit(2);
 	}
 	return n;
@@ -38,6 +39,8 @@ static void read_options(char **arg)
 			only = to_number(*++arg);
 		else if (strcmp(*arg, "--seeds") == 0)
 			seeds = to_number(*++arg);
+		else if (strcmp(*arg, "--sqlite") == 0 && arg[1] != NULL)
+			sim.sqlite = *++arg;
 		else if (strcmp(*arg, "--from") == 0)
 			from = to_number(*++arg);
 		else
@@ -64,15 +67,21 @@ static void same_seed_same_trace(void)
 	}
 }
 
+static void run_scenarios(const struct scenario *v, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		v[i].run();
+		ok(v[i].name);
+	}
+}
+
 static void run_all(void)
 {
 	uint64_t last = from + seeds;
 	char name[96];
 
-	for (unsigned i = 0; i < n_scenarios; i++) {
-		scenarios[i].run();
-		ok(scenarios[i].name);
-	}
+	run_scenarios(scenarios, n_scenarios);
+	run_scenarios(job_scenarios, n_job_scenarios);
 	same_seed_same_trace();
 	ok("the same seed gives the same trace");
 	for (uint64_t seed = from; seed < last; seed++) {

@@ -103,7 +103,9 @@ void plan_world(uint64_t seed)
 	sim.n_shards = few(MAX_SHARDS);
 	sim.config.shards = sim.n_shards;
 	sim.jobs = dice_chance(60);
-	sim.n_batches = few(sim.jobs ? MAX_BATCHES : 6);
+	sim.notes = dice_chance(50);
+	sim.crowd = sim.jobs && dice_chance(8);
+	sim.n_batches = sim.crowd ? MAX_BATCHES : few(sim.jobs ? 10 : 6);
 	for (unsigned i = 0; i < sim.n_batches; i++)
 		plan_batch(&sim.batches[i], i);
 }
@@ -141,13 +143,14 @@ static void plan_defaults(struct policy *p)
 /* How it is asked for: as a job, under a key, to go on without its caller, or plainly. */
 static void plan_durable(struct sim_batch *b)
 {
-	unsigned kind = (unsigned)dice_below(100);
+	unsigned kind = (unsigned)dice_below(sim.crowd ? 40 : 100);
 
 	if (!sim.jobs)
 		return;
 	b->asynchronous = kind < 45 || b->want.continue_on_disconnect;
 	if ((kind >= 40 && kind < 60))
 		b->key = 1 + (unsigned)dice_below(4);
+	b->body = (unsigned)dice_below(2);
 	b->durable = b->asynchronous || b->key != 0;
 	if (!b->asynchronous || b->plain || dice_chance(40))
 		return;
@@ -211,7 +214,7 @@ void plan_batch(struct sim_batch *b, unsigned number)
 	plan_durable(b);
 	b->n_items = dice_chance(2) ? (unsigned)dice_between(50, 200) : few(16);
 	b->shard = (unsigned)dice_below(sim.n_shards);
-	b->submit_us = clock_now() + (dice_chance(50) ? 0 : dice_span(0, 20000000));
+	b->submit_us = clock_now() + (dice_chance(sim.crowd ? 90 : 50) ? 0 : dice_span(0, 20000000));
 	b->items = xcalloc(b->n_items, sizeof *b->items);
 	for (unsigned i = 0; i < b->n_items; i++)
 		plan_item(b, number, i);

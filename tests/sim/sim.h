@@ -65,7 +65,7 @@ NORETURN void sim_fail(enum rule rule, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void trace_start(void);
 void trace(const char *what, int64_t a, int64_t b, int64_t c);
 
-enum { MAX_SHARDS = 4, MAX_BATCHES = 10, MAX_SERVICES = 4, NEVER = -1 };
+enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, NEVER = -1 };
 
 /* One attempt, as the wire saw it. Times are NEVER until they happen. */
 struct request {
@@ -120,6 +120,7 @@ struct watcher {
 	struct sim_batch *of;
 	unsigned shard;
 	int64_t since_us;
+	int64_t told_us;                 /* when it was last told of anything */
 	bool on, told;                   /* told: done */
 };
 
@@ -152,15 +153,19 @@ struct sim_batch {
 	enum why act;
 	/* Durable. */
 	bool durable, asynchronous;      /* as the request asked */
-	unsigned key;                    /* 0: none; else the number of its Idempotency-Key */
+	unsigned key;                    /* 0: none; else the number of its Idempotency-Key ... */
+	unsigned body;                   /* ... and that of its body: it has no other effect */
 	enum fate fate;
 	int64_t row;                     /* the store's number */
+	bool noted, note_open;           /* plain: a note of it is kept; and its process is gone */
 	bool answered, cut;              /* on_accepted ran; its process died while it ran */
 	bool beyond;                     /* in memory whatever room there was, as somebody waited */
 	size_t bytes;                    /* what it takes in memory, at most */
 	bool finish_asked, finish_kept, told_done;
+	bool finish_refused;             /* plain: the disk failed when it was done, and its note stays */
 	bool reloaded;                   /* its times went through the wall clock */
-	int64_t finish_kept_us;
+	int64_t accept_said_us, finish_kept_us;
+	int64_t changed_us;              /* when an update was last kept */
 	uint32_t settled_steps;          /* final updates asked for */
 	struct watcher watchers[2];
 };
@@ -194,7 +199,8 @@ enum plant {
 	PLANT_EARLY_ACK, PLANT_NO_CLAIM, PLANT_LOSES_UPDATES, PLANT_FORGETS_WAITS, PLANT_FORGETS_CLAIMS,
 	PLANT_LOSES_LETTERS, PLANT_OTHER_KEY, PLANT_HASTY_FINISH, PLANT_LOSES_ITEMS, PLANT_FORGETS_JOBS,
 	PLANT_UNSYNCED, PLANT_EARLY_DONE, PLANT_SETTLED_BY_SHUTDOWN, PLANT_LATE_PARK, PLANT_CHANGES_ACCEPTED,
-	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO
+	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO, PLANT_OVERSLEEPS,
+	PLANT_FORGETS_NOTES
 };
 
 /* One seed's world. There is one at a time. */
@@ -214,6 +220,8 @@ struct sim {
 	bool dead;                       /* this one died, and is being buried */
 	bool down;                       /* it is going down, and another follows */
 	bool jobs;                       /* some batches are durable, and processes may end */
+	bool notes;                      /* the disk keeps notes of plain batches */
+	bool crowd;                      /* many jobs at once */
 	uint64_t stored_items;
 	int64_t slow_us;                 /* a commit takes this long at most */
 	struct sim_batch batches[MAX_BATCHES];
@@ -229,9 +237,11 @@ struct sim {
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
 	bool verbose;
+	const char *sqlite;              /* the folder of the database that plays the disk; NULL: memory does */
 	int64_t last_us;                 /* when something was last traced */
 	uint64_t trace_hash;
 	uint64_t steps;
+	struct event tick;               /* somebody looks, though nothing happens */
 };
 extern struct sim sim;
 
@@ -307,6 +317,7 @@ void check_document(const struct sim_batch *b, struct slice json);
 /* check_kept.c: what the disk has. */
 void check_kept(const struct sim_batch *b);
 void check_kept_end(struct sim_batch *b);
+void check_plain_end(struct sim_batch *b);
 
 /* model.c: what the contract says, written a second time. */
 struct verdict {
@@ -336,17 +347,19 @@ enum race {
 	RACE_SUBMIT_IN_CALLBACK, RACE_DISK_FAILED, RACE_PARKED, RACE_LOADED, RACE_CRASH, RACE_RESTART,
 	RACE_INTERRUPTED_SEEN, RACE_CLAIMED_NOT_STARTED, RACE_OUTCOME_LOST, RACE_ACCEPT_LOST, RACE_ACK_LOST,
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
-	RACE_CRASH_AFTER_FINISH, RACE_MAX
+	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);
 void cover_report(void);
 const char *cover_missing(void);         /* NULL: all that matters was exercised */
 
-/* scenarios.c */
+/* scenarios.c, scenarios_jobs.c */
 struct scenario {
 	const char *name;
 	void (*run)(void);
 };
 extern const struct scenario scenarios[];
 extern const unsigned n_scenarios;
+extern const struct scenario job_scenarios[];
+extern const unsigned n_job_scenarios;

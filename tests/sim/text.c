@@ -131,8 +131,7 @@ static void add_headers(const struct sim_batch *b, struct batch *real)
 	REQUIRE(key != NULL);
 	snprintf(text, sizeof text, "key-%u", b->key);
 	*key = (struct batch_key){.scope = SLICE("POST /v1/batches"), .key = arena_copy(&real->arena, slice_str(text))};
-	memcpy(key->digest, &b->submit_us, sizeof b->submit_us);
-	memcpy(key->digest + 8, b->items[0].id, 16);
+	memcpy(key->digest, &b->body, sizeof b->body);
 	real->key = key;
 }
 

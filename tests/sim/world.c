@@ -56,7 +56,7 @@ void world_submit(struct sim_batch *b)
 	}
 	b->submitted = true;
 	b->id = real->id;
-	b->bytes = 2 * real->held_bytes + 4096;
+	b->bytes = real->held_bytes + 1024 + 64 * (size_t)b->n_items;
 	doctor_accepted(real);
 }
 
@@ -76,10 +76,12 @@ static void end_durable(struct sim_batch *b, enum why why)
 		dispatch_cancel(sim.dispatches[shard], b->id, why);
 	sim.inside = false;
 	trace("end from outside: batch, why, found", b - sim.batches, why, found);
-	CHECK(KEPT, found || !live || sim.draining[shard], "batch %u is not found to be cancelled",
+	CHECK(KEPT, found || !live || world_goes_down(), "batch %u is not found to be cancelled",
 	      (unsigned)(b - sim.batches));
 	if (live && found)
 		note_end(b, why);
+	/* Fetched to be ended, whatever room there is. */
+	b->beyond = b->beyond || found;
 	if (live && found && b->asynchronous)
 		cover_race(RACE_CANCEL_IN_STORE);
 }
@@ -109,6 +111,8 @@ void world_detach(struct sim_batch *b)
 	fake_loop_enter(sim.loops[b->shard]);
 	dispatch_detach(sim.dispatches[b->shard], b->id);
 	b->detached = true;
+	if (b->durable)
+		batch_unref(STEAL_PTR(b->b));
 	cover_race(RACE_DETACHED);
 	trace("detach: batch", b - sim.batches, 0, 0);
 }
@@ -152,8 +156,24 @@ void world_shut_down(unsigned shard)
 
 /* ---- the world ---- */
 
+static bool any_unfinished(void)
+{
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		if (sim.batches[i].fate == FATE_KEPT && !sim.batches[i].finish_kept)
+			return true;
+	return false;
+}
+
+/* Less and less often, while nothing happens. */
+static void on_tick(struct event *e)
+{
+	if (!world_goes_down() && any_unfinished())
+		event_at(e, clock_now() + 11000000 + 2 * (clock_now() - sim.last_us));
+}
+
 void world_open(void)
 {
+	event_init(&sim.tick, NULL, on_tick);
 	doctor_config();
 	sim.disk = store_disk_new(sim.config.limits.stored_items, sim.slow_us);
 	for (unsigned i = 0; i < MAX_SHARDS; i++)
@@ -165,6 +185,8 @@ bool world_step(void)
 {
 	if (!clock_step())
 		return false;
+	if (!heap_has(&sim.tick.due) && any_unfinished() && !world_goes_down())
+		event_at(&sim.tick, clock_now() + 11000000);
 	CHECK(LIVENESS, ++sim.steps < MOST_STEPS, "the world does not come to rest");
 	check_step();
 	fake_loop_enter(NULL);
@@ -185,6 +207,8 @@ static void check_all_ended(void)
 			      b->pending);
 		if (b->finish_kept && !b->detached)
 			CHECK(LISTENER, b->told_done || !b->durable, "batch %u: its end is not told", i);
+		CHECK(LIVENESS, !b->note_open || b->finish_kept || world_goes_down(),
+		      "batch %u: its note is left open", i);
 		check_kept(b);
 	}
 }
@@ -204,7 +228,7 @@ void world_close(void)
 
 void world_reset(void)
 {
-	sim = (struct sim){.verbose = sim.verbose};
+	sim = (struct sim){.verbose = sim.verbose, .sqlite = sim.sqlite};
 	trace_start();
 }
 

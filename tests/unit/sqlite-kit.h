@@ -109,7 +109,8 @@ static inline struct batch *kit_batch(struct kit *k, uint32_t n, bool durable)
 	b->accepted_us = 5000000;
 	b->expires_unix_ms = k->now + 1000;
 	b->policy = (struct policy){.contract = CONTRACT_BEST_EFFORT, .concurrency = 9, .deadline_ms = 77000,
-				    .include_attempts = true, .retry = {.max_attempts = 4, .base_ms = 10, .cap_ms = 99}};
+				    .include_attempts = true,
+				    .retry = {.max_attempts = 4, .base_ms = 10, .cap_ms = 99}};
 	b->payload = arena_copy(&b->arena, SLICE("{\"shared\":true}"));
 	b->metadata = SLICE("{\"a\":\"b\"}");
 	for (uint32_t i = 0; i < n; i++) {

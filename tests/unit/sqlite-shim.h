@@ -21,6 +21,7 @@ static struct {
 	bool full;                       /* writes: the disk is full; or an I/O error */
 	bool dead;                       /* the process has died: nothing reaches a file any more */
 	unsigned log_syncs;
+	sqlite3_int64 log_room;          /* the log finds no room behind this; 0: it does */
 } shim;
 
 struct shim_file {
@@ -99,6 +100,8 @@ static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
 
 	if (shim.dead)
 		return SQLITE_IOERR_WRITE;
+	if (shim.log_room > 0 && at + n > shim.log_room && shim_is_log(((struct shim_file *)(void *)f)->name))
+		return SQLITE_FULL;
 	rc = shim_real(f)->pMethods->xWrite(shim_real(f), p, fails ? n / 2 : n, at);
 	return fails ? (shim.full ? SQLITE_FULL : SQLITE_IOERR_WRITE) : rc;
 }

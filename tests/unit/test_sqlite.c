@@ -123,7 +123,7 @@ static void what_became_of_an_item_is_read_back(void **state)
 	batch_unref(b);
 }
 
-static void a_payload_stands_on_disk_once_and_goes_when_it_was_delivered(void **state)
+static void a_payload_stands_on_disk_once_until_it_was_delivered(void **state)
 {
 	struct batch *b = kit_batch(&kit, 4, true);
 
@@ -168,7 +168,7 @@ static void what_all_items_share_goes_when_all_were_delivered(void **state)
 	batch_unref(b);
 }
 
-static void a_note_is_taken_for_in_flight_until_all_of_it_is_written(void **state)
+static void a_note_counts_as_in_flight_until_its_end_is_written(void **state)
 {
 	struct batch *b = kit_batch(&kit, 4, false);
 	struct store_read r;
@@ -207,7 +207,8 @@ static void a_note_is_taken_for_in_flight_until_all_of_it_is_written(void **stat
 static void an_interrupted_note_keeps_what_had_settled(void **state)
 {
 	struct batch *b = kit_batch(&kit, 3, false);
-	struct store_read r = {.op.what = STORE_READ, .limit = 9, .statuses = 1 << STATUS_PENDING | 1 << STATUS_RUNNING};
+	struct store_read r = {.op.what = STORE_READ, .limit = 9,
+			       .statuses = 1 << STATUS_PENDING | 1 << STATUS_RUNNING};
 
 	(void)state;
 	kit_open(&kit);
@@ -379,7 +380,7 @@ static void collect(void *arg, const struct store_unfinished *u)
 	*(*at)++ = *u;
 }
 
-static void the_unfinished_come_back_in_order_with_what_recovery_needs(void **state)
+static void the_unfinished_come_back_in_order_for_recovery(void **state)
 {
 	struct batch *b[3];
 	struct store_unfinished found[4], *end = found;
@@ -413,16 +414,16 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_batch_is_read_back_as_it_was_accepted, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_became_of_an_item_is_read_back, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_payload_stands_on_disk_once_and_goes_when_it_was_delivered, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_payload_stands_on_disk_once_until_it_was_delivered, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_all_items_share_goes_when_all_were_delivered, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_note_is_taken_for_in_flight_until_all_of_it_is_written, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_note_counts_as_in_flight_until_its_end_is_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(an_interrupted_note_keeps_what_had_settled, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_row_is_never_given_twice, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_service_that_was_renamed_is_nobodys, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_files_size_levels_off, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_large_batch_is_forgotten_in_steps_and_gone_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_number_that_means_nothing_fails_the_read, setup, teardown),
-		cmocka_unit_test_setup_teardown(the_unfinished_come_back_in_order_with_what_recovery_needs, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_unfinished_come_back_in_order_for_recovery, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("sqlite", tests, NULL, NULL);

@@ -58,10 +58,30 @@ static void one_process_per_directory(void **state)
 	assert_int_equal(st.st_mode & 0777, 0700);
 }
 
+static void the_files_are_for_their_owner_alone(void **state)
+{
+	static const char *const names[] = {"settled.db", "settled.db-wal", "lock"};
+	struct batch *b = kit_batch(&kit, 1, true);
+	char path[128];
+	struct stat st;
+
+	(void)state;
+	umask(022);
+	kit_open(&kit);
+	assert_int_equal(kit_accept(&kit, b), 0);
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		kit_file(&kit, names[i], path);
+		assert_int_equal(stat(path, &st), 0);
+		assert_int_equal(st.st_mode & 0777, 0600);
+	}
+	batch_unref(b);
+}
+
 /* Refused with these words, and not a byte of it has changed. */
 static void assert_refused(const char *words)
 {
-	struct buf before = kit_bytes(&kit, "settled.db"), wal_before = kit_bytes(&kit, "settled.db-wal"), after, wal_after;
+	struct buf before = kit_bytes(&kit, "settled.db"), wal_before = kit_bytes(&kit, "settled.db-wal");
+	struct buf after, wal_after;
 	char *said = kit_refusal(&kit);
 	char path[128];
 
@@ -222,6 +242,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(one_process_per_directory, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_files_are_for_their_owner_alone, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_file_that_is_no_database_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_file_of_another_program_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_file_without_its_end_is_refused, setup, teardown),
