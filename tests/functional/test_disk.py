@@ -172,8 +172,12 @@ class Broken(Failing):
         daemon = self.start()
         known = self.accept(daemon, "status=200")
         self.wait_done(daemon, known)
+        keyed = self.batch("status=200"), {"Idempotency-Key": "known"}
+        first = daemon.post(*keyed)
         self.break_disk(daemon, calls, error)
         self.fails_and_goes_on(daemon)
+        again = daemon.post(*keyed)
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (200, "true", first.body))
         self.assertEqual(daemon.get_batch(known).json["outcome"], "succeeded")
         self.mend()
         self.works_again(daemon)
