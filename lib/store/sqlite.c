@@ -164,7 +164,8 @@ static int renew_log(struct sqlite *s)
 
 /* Before a group, when the answers of the one before are out. A checkpoint that
  * fails costs nothing yet, for the log has all of it; and while a reader looks at an
- * old state it does little. So the next try comes when the log has grown again. */
+ * old state it does little. So the next try comes when the log has grown again.
+ * But an I/O error is not waited for: the log's own sync may have failed. */
 static int keep_log_short(struct sqlite *s)
 {
 	int rc;
@@ -174,6 +175,10 @@ static int keep_log_short(struct sqlite *s)
 	if (s->wal_frames < s->checkpoint_at)
 		return SQLITE_OK;
 	rc = sqlite3_wal_checkpoint_v2(s->writer, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+	if ((rc & 0xff) == SQLITE_IOERR) {
+		s->log_suspect = true;
+		return renew_log(s);
+	}
 	if (s->wal_frames >= WAL_FRAMES_MAX)
 		return rc;
 	s->checkpoint_at = s->wal_frames + s->checkpoint_frames;

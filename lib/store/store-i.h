@@ -37,6 +37,7 @@ struct store {
 	int64_t expire_at_us, measured_us;
 	bool more_to_expire;
 
+	bool gave_up;                    /* something owed is lost: nothing may follow it */
 	bool reads_fail;                 /* of the thread that reads */
 };
 

@@ -304,10 +304,11 @@ static void write_some(struct store *s, struct list *arrived)
 		run_group(s, GROUP_MAX);
 }
 
-/* The end is near: what cannot be written now never will be. */
+/* The end is near: what cannot be written now never will be. Nor will what comes
+ * after it, for steps that miss one before them would tell of what never was. */
 static void write_rest(struct store *s, struct list *arrived)
 {
-	bool tried = s->backend->hopeless;
+	bool tried = s->backend->hopeless || s->gave_up;
 	struct ended e;
 	struct list *node;
 
@@ -322,8 +323,10 @@ static void write_rest(struct store *s, struct list *arrived)
 	ended_init(&e);
 	while ((node = list_pop(&s->todo)) != NULL)
 		end(&e, store_op_of(node), STORE_UNAVAILABLE);
-	log_event(LOG_ERROR, "store_gave_up", LOG_INT("operations", e.n), LOG_STR("why", s->status.why),
-		  LOG_STR("effect", "jobs go on from what was written before; some attempts may be repeated"));
+	if (!s->gave_up)
+		log_event(LOG_ERROR, "store_gave_up", LOG_INT("operations", e.n), LOG_STR("why", s->status.why),
+			  LOG_STR("effect", "jobs go on from what was written before; some attempts may be repeated"));
+	s->gave_up = true;
 	answer_all(s, &e);
 }
 
@@ -503,7 +506,7 @@ void *store_writer_main(void *arg)
 		pthread_mutex_lock(&s->turn);
 		run_reads(s, &reads);
 		mark_owed(&arrived);
-		if (closing || (giving_up && s->status.failing))
+		if (closing || s->gave_up || (giving_up && s->status.failing))
 			write_rest(s, &arrived);
 		else
 			write_some(s, &arrived);

@@ -137,6 +137,28 @@ static void after_a_failed_sync_the_log_begins_anew(void **state)
 	world_end();
 }
 
+/* A checkpoint syncs the log first: what was only written may be gone if it fails,
+ * and the next sync would not say so. */
+static void after_a_checkpoint_that_fails_the_log_begins_anew(void **state)
+{
+	(void)state;
+	world_make();
+	kit_open(&w.kit);
+	assert_int_equal(accept_a(), 0);
+	assert_int_equal(claim_a(), 0);
+	sqlite_of(w.kit.b)->checkpoint_at = 1;
+	shim.kind = SHIM_SYNC;
+	shim.at = 1;
+	assert_int_equal(w.kit.b->ops->begin(w.kit.b, false), 0);
+	shim.kind = SHIM_NONE;
+	assert_int_equal(w.kit.b->ops->commit(w.kit.b), 0);
+	shim_synced[1].n = 0;
+	lose_power();
+	w.tried[ACCEPT_A] = w.acked[ACCEPT_A] = w.tried[CLAIM_A] = w.acked[CLAIM_A] = true;
+	check_a();
+	world_end();
+}
+
 /* Nobody but the store can make room, on a disk that is its own. */
 static void a_full_disk_leaves_the_room_of_the_log(void **state)
 {
@@ -272,6 +294,7 @@ int main(void)
 		cmocka_unit_test(what_was_to_be_synced_survives_a_loss_of_power),
 		cmocka_unit_test(a_group_is_synced_when_it_is_to_be_and_only_then),
 		cmocka_unit_test(after_a_failed_sync_the_log_begins_anew),
+		cmocka_unit_test(after_a_checkpoint_that_fails_the_log_begins_anew),
 		cmocka_unit_test(a_full_disk_leaves_the_room_of_the_log),
 		cmocka_unit_test(a_rollback_without_memory_is_made_up_for),
 		cmocka_unit_test(a_read_without_memory_is_no_answer),

@@ -296,6 +296,29 @@ static void a_broken_disk_that_was_given_up_keeps_no_core_busy(void **state)
 	assert_true(clock_us(CLOCK_PROCESS_CPUTIME_ID) - begun_cpu_us < (clock_us(CLOCK_MONOTONIC) - begun_us) / 2);
 }
 
+/* Later steps without those before them would tell of what never was. */
+static void what_follows_what_was_given_up_is_not_written(void **state)
+{
+	struct batch *b = accepted(2), *got;
+	struct store_claim first = {.row = b->store_row}, second = {.row = b->store_row, .index = 1};
+
+	(void)state;
+	break_disk();
+	rig_ask(s, &first.op, STORE_CLAIM);
+	store_give_up(s);
+	rig_wait();
+	assert_int_equal(first.op.answer, STORE_UNAVAILABLE);
+	mend_disk();
+	rig_ask(s, &second.op, STORE_CLAIM);
+	rig_wait();
+	assert_int_equal(second.op.answer, STORE_UNAVAILABLE);
+	got = rig_read(s, b->id);
+	assert_false(got->items[0].in_flight || got->items[1].in_flight);
+	batch_unref(got);
+	batch_unref(b);
+	reopen(true, true);
+}
+
 static void a_disk_that_works_again_gets_all_at_the_end(void **state)
 {
 	struct batch *b = accepted(1);
@@ -565,6 +588,7 @@ int main(void)
 		TEST(what_is_unfinished_is_told_or_why_not),
 		TEST(what_can_never_be_written_is_given_up_at_the_end),
 		TEST(a_broken_disk_that_was_given_up_keeps_no_core_busy),
+		TEST(what_follows_what_was_given_up_is_not_written),
 		TEST(a_disk_that_works_again_gets_all_at_the_end),
 		TEST(the_end_tries_twice),
 		TEST(a_corrupt_file_is_left_alone),
