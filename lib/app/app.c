@@ -215,7 +215,7 @@ static bool open_store(struct app *app)
 
 struct recovery {
 	struct app *app;
-	uint64_t batches, items;
+	uint64_t batches, items, homeless;
 };
 
 static void recover_one(void *arg, const struct store_unfinished *u)
@@ -224,6 +224,7 @@ static void recover_one(void *arg, const struct store_unfinished *u)
 
 	r->batches++;
 	r->items += u->pending;
+	r->homeless += u->service == ITEM_NO_SERVICE ? u->pending : 0;
 	dispatch_recover(r->app->group.members[batch_id_shard(u->id) % r->app->n], u);
 }
 
@@ -242,6 +243,11 @@ static bool recover(struct app *app)
 	if (r.batches > 0)
 		log_event(LOG_INFO, "recovered", LOG_INT("batches", r.batches), LOG_INT("items", r.items),
 			  LOG_INT("duration_ms", app->group.recovery_ms));
+	if (r.homeless > 0)
+		log_event(LOG_WARN, "service_missing", LOG_INT("items", r.homeless),
+			  LOG_STR("why", "they were accepted for a service that is no longer configured"),
+			  LOG_STR("effect", "they fail as they come up"),
+			  LOG_STR("do", "if its name was changed, stop the process and configure the old one too"));
 	return ok;
 }
 

@@ -25,6 +25,7 @@
 #include <stdlib.h>
 
 #include "dispatch-i.h"
+#include "obs/log.h"
 
 enum { LOADS_MAX = 16, BACKOFF_MIN_US = 100000, BACKOFF_MAX_US = 5000000 };
 
@@ -226,7 +227,9 @@ void dispatch_recover(struct dispatch *d, const struct store_unfinished *u)
 {
 	int64_t now_us = loop_now_us(d->env.loop), unix_ms = loop_unix_ms(d->env.loop);
 	int64_t wait_ms = u->due_unix_ms - unix_ms;
-	struct job *job = job_new(d, u->id, now_us + (u->deadline_unix_ms - unix_ms) * 1000);
+	/* A clock that was set back since lengthens nothing. */
+	int64_t left_ms = u->deadline_unix_ms - MAX(unix_ms, u->created_unix_ms);
+	struct job *job = job_new(d, u->id, now_us + left_ms * 1000);
 
 	job->pending = u->pending;
 	job->bytes = to_bytes(u->bytes);
@@ -321,6 +324,25 @@ static void put_back(struct dispatch *d, struct job *job, enum store_answer answ
 	j->backoff_us = MIN(2 * j->backoff_us, BACKOFF_MAX_US);
 }
 
+/* No group leaves it so, but a file that was copied or mended by hand may: then it
+ * can neither go on nor end. */
+static bool adds_up(const struct batch *b)
+{
+	char id[BATCH_ID_LEN + 1];
+	uint32_t open = 0;
+
+	for (uint32_t i = 0; i < b->n_items; i++)
+		open += b->items[i].state != ITEM_FINAL;
+	if (open == b->counts.pending)
+		return true;
+	batch_id_format(b->id, id);
+	log_event(LOG_ERROR, "batch_damaged", LOG_STR("batch", id), LOG_INT("items_open", open),
+		  LOG_INT("items_pending", b->counts.pending),
+		  LOG_STR("effect", "it stays as it is; the others go on"),
+		  LOG_STR("do", "see its results by GET, then send again what is missing"));
+	return false;
+}
+
 static void on_load(struct store_op *op)
 {
 	struct load *l = container_of(op, struct load, read.op);
@@ -330,7 +352,7 @@ static void on_load(struct store_op *op)
 
 	d->jobs.loads--;
 	dispatch_pump_soon(d);
-	if (answer == STORE_OK && b->state == BATCH_DONE)
+	if (answer == STORE_OK && (b->state == BATCH_DONE || !adds_up(b)))
 		answer = STORE_NOT_FOUND;
 	if (answer == STORE_OK && !d->draining) {
 		d->jobs.backoff_us = BACKOFF_MIN_US;

@@ -301,7 +301,8 @@ struct live *live_adopt(struct dispatch *d, struct batch *take)
 	struct live *lv = live_new(d, take);
 
 	take->state = BATCH_QUEUED;
-	take->accepted_us = now_us + (take->created_unix_ms - unix_ms) * 1000;
+	/* A clock that was set back since lengthens nothing. */
+	take->accepted_us = now_us + MIN(take->created_unix_ms - unix_ms, 0) * 1000;
 	begin(lv);
 	/* What failed for good before this process began ends the batch all the same. */
 	if (failed_for_good(take))

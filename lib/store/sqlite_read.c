@@ -502,8 +502,8 @@ int sqlite_each_unfinished(struct backend *b, void (*each)(void *arg, const stru
 		u.bytes = take_u32(&r);
 		u.service = service_index(s, take_int(&r));
 		u.asynchronous = take_int(&r) & HEAD_ASYNCHRONOUS;
-		u.deadline_unix_ms = take_int(&r);
-		u.deadline_unix_ms += take_int(&r);
+		u.created_unix_ms = take_int(&r);
+		u.deadline_unix_ms = u.created_unix_ms + take_int(&r);
 		err = r.err;
 		if (err == 0)
 			each(arg, &u);

@@ -163,6 +163,16 @@ class NextProcess(lives.Case):
         self.assertEqual(daemon.post({**batch, "order": "sequential"}, key).status, 422)
         self.assertEqual(self.down.stats()["requests"], 1)
 
+    def test_jobs_for_a_service_that_is_gone_are_told_of_at_the_start(self):
+        daemon = self.start()
+        job = self.accept(daemon, "status=429&times=9&retry_after=600", "status=429&times=9&retry_after=600")
+        self.down.wait(answered=2)
+        self.stop(daemon)
+        daemon = self.start(services={"renamed": {"kind": "webhook"}})
+        daemon.wait_line("level=warn event=service_missing items=2 ")
+        self.assertEqual(daemon.get_batch(job).status, 200)
+        self.stop(daemon)
+
     def test_a_deleted_batch_stays_deleted(self):
         daemon = self.start()
         job = self.accept(daemon, "status=200")

@@ -426,7 +426,8 @@ static void write_accepted(struct batch *b, const uint32_t *claimed, unsigned n_
 	struct store_accept a = {.op.what = STORE_ACCEPT, .batch = b};
 
 	rng_seed(&rng, 3 + rig.store.n_asked++);
-	b->created_unix_ms = clock_unix_ms();
+	if (b->created_unix_ms == 0)
+		b->created_unix_ms = clock_unix_ms();
 	b->id = batch_id_new(&rng, b->created_unix_ms, 0);
 	store_write(&rig.store, &a.op);
 	for (unsigned i = 0; i < n_claimed; i++) {

@@ -687,6 +687,51 @@ static void an_item_without_its_service_is_settled(void **state)
 	batch_unref(b);
 }
 
+/* As a file that somebody mended by hand: the head says less than the items. */
+static void a_batch_that_does_not_add_up_ends_no_process(void **state)
+{
+	struct batch *odd = make_batch(2, 0, true, true), *sound = make_batch(1, 0, true, true);
+	struct batch_id odd_id, sound_id;
+
+	(void)state;
+	odd->counts.pending = 1;
+	odd->counts.succeeded = 1;
+	write_accepted(odd, NULL, 0);
+	write_accepted(sound, NULL, 0);
+	odd_id = odd->id;
+	sound_id = sound->id;
+	batch_unref(odd);
+	batch_unref(sound);
+	recover_all();
+	rig.answers = 200;
+	run_until(nothing_left);
+	assert_done(sound_id, BATCH_OUTCOME_SUCCEEDED, STOP_REASON_COMPLETED);
+	assert_int_equal(rig.n_sent, 1);
+	odd = stored(odd_id);
+	assert_int_not_equal(odd->state, BATCH_DONE);
+	batch_unref(odd);
+}
+
+/* The wall clock of the machine was ahead when the job was accepted. */
+static void a_clock_that_was_set_back_lengthens_no_deadline(void **state)
+{
+	struct batch *b = make_batch(1, 0, true, true);
+	struct batch_id id;
+
+	(void)state;
+	b->policy.deadline_ms = 10000;
+	b->created_unix_ms = clock_unix_ms() + 3600000;
+	write_accepted(b, NULL, 0);
+	id = b->id;
+	batch_unref(b);
+	recover_all();
+	run_for(11 * SEC_US);
+	b = stored(id);
+	assert_int_equal(b->stop_reason, STOP_REASON_DEADLINE);
+	assert_int_equal(b->finished_us - b->accepted_us, 10 * SEC_US);
+	batch_unref(b);
+}
+
 /* A wait is over when it would have been, whatever the process did meanwhile. */
 static void a_job_that_waits_is_not_fetched_before_its_time(void **state)
 {
@@ -770,6 +815,8 @@ int main(void)
 		RIG(a_synchronous_batch_ends_as_interrupted),
 		RIG(all_or_nothing_stops_for_a_failure_before_the_restart),
 		RIG(an_item_without_its_service_is_settled),
+		RIG(a_batch_that_does_not_add_up_ends_no_process),
+		RIG(a_clock_that_was_set_back_lengthens_no_deadline),
 		RIG(a_job_that_waits_is_not_fetched_before_its_time),
 		cmocka_unit_test(a_service_holds_less_than_what_is_free),
 	};
