@@ -250,7 +250,9 @@ class KilledInFlight(lives.Case):
         self.addCleanup(sock.close)
         self.down.wait(in_flight=1)
         daemon.stop(signal.SIGKILL)
-        again = self.start().post(batch, key)
+        daemon = self.start()
+        kit.until(lambda: daemon.ask("GET", "/v1/batches?state=done").json["batches"], "its end is not kept")
+        again = daemon.post(batch, key)
         self.assertEqual((again.status, again.headers["Idempotent-Replayed"]), (207, "true"))
         self.assertEqual((again.json["stop_reason"], again.json["results"][0]["error"]["code"]),
                          ("interrupted", "interrupted"))
