@@ -55,14 +55,21 @@ static void on_end(struct route_data *data, bool gone)
 
 /* ---- in the store's thread ---- */
 
-/* A job as its first was, if that was one; a synchronous policy is for seconds. */
-static void make_job(struct batch *b, const struct batch *first, const struct config *config)
+/* What the first one's caller gave is kept; the defaults of a synchronous batch are for
+ * seconds. */
+static void make_job(struct batch *b, const struct config *config)
 {
-	if (!first->asynchronous || first->policy.continue_on_disconnect) {
-		b->policy.deadline_ms = MIN((int64_t)JOB_DEADLINE_MS, config->limits.max_deadline_ms);
-		b->policy.retry = job_retry;
-	}
-	b->policy.continue_on_disconnect = false;
+	struct policy *p = &b->policy;
+
+	if (!(p->given & GIVEN_DEADLINE))
+		p->deadline_ms = MIN((int64_t)JOB_DEADLINE_MS, config->limits.max_deadline_ms);
+	if (!(p->given & GIVEN_MAX_ATTEMPTS))
+		p->retry.max_attempts = job_retry.max_attempts;
+	if (!(p->given & GIVEN_BASE))
+		p->retry.base_ms = job_retry.base_ms;
+	if (!(p->given & GIVEN_CAP))
+		p->retry.cap_ms = job_retry.cap_ms;
+	p->continue_on_disconnect = false;
 	b->asynchronous = b->durable = true;
 }
 
@@ -77,7 +84,7 @@ static void choose(struct again *a, const struct batch *first)
 		a->error = a->batch == NULL ? -ENOMEM : 0;
 	}
 	if (a->batch != NULL)
-		make_job(a->batch, first, a->here->env.config);
+		make_job(a->batch, a->here->env.config);
 	free(chosen);
 }
 

@@ -87,12 +87,30 @@ class Retry(jobs.Case):
                          [json.dumps({"shared": [1.10, "é"]}).encode()] * 2 + [b"12345678901234567890123"])
 
     def test_the_policy_is_the_first_ones_and_a_jobs(self):
-        """One attempt was the first policy's; a synchronous one's is for seconds, and a job's is its own."""
-        batch = self.settled.post({"retry": {"max_attempts": 2, "base_ms": 1, "cap_ms": 1}, "include": ["attempts"],
-                                   "items": [item(1, self.url("/limited?retry_after=0"))]}, ASYNC).json["id"]
-        self.assertEqual(self.done(batch)["results"][0]["attempts"], 2)
-        doc = self.retried(batch)
-        self.assertEqual((doc["results"][0]["attempts"], len(doc["results"][0]["attempt_log"])), (2, 2))
+        """What the first one's caller gave is kept, whichever way it came; its defaults become a job's."""
+        retry = {"max_attempts": 2, "base_ms": 1, "cap_ms": 1}
+        for headers, more in ((ASYNC, {}), ({}, {}), ({"Idempotency-Key": "policy"}, {}), ({}, {"on_disconnect": "continue"})):
+            answer = self.settled.post({"retry": retry, "include": ["attempts"], **more,
+                                        "items": [item(1, self.url("/limited?retry_after=0"))]}, headers)
+            batch = answer.headers["Batch-Id"]
+            self.assertEqual(self.done(batch)["results"][0]["attempts"], 2)
+            for _ in range(2):
+                doc = self.retried(batch)
+                self.assertEqual((doc["results"][0]["attempts"], len(doc["results"][0]["attempt_log"])), (2, 2), (headers, more))
+                batch = doc["id"]
+
+    def test_a_deadline_that_was_given_is_kept(self):
+        batch = self.settled.post({"retry": ONCE, "deadline_ms": 300, "attempt_timeout_ms": 600000,
+                                   "items": [item(1, self.url("/hang"))]}).json["id"]
+        doc = self.retried(batch, {"select": "include_maybe"})
+        self.assertEqual((doc["stop_reason"], doc["results"][0]["stop"]), ("deadline", "deadline"))
+
+    def test_what_was_left_to_defaults_becomes_a_jobs(self):
+        """A synchronous batch gives up after three attempts; a job goes on for ten."""
+        for more in ({}, {"on_disconnect": "continue"}):
+            batch = self.settled.post({"retry": {"base_ms": 1, "cap_ms": 1}, **more,
+                                       "items": [item(1, self.url("/limited?retry_after=0"))]}).json["id"]
+            self.assertEqual([self.done(b)["results"][0]["attempts"] for b in (batch, self.retried(batch)["id"])], [3, 10])
 
     def test_the_order_is_kept(self):
         batch = self.accept({"retry": ONCE, "order": "sequential", "items": [
