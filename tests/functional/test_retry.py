@@ -141,12 +141,17 @@ class Retry(jobs.Case):
     def test_nothing_to_select(self):
         batch = self.settled.post({"items": [item(1, self.url("/ok")), item(2, self.url("/gone"))]}).json["id"]
         for body in (None, {"select": "safe"}, {"select": "include_maybe"}, {"ids": []}):
-            self.problem(self.retry(batch, body), 422, "nothing_selected")
+            for headers in ({}, {"Idempotency-Key": "nothing"}):
+                answer = self.retry(batch, body, headers)
+                self.problem(answer, 422, "nothing_selected")
+                self.about(answer, batch)
 
     def test_ids_that_cannot_be_sent_again(self):
         batch = self.settled.post({"contract": "best_effort", "retry": ONCE, "items": [
             item(1, self.url("/ok")), item(2, self.url("/limited")), {"id": "bad"}]}).json["id"]
-        problem = self.problem(self.retry(batch, {"ids": ["i1", "i2", "nobody", "i2", "bad"]}), 422, "validation_failed")
+        answer = self.retry(batch, {"ids": ["i1", "i2", "nobody", "i2", "bad"]})
+        problem = self.problem(answer, 422, "validation_failed")
+        self.about(answer, batch)
         self.assertEqual([(e["pointer"], e["code"]) for e in problem["errors"]],
                          [("#/ids/0", "conflict"), ("#/ids/2", "enum"), ("#/ids/3", "duplicate_id"), ("#/ids/4", "enum")])
         self.assertIn("delivered", problem["errors"][0]["detail"])
@@ -165,7 +170,9 @@ class Retry(jobs.Case):
         self.problem(self.retry(batch, b"{"), 400, "malformed_json")
         self.problem(self.retry(batch, b"{}", {"Content-Type": "text/plain"}), 415, "unsupported_media_type")
         self.problem(self.retry("b_01JD0000000000000000000000"), 404, "not_found")
-        self.problem(self.retry("b_01JD0000000000000000000000", {"ids": ["x"]}), 404, "not_found")
+        answer = self.retry("b_01JD0000000000000000000000", {"ids": ["x"]})
+        self.problem(answer, 404, "not_found")
+        self.assertNotIn("Location", answer.headers)
 
     def test_a_key_makes_one_retry_of_many(self):
         batch = self.first()
