@@ -117,8 +117,9 @@ void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 struct jobs {
 	struct idmap by_id;
 	struct heap asleep;              /* by due time */
+	struct heap deadlines;           /* of those that wait and are not urgent */
 	struct list *due;                /* by service, oldest first */
-	struct list urgent;              /* to be ended: past the others, and room */
+	struct list urgent;              /* to be ended, or over: past the others, and room */
 	struct residency residency;
 	size_t turn;                     /* the service whose turn it is */
 	unsigned n_due, loads, n_urgent; /* n_urgent: fetched, and not gone yet */

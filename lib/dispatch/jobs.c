@@ -6,7 +6,8 @@
  *      │
  *      ▼         due              room              answer
  *   ASLEEP ───────────► DUE ──────────────► LOADING ──────► live.c
- *      └─ to be ended ─► (urgent) ─────────►   │
+ *      └─ to be ended, ► (urgent) ─────────►   │
+ *         or its deadline
  *                        ▲    the store fails  │
  *                        └─────────────────────┘
  *
@@ -15,9 +16,11 @@
  *     of those that are due, or in one question to the store.
  *  2. An id is in by_id or in live_by_id, never in both.
  *  3. At most LOADS_MAX questions are under way; at most as many batches that were
- *     fetched past the others, to be ended, are in memory.
+ *     fetched past the others, as they are to be ended, are in memory.
  *  4. Room is taken when the question is asked, and given back when the batch has
  *     left memory. Services take turns, and one without room holds up no other.
+ *  5. An entry that waits and is not urgent is in `deadlines`: a job ends in time,
+ *     whether or not there is room for it.
  */
 #include <stdlib.h>
 
@@ -33,6 +36,7 @@ struct job {
 		struct heap_node asleep; /* key: when it is due */
 		struct list due;
 	};
+	struct heap_node deadline;
 	uint32_t bytes, pending;
 	uint16_t service;
 	uint8_t state;                   /* enum job_state */
@@ -127,6 +131,7 @@ void jobs_init(struct dispatch *d)
 
 static void forget(struct dispatch *d, struct job *job)
 {
+	heap_remove(&d->jobs.deadlines, &job->deadline);
 	idmap_remove(&d->jobs.by_id, &job->node);
 	meter_add(d->env.meter, METRIC_BACKLOG_JOBS, 0, 0, -1);
 	free(job);
@@ -153,6 +158,7 @@ void jobs_free(struct dispatch *d)
 	forget_list(d, &j->urgent);
 	free(j->due);
 	heap_free(&j->asleep);
+	heap_free(&j->deadlines);
 	idmap_free(&j->by_id);
 	residency_free(&j->residency);
 }
@@ -173,6 +179,13 @@ static void make_due(struct dispatch *d, struct job *job, bool first)
 	dispatch_pump_soon(d);
 }
 
+static void hurry(struct dispatch *d, struct job *job)
+{
+	job->urgent = true;
+	heap_remove(&d->jobs.deadlines, &job->deadline);
+	make_due(d, job, false);
+}
+
 /* Those that are due already keep the order in which they came. */
 static void put_to_sleep(struct dispatch *d, struct job *job, int64_t due_us)
 {
@@ -185,10 +198,11 @@ static void put_to_sleep(struct dispatch *d, struct job *job, int64_t due_us)
 	dispatch_pump_soon(d);
 }
 
-static struct job *job_new(struct dispatch *d, struct batch_id id)
+static struct job *job_new(struct dispatch *d, struct batch_id id, int64_t deadline_us)
 {
 	struct job *job = xcalloc(1, sizeof *job);
 
+	heap_set(&d->jobs.deadlines, &job->deadline, deadline_us);
 	idmap_add(&d->jobs.by_id, &job->node, id);
 	meter_add(d->env.meter, METRIC_BACKLOG_JOBS, 0, 0, 1);
 	return job;
@@ -200,7 +214,7 @@ void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
 	struct dispatch *d = lv->d;
 	const struct batch *b = lv->batch;
 	uint64_t bytes = b->held_bytes;
-	struct job *job = job_new(d, b->id);
+	struct job *job = job_new(d, b->id, dispatch_after(b->accepted_us, b->policy.deadline_ms));
 
 	job->pending = b->counts.pending;
 	job->bytes = to_bytes(bytes * b->counts.pending / MAX(b->n_items, 1u));
@@ -210,8 +224,9 @@ void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
 
 void dispatch_recover(struct dispatch *d, const struct store_unfinished *u)
 {
-	struct job *job = job_new(d, u->id);
-	int64_t now_us = loop_now_us(d->env.loop), wait_ms = u->due_unix_ms - loop_unix_ms(d->env.loop);
+	int64_t now_us = loop_now_us(d->env.loop), unix_ms = loop_unix_ms(d->env.loop);
+	int64_t wait_ms = u->due_unix_ms - unix_ms;
+	struct job *job = job_new(d, u->id, now_us + (u->deadline_unix_ms - unix_ms) * 1000);
 
 	job->pending = u->pending;
 	job->bytes = to_bytes(u->bytes);
@@ -220,9 +235,23 @@ void dispatch_recover(struct dispatch *d, const struct store_unfinished *u)
 	job->end = u->asynchronous ? WHY_NONE : WHY_INTERRUPTED;
 	meter_add(d->env.meter, METRIC_JOBS_RECOVERED, 0, 0, 1);
 	if (job->urgent)
-		make_due(d, job, false);
+		hurry(d, job);
 	else
 		put_to_sleep(d, job, dispatch_after(now_us, MAX(wait_ms, 0)));
+}
+
+/* It waits no longer for its time, nor for room. */
+static void wake_urgently(struct dispatch *d, struct job *job)
+{
+	if (job->urgent || job->state == JOB_LOADING)
+		return;
+	if (job->state == JOB_ASLEEP) {
+		heap_remove(&d->jobs.asleep, &job->asleep);
+	} else {
+		list_remove(&job->due);
+		d->jobs.n_due--;
+	}
+	hurry(d, job);
 }
 
 bool jobs_cancel(struct dispatch *d, struct batch_id id)
@@ -236,16 +265,7 @@ bool jobs_cancel(struct dispatch *d, struct batch_id id)
 	if (job->end != WHY_NONE)
 		return true;
 	job->end = WHY_CANCELLED;
-	if (job->state == JOB_LOADING)
-		return true;
-	if (job->state == JOB_ASLEEP) {
-		heap_remove(&d->jobs.asleep, &job->asleep);
-	} else {
-		list_remove(&job->due);
-		d->jobs.n_due--;
-	}
-	job->urgent = true;
-	make_due(d, job, false);
+	wake_urgently(d, job);
 	return true;
 }
 
@@ -255,6 +275,8 @@ void jobs_wake(struct dispatch *d, int64_t now_us)
 
 	while ((node = heap_pop(&d->jobs.asleep, now_us)) != NULL)
 		make_due(d, container_of(node, struct job, asleep), false);
+	while ((node = heap_pop(&d->jobs.deadlines, now_us)) != NULL)
+		wake_urgently(d, container_of(node, struct job, deadline));
 }
 
 /* ---- loading ---- */
@@ -289,7 +311,9 @@ static void put_back(struct dispatch *d, struct job *job, enum store_answer answ
 		forget(d, job);
 		return;
 	}
-	job->urgent = job->end != WHY_NONE;
+	job->urgent |= job->end != WHY_NONE;
+	if (!job->urgent)
+		heap_set(&j->deadlines, &job->deadline, job->deadline.key);
 	make_due(d, job, true);
 	if (answer == STORE_OK)
 		return;
@@ -334,6 +358,7 @@ static void load(struct dispatch *d, struct job *job)
 		.job = job,
 	};
 	job->state = JOB_LOADING;
+	heap_remove(&d->jobs.deadlines, &job->deadline);
 	take_room(d, job->service, room_of(d, job->bytes));
 	if (job->urgent)
 		d->jobs.n_urgent++;
@@ -382,5 +407,5 @@ int64_t jobs_next(const struct dispatch *d)
 
 	if (d->draining)
 		return HEAP_NONE;
-	return MIN(heap_min(&j->asleep), waiting ? j->retry_us : HEAP_NONE);
+	return MIN(MIN(heap_min(&j->asleep), heap_min(&j->deadlines)), waiting ? j->retry_us : HEAP_NONE);
 }

@@ -167,6 +167,9 @@ void answer_batch_problem(struct routes *r, struct http_request *req, enum probl
 /* No batch has this id, or the store is in trouble (not STORE_OK). */
 void answer_store_problem(struct routes *r, struct http_request *req, enum store_answer answer);
 
+/* What keeps the store from taking something, for people: STORE_BUSY, STORE_UNAVAILABLE. */
+const char *store_trouble(enum store_answer answer);
+
 /* The id of a path; false: it is none, and the request was answered. */
 bool read_id(struct routes *r, struct http_request *req, struct slice text, struct batch_id *ret) MUST_CHECK;
 

@@ -111,24 +111,28 @@ void answer_batch_problem(struct routes *r, struct http_request *req, enum probl
 	answer_batch_document(r, req, p, id, problem_document(p, detail));
 }
 
-void answer_store_problem(struct routes *r, struct http_request *req, enum store_answer answer)
+const char *store_trouble(enum store_answer answer)
 {
 	switch (answer) {
-	case STORE_NOT_FOUND:
-		answer_problem(r, req, PROBLEM_NOT_FOUND, NO_SUCH_BATCH);
-		return;
 	case STORE_BUSY:
-		answer_problem(r, req, PROBLEM_OVERLOADED, "too much waits for the store, or too many unfinished items are in it; nothing was done");
-		return;
+		return "too much waits for the store, or too many unfinished items are in it; nothing was done";
 	case STORE_UNAVAILABLE:
-		answer_problem(r, req, PROBLEM_OVERLOADED, "the store's disk fails; nothing was done");
-		return;
+		return "the store's disk fails; nothing was done";
 	case STORE_OK:
+	case STORE_NOT_FOUND:
 	case STORE_KEY_EXISTS:
 	case STORE_NOT_DONE:
 		break;
 	}
 	REQUIRE(false);
+}
+
+void answer_store_problem(struct routes *r, struct http_request *req, enum store_answer answer)
+{
+	if (answer == STORE_NOT_FOUND)
+		answer_problem(r, req, PROBLEM_NOT_FOUND, NO_SUCH_BATCH);
+	else
+		answer_problem(r, req, PROBLEM_OVERLOADED, store_trouble(answer));
 }
 
 bool read_id(struct routes *r, struct http_request *req, struct slice text, struct batch_id *ret)

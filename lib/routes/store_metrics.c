@@ -64,7 +64,7 @@ void store_metrics_render(struct routes *r, struct buf *out)
 	store_status(r->env.store, &status);
 	store_timings(r->env.store, &t);
 	add_gauges(out, &status, loop_unix_ms(r->env.loop), r->env.group->recovery_ms);
-	add_head(out, seconds, "Time from the begin of a group to the end of its commit.", "histogram");
+	add_head(out, seconds, "Time that the commit of a group took, without its writes.", "histogram");
 	add_buckets(out, seconds, store_timing_bounds_us, t.commit_us_le, 1e6);
 	add_histogram(out, seconds, (double)t.commit_us_sum / 1e6, t.commits);
 	add_head(out, group, "Operations in one commit.", "histogram");

@@ -7,7 +7,7 @@
  *       ├── stored, synchronous ──────────┘
  *       ├── stored, a job ──► waits as long as was preferred ──► answered
  *       ├── its key is known ──► replay.c
- *       └── refused
+ *       └── refused, unless recall.c knows its key
  *
  * Until it is answered its client may go: a synchronous batch is then cancelled
  * (on_disconnect: abort) or goes on alone, as a job always does.
@@ -226,19 +226,34 @@ static void job_accepted(struct post *p, const struct batch *b)
 /* ---- acceptance ---- */
 
 /* The request goes on without this post. */
-static void hand_over(struct post *p, const struct store_accept *said)
+static struct replay_request hand_over(struct post *p, struct batch_id existing)
 {
-	const struct replay_request replay = {.routes = p->routes, .req = p->req, .id = said->existing,
-					      .prefer = p->prefer, .stream = p->stream};
+	const struct replay_request rest = {.routes = p->routes, .req = p->req, .id = existing, .prefer = p->prefer,
+					    .stream = p->stream};
 
 	post_free(p);
-	if (said->same_body) {
+	http_set_data(rest.req, NULL);
+	return rest;
+}
+
+static void key_exists(struct post *p, const struct store_accept *said)
+{
+	const struct replay_request replay = hand_over(p, said->existing);
+
+	if (said->same_body)
 		replay_batch(&replay);
-		return;
-	}
-	http_set_data(replay.req, NULL);
-	answer_batch_problem(replay.routes, replay.req, PROBLEM_KEY_REUSED, replay.id,
-			     "this key came with another body before: take a new key for a new request");
+	else
+		answer_batch_problem(replay.routes, replay.req, PROBLEM_KEY_REUSED, replay.id,
+				     "this key came with another body before: take a new key for a new request");
+}
+
+/* Its key may be known all the same: the store had no look at it. */
+static void not_stored(struct post *p, const struct batch *b, enum store_answer answer)
+{
+	const struct replay_request known = hand_over(p, (struct batch_id){0});
+
+	refuse_unknown(&known, b->key, PROBLEM_OVERLOADED,
+		       problem_document(PROBLEM_OVERLOADED, store_trouble(answer)));
 }
 
 static void on_accepted(void *arg, struct batch *b, const struct store_accept *said)
@@ -253,14 +268,13 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 			start_stream(p, b);
 		return;
 	case STORE_KEY_EXISTS:
-		hand_over(p, said);
+		key_exists(p, said);
 		return;
 	case STORE_BUSY:
 	case STORE_UNAVAILABLE:
 	case STORE_NOT_FOUND:
 	case STORE_NOT_DONE:
-		p->live = false;
-		answer_store_problem(p->routes, p->req, said->op.answer);
+		not_stored(p, b, said->op.answer);
 		return;
 	}
 }

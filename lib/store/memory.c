@@ -494,6 +494,7 @@ static int each_unfinished(struct backend *b, void (*each)(void *arg, const stru
 		each(arg, &(struct store_unfinished){
 			.id = of->id,
 			.due_unix_ms = rec->due_unix_ms,
+			.deadline_unix_ms = of->created_unix_ms + of->policy.deadline_ms,
 			.pending = of->counts.pending,
 			.bytes = (uint32_t)MIN(bytes_of(of), UINT32_MAX),
 			.service = of->n_items == 0 ? ITEM_NO_SERVICE : of->items[0].service,

@@ -169,10 +169,10 @@ static struct batch *take_head(sqlite3_stmt *st, int *reterr)
 		*reterr = -ENOMEM;
 		return NULL;
 	}
-	b->durability = "disk";
 	b->store_row = take_int(&r);
 	b->id = take_id(&r);
 	take_flags(&r, b);
+	b->durability = b->durable ? "disk" : "memory";
 	take_policy(&r, &b->policy);
 	b->created_unix_ms = take_int(&r);
 	b->counts.total = take_u32(&r);
@@ -503,6 +503,8 @@ int sqlite_each_unfinished(struct backend *b, void (*each)(void *arg, const stru
 		u.bytes = take_u32(&r);
 		u.service = service_index(s, take_int(&r));
 		u.asynchronous = take_int(&r) & HEAD_ASYNCHRONOUS;
+		u.deadline_unix_ms = take_int(&r);
+		u.deadline_unix_ms += take_int(&r);
 		err = r.err;
 		if (err == 0)
 			each(arg, &u);

@@ -21,7 +21,7 @@ static const char *const steps[] = {
 	" trace_id BLOB, trace_flags INTEGER, trace_state TEXT, scope TEXT, key TEXT, digest BLOB);"
 	/* What recovery, the list and retention look for, without touching the rest. */
 	"CREATE UNIQUE INDEX keyed ON batch (key, scope) WHERE key IS NOT NULL;"
-	"CREATE INDEX unfinished ON batch (id, state, due, pending, bytes, service, flags) WHERE state < 3;"
+	"CREATE INDEX unfinished ON batch (id, state, due, pending, bytes, service, flags, created, deadline_ms) WHERE state < 3;"
 	"CREATE INDEX ended ON batch (outcome, id) WHERE state = 3;"
 	"CREATE INDEX expiry ON batch (expires) WHERE state = 3;"
 	"CREATE TABLE item (pos INTEGER PRIMARY KEY, id TEXT, service INTEGER, ttl_ms INTEGER, in_flight INTEGER,"
@@ -70,7 +70,7 @@ static const char *const write_sql[W_MAX] = {
 	[W_SOME_ITEMS] = "SELECT pos FROM item WHERE pos BETWEEN ? AND ? ORDER BY pos",
 	[W_DROP_ITEMS] = "DELETE FROM item WHERE pos BETWEEN ? AND ?",
 	[W_DROP_DEAD] = "DELETE FROM dead WHERE row = ?",
-	[W_UNFINISHED] = "SELECT id, due, pending, bytes, service, flags FROM batch INDEXED BY unfinished "
+	[W_UNFINISHED] = "SELECT id, due, pending, bytes, service, flags, created, deadline_ms FROM batch INDEXED BY unfinished "
 		"WHERE state < 3 ORDER BY id",
 };
 

@@ -157,6 +157,7 @@ void store_ask(struct store *s, struct store_op *op);
 struct store_unfinished {
 	struct batch_id id;
 	int64_t due_unix_ms;             /* when it is wanted in memory; 0: now */
+	int64_t deadline_unix_ms;        /* and at the latest */
 	uint32_t pending;                /* its items that are not final */
 	uint32_t bytes;                  /* about what it takes in memory */
 	uint16_t service;                /* of its first item; or ITEM_NO_SERVICE */

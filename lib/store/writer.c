@@ -429,7 +429,7 @@ static int64_t alarm_us(const struct store *s)
 
 	if (s->more_to_expire)
 		return 0;
-	if (s->status.failing && (!list_empty(&s->todo) || s->backend->ops->touch != NULL))
+	if (s->status.failing && !s->giving_up && (!list_empty(&s->todo) || s->backend->ops->touch != NULL))
 		at = MIN(at, s->retry_at_us);
 	if (s->want_measure)
 		at = MIN(at, s->measured_us + MEASURE_EVERY_US);
@@ -438,8 +438,8 @@ static int64_t alarm_us(const struct store *s)
 
 static bool is_asked(const struct store *s)
 {
-	return s->closing || !list_empty(&s->inbox) || (s->giving_up && !list_empty(&s->todo)) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
-	       (!s->status.failing && !list_empty(&s->todo));
+	return s->closing || !list_empty(&s->inbox) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
+	       ((s->giving_up || !s->status.failing) && !list_empty(&s->todo));
 }
 
 /* Under the lock. */
@@ -503,10 +503,11 @@ void *store_writer_main(void *arg)
 		pthread_mutex_lock(&s->turn);
 		run_reads(s, &reads);
 		mark_owed(&arrived);
-		if (closing || (giving_up && s->status.failing)) {
+		if (closing || (giving_up && s->status.failing))
 			write_rest(s, &arrived);
-		} else {
+		else
 			write_some(s, &arrived);
+		if (!closing) {
 			expire_some(s);
 			measure(s);
 		}

@@ -212,13 +212,6 @@ def encode(batch):
     return json.dumps({"service": "webhook", **batch} if isinstance(batch, dict) else batch).encode()
 
 
-def facts(answer):
-    """A batch but for its durability: a plain synchronous one reaches the disk a moment after its answer."""
-    if isinstance(answer, bytes):
-        return re.sub(rb'"durability":"(memory|disk)",', b"", answer)
-    return json.loads(facts(json.dumps(answer, separators=(",", ":")).encode()))
-
-
 def ms(n):
     """A policy's time in which a daemon, however slow, has to have come somewhere."""
     return int(n * PATIENCE)

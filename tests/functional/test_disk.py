@@ -172,8 +172,12 @@ class Broken(Failing):
         daemon = self.start()
         known = self.accept(daemon, "status=200")
         self.wait_done(daemon, known)
+        keyed = self.batch("status=200"), {"Idempotency-Key": "known"}
+        first = daemon.post(*keyed)
         self.break_disk(daemon, calls, error)
         self.fails_and_goes_on(daemon)
+        again = daemon.post(*keyed)
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (200, "true", first.body))
         self.assertEqual(daemon.get_batch(known).json["outcome"], "succeeded")
         self.mend()
         self.works_again(daemon)
@@ -195,7 +199,7 @@ class Broken(Failing):
         self.assertIn(b" 200 ", caller.recv(65536))
         self.mend()
         self.works_again(daemon)
-        self.assertEqual(self.wait_done(daemon, batch).json["durability"], "disk")
+        self.assertEqual(self.wait_done(daemon, batch).json["outcome"], "succeeded")
         self.stop(daemon)
 
     def test_a_stop_does_not_wait_for_the_disk(self):

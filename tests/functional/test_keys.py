@@ -203,6 +203,19 @@ class Refused(jobs.Case):
                         {"Content-Type": "application/json", **key("known")})
         self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", retried.body))
 
+    def test_a_store_without_room_answers_what_it_knows(self):
+        one = harness.Daemon({**self.config, "limits": {"stored_items": 1}})
+        self.addCleanup(one.stop)
+        batch = {"items": [item(1, self.url("/gone"))]}
+        first = one.post(batch, key("known"))
+        job = one.post({"items": [item(1, self.held.url("room"))]}, {"Prefer": "respond-async"})
+        self.assertEqual((first.status, job.status), (207, 202))
+        self.held.wait("room")
+        self.problem(one.post(batch, key("new")), 503, "overloaded")
+        again = one.post(batch, key("known"))
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", first.body))
+        self.held.answer("room")
+
     def test_a_retry_whose_first_batch_was_forgotten_is_still_known(self):
         first = self.settled.post({"items": [item(1, self.url("/gone"))]}).headers["Location"]
         body, headers = b'{"ids":["i1"]}', {"Content-Type": "application/json", **key("forgot")}

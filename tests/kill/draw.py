@@ -39,7 +39,8 @@ WAYS = {
     "limited": Way("status=429", "refused"),
     "invalid": Way("", "invalid"),       # under best_effort alone
 }
-DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later", "limited") * 2 + ("much_later", "unsure", "lost", "gone")
+DRAWN = ("ok",) * 6 + ("slow",) * 6 + ("busy",) * 4 + ("later",) * 2 + ("limited",) * 4 \
+    + ("much_later", "unsure", "lost", "gone")
 
 
 @dataclass
@@ -197,7 +198,7 @@ def draw_epoch(rng, epoch, cycles, points):
         for _ in range(rng.randint(6, 16)):
             intents.append(draw_intent(rng, f"e{epoch}b{n}"))
             n += 1
-        acts = rng.choices(("peek", "cancel", "delete", "retry"), (4, 1, 1, 4), k=rng.randint(2, 8))
+        acts = rng.choices(("peek", "cancel", "delete", "retry"), (4, 1, 4, 8), k=rng.randint(4, 10))
         shards = rng.choice((1, 2, 3, 5))
         drawn.append(Cycle(shards, rng.choice((None, None, 65536)), intents, acts, *draw_end(rng, points)))
     drawn.append(Cycle(rng.choice((1, 2, 4)), None, [], [], "drain"))

@@ -57,7 +57,8 @@ def deleted(history, batch_id):
 def what_was_acknowledged_is_there(history):
     """A 202, and any answer to a batch that is durable, survives."""
     known = {s.batch_id: f"{intent.name}, answered {s.status}" for intent, s in answers(history) if intent.durable}
-    known.update({a.body["id"]: f"a retry of {a.batch_id}" for a in history.acts if a.kind == "retry" and a.status == 202})
+    known.update({a.body["id"]: f"a retry of {a.batch_id}" for a in history.acts
+                  if a.kind == "retry" and a.status == 202})
     known.update({s.batch_id: "shown as on disk" for s in history.sightings if s.body["durability"] == "disk"})
     for batch_id, what in known.items():
         if history.last.get(batch_id) != 200 and not deleted(history, batch_id)[0]:

@@ -19,14 +19,16 @@ LIVES = ((0, 1000000), (2000000, 3000000), (4000000, 9000000))
 
 
 def intent(name, kind, ways, **more):
-    policy = {"retry": {"max_attempts": 3, "base_ms": 5, "cap_ms": 40}, "include": ["attempts"], **more.pop("policy", {})}
+    policy = {"retry": {"max_attempts": 3, "base_ms": 5, "cap_ms": 40}, "include": ["attempts"],
+              **more.pop("policy", {})}
     items = [Item(f"{name}i{n}", way, "s0", f'{{"n":{n}}}') for n, way in enumerate(ways)]
     return Intent(name, kind, items, policy, {}, **more)
 
 
 def request(n, at_us, item, batch_id, answered, **more):
-    return {"n": n, "arrived_us": at_us, "answered_us": at_us + 1000, "answered": answered, "path": f"/s0/tag={item.tag}",
-            "query": None, "webhook_id": f"{batch_id}.{item.tag}", "body": item.payload.encode(), "complete": True, **more}
+    return {"n": n, "arrived_us": at_us, "answered_us": at_us + 1000, "answered": answered,
+            "path": f"/s0/tag={item.tag}", "query": None, "webhook_id": f"{batch_id}.{item.tag}",
+            "body": item.payload.encode(), "complete": True, **more}
 
 
 def result(index, item, codes, **more):
@@ -35,7 +37,8 @@ def result(index, item, codes, **more):
     maybe = any(c in ("interrupted", "upstream_error") for c in codes)
     delivered = "yes" if last is None else "maybe" if maybe else "no"
     r = {"index": index, "id": item.tag, "delivered": delivered, "ok": delivered == "yes", "attempts": len(codes),
-         "status": {"yes": "succeeded", "maybe": "indeterminate", "no": "failed" if codes else "not_attempted"}[delivered],
+         "status": {"yes": "succeeded", "maybe": "indeterminate",
+                    "no": "failed" if codes else "not_attempted"}[delivered],
          "duplicate_risk": any(c in ("interrupted", "upstream_error") for c in codes[:-1]),
          "retryable": last not in (None, "recipient_gone"), "attempt_log": [{"code": c} for c in codes], **more}
     if last is not None:
@@ -57,7 +60,8 @@ def answer(sent, at_us, status, batch_id, body=None, **headers):
 
 def good():
     """A job that was killed in flight and whose wait spans a death; a synchronous batch that a death interrupted,
-    and its replay; a sequential one that stopped; one at most once; one that was retried; one forgotten; one cancelled."""
+    and its replay; a sequential one that stopped; one at most once; one that was retried; one forgotten; one
+    cancelled."""
     job = intent("e0b0", "job", ("ok", "later"))
     sync = intent("e0b1", "sync", ("slow",), key="key-e0b1")
     stop = intent("e0b2", "job", ("gone", "ok"), policy={"contract": "all_or_nothing", "order": "sequential"})

@@ -56,7 +56,8 @@ def run(o, world, seen):
         complaints = judge.judge(history)
         seen.update(coverage.happened(history))
         print(f"# epoch {n + 1} of {len(epochs)}: {len(history.lives)} lives, {len(history.batches)} batches, "
-              f"{len(history.ledger)} requests, {len(complaints)} complaints, {time.monotonic() - begun:.1f} s", flush=True)
+              f"{len(history.ledger)} requests, {len(complaints)} complaints, {time.monotonic() - begun:.1f} s",
+              flush=True)
         if complaints:
             if not o.expect_complaint:
                 tell(complaints, history)

@@ -26,6 +26,7 @@ static struct faulty {
 	bool waits;                      /* ... and does so now */
 	bool synced;                     /* the last group that was committed */
 	unsigned groups, touches, tries; /* committed groups; committed touches; groups begun */
+	unsigned expired;                /* steps of forgetting that were asked for */
 	unsigned largest;                /* group that was committed */
 	/* The operations of the group that runs, and those that were committed. */
 	struct logged {
@@ -150,6 +151,7 @@ static int expire(struct backend *b, int64_t now, bool *retmore)
 	int rc = fault(&f.expires);
 
 	(void)b;
+	LOCKED(f.expired++);
 	return rc < 0 ? rc : f.inner->ops->expire(f.inner, now, retmore);
 }
 

@@ -339,6 +339,55 @@ static void a_hung_service_leaves_room_to_others(void **state)
 	assert_int_equal(rig.n_sent, 20 + 10);
 }
 
+/* A hung service with all the room that it can have, and a job for it that has
+ * `deadline_ms` and gets none. */
+static struct batch_id submit_without_room(int64_t deadline_ms)
+{
+	struct batch *b = make_batch(1, 0, true, true);
+
+	rig.config.limits.resident_bytes = 2 * sizeof *b->items;
+	b->policy.deadline_ms = deadline_ms;
+	submit_job(1, 0);
+	submit_job(1, 0);
+	return submit_batch(b);
+}
+
+static void a_job_without_room_ends_in_time(void **state)
+{
+	struct batch_id id = submit_without_room(2000);
+
+	(void)state;
+	run_for(2 * SEC_US - 1000);
+	assert_int_equal(dispatch_usage(rig.d).backlog, 1);
+	run_for(SEC_US / 10);
+	assert_int_equal(dispatch_usage(rig.d).backlog, 0);
+	assert_done(id, BATCH_OUTCOME_FAILED, STOP_REASON_DEADLINE);
+	assert_int_equal(rig.n_sent, 2);
+	for (unsigned i = 0; i < 2; i++)
+		answer_one(&rig.sent[i], 200, RETRY_AFTER_NONE);
+	run_until(nothing_left);
+}
+
+static void a_job_without_room_ends_in_time_after_a_restart(void **state)
+{
+	struct batch_id id = submit_without_room(60000);
+	struct batch *b;
+
+	(void)state;
+	run_for(SEC_US);
+	dispatcher_close();
+	dispatcher_open();
+	recover_all();
+	/* Whichever of the three finds room now. */
+	run_for(60 * SEC_US);
+	b = stored(id);
+	assert_int_equal(b->state, BATCH_DONE);
+	assert_int_equal(b->stop_reason, STOP_REASON_DEADLINE);
+	batch_unref(b);
+	rig.answers = 200;
+	run_until(nothing_left);
+}
+
 static void a_load_that_fails_is_tried_again(void **state)
 {
 	struct batch *b = make_batch(1, 0, true, true);
@@ -706,6 +755,8 @@ int main(void)
 		RIG(a_job_that_waits_leaves_memory_and_comes_back_as_it_was),
 		RIG(a_short_wait_or_a_waiting_caller_keeps_a_job_in_memory),
 		RIG(a_hung_service_leaves_room_to_others),
+		RIG(a_job_without_room_ends_in_time),
+		RIG(a_job_without_room_ends_in_time_after_a_restart),
 		RIG(a_load_that_fails_is_tried_again),
 		RIG(few_jobs_are_asked_back_at_once),
 		RIG(a_job_that_is_not_in_memory_is_fetched_to_be_cancelled),

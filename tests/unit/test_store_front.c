@@ -2,6 +2,8 @@
  * The front of a store over a backend whose calls fail, or wait, when a test says
  * so: nothing owed is lost or overtaken, the rest is refused, it recovers.
  */
+#include <time.h>
+
 #include "obs/log.h"
 #include "store-faulty.h"
 
@@ -267,6 +269,31 @@ static void what_can_never_be_written_is_given_up_at_the_end(void **state)
 	assert_int_equal(atomic_load(&b->refs), 1);
 	batch_unref(b);
 	open_front(true, true);
+}
+
+static int64_t clock_us(clockid_t id)
+{
+	struct timespec t;
+
+	clock_gettime(id, &t);
+	return t.tv_sec * INT64_C(1000000) + t.tv_nsec / 1000;
+}
+
+/* From one step of forgetting to the next, a second later, there is nothing to do. */
+static void a_broken_disk_that_was_given_up_keeps_no_core_busy(void **state)
+{
+	int64_t begun_us, begun_cpu_us;
+	unsigned expired;
+
+	(void)state;
+	break_disk();
+	store_give_up(s);
+	LOCKED(expired = f.expired);
+	WAIT_UNTIL(f.expired > expired);
+	begun_us = clock_us(CLOCK_MONOTONIC);
+	begun_cpu_us = clock_us(CLOCK_PROCESS_CPUTIME_ID);
+	WAIT_UNTIL(f.expired > expired + 1);
+	assert_true(clock_us(CLOCK_PROCESS_CPUTIME_ID) - begun_cpu_us < (clock_us(CLOCK_MONOTONIC) - begun_us) / 2);
 }
 
 static void a_disk_that_works_again_gets_all_at_the_end(void **state)
@@ -537,6 +564,7 @@ int main(void)
 		TEST(a_read_that_fails_is_unavailable),
 		TEST(what_is_unfinished_is_told_or_why_not),
 		TEST(what_can_never_be_written_is_given_up_at_the_end),
+		TEST(a_broken_disk_that_was_given_up_keeps_no_core_busy),
 		TEST(a_disk_that_works_again_gets_all_at_the_end),
 		TEST(the_end_tries_twice),
 		TEST(a_corrupt_file_is_left_alone),
