@@ -13,7 +13,7 @@ enum { RETRY_ID_MAX = 128 };
 struct wire_retry {
 	struct reader r;
 	bool include_maybe, select_seen, ids_seen;
-	bool unkept;                     /* an item fits, but its letter was never stored */
+	bool unkept;                     /* an item fits, but its letter is not there */
 	struct slice *ids;               /* p NULL: it had a fault */
 	size_t n_ids, ids_cap;
 };
@@ -205,8 +205,8 @@ static size_t sort_items(const struct batch *b, const struct item **sorted)
 	return n;
 }
 
-/* Such a batch has letters in the store only once it is done. */
-#define NEVER_STORED "as the batch had no key, was no job, and was cut off while it ran"
+/* The letters of such a batch are stored with its end; a crash, or a disk that fails to the last, prevents that. */
+#define NEVER_STORED "as the batch had no key, was no job, and its end was never recorded"
 
 /* One of the ids that were asked for. */
 static void choose_id(struct wire_retry *w, size_t at, const struct item *it, bool *marks)
