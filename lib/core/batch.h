@@ -59,6 +59,15 @@ const char *batch_state_str(enum batch_state s);
 const char *batch_outcome_str(enum batch_outcome o);
 const char *stop_reason_str(enum stop_reason r);
 
+/* What the caller gave itself; the rest are defaults, and a job's are others. */
+enum policy_given {
+	GIVEN_DEADLINE = 1,
+	GIVEN_MAX_ATTEMPTS = 2,
+	GIVEN_BASE = 4,
+	GIVEN_CAP = 8,
+	GIVEN_ALL = 15,
+};
+
 struct policy {
 	enum contract contract;
 	bool sequential;
@@ -67,6 +76,7 @@ struct policy {
 	bool include_attempts;
 	bool validate_only;
 	unsigned concurrency;
+	unsigned given;                  /* enum policy_given */
 	int64_t deadline_ms;
 	int64_t attempt_timeout_ms;      /* 0: the service's */
 	struct retry_policy retry;

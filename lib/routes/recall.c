@@ -30,6 +30,14 @@ static void on_end(struct route_data *data, bool gone)
 	c->found.req = NULL;
 }
 
+static void answer_refusal(const struct replay_request *q, enum problem kind, struct blob *take_document)
+{
+	if ((q->id.hi | q->id.lo) != 0)
+		answer_batch_document(q->routes, q->req, kind, q->id, take_document);
+	else
+		answer_document(q->routes, q->req, kind, take_document);
+}
+
 static void on_listed(struct store_op *op)
 {
 	struct recall *c = container_of(op, struct recall, list.op);
@@ -48,7 +56,7 @@ static void on_listed(struct store_op *op)
 		replay_batch(&c->found);
 	} else if (c->found.req != NULL) {
 		http_set_data(c->found.req, NULL);
-		answer_document(c->found.routes, c->found.req, c->kind, STEAL_PTR(c->document));
+		answer_refusal(&c->found, c->kind, STEAL_PTR(c->document));
 	}
 	blob_unref(c->document);
 	free(c);
@@ -66,7 +74,7 @@ void refuse_unknown(const struct replay_request *q, const struct batch_key *key,
 	struct recall *c;
 
 	if (key == NULL || key->key.n == 0) {
-		answer_document(q->routes, q->req, kind, take_document);
+		answer_refusal(q, kind, take_document);
 		return;
 	}
 	REQUIRE(key->key.n <= KEY_MAX && key->scope.n <= SCOPE_MAX);

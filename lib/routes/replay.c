@@ -50,7 +50,8 @@ static void answer_done(struct replay *p, int status, const char *type, struct b
 	}
 	batch_headers(&h, p->wait.id, p->outcome, type);
 	add_header(&h, "Idempotent-Replayed", "true");
-	if (!p->stream)
+	/* What is done is no longer answered asynchronously, but its end may have been waited for. */
+	if (p->prefer.wait_s >= 0)
 		add_applied(&h, p->prefer);
 	http_respond(p->req, status, h.headers, h.n, take_document);
 }
@@ -125,10 +126,12 @@ void replay_batch(const struct replay_request *q)
 	p->routes = q->routes;
 	p->req = q->req;
 	p->prefer = q->prefer;
+	if (!p->prefer.respond_async)
+		p->prefer.wait_s = -1;
 	p->stream = q->stream;
 	wait_init(&p->wait, q->routes, on_ready);
 	http_set_data(q->req, &p->data);
-	if (wait_start(&p->wait, q->id, q->prefer.respond_async ? q->prefer.wait_s : 0))
+	if (wait_start(&p->wait, q->id, MAX(p->prefer.wait_s, 0)))
 		return;
 	/* There was no place to wait. */
 	p->prefer.wait_s = -1;

@@ -31,6 +31,8 @@ struct again {
 	struct buf problem;
 };
 
+static const struct batch_id no_batch;
+
 static struct slice body_of(const struct again *a)
 {
 	return a->body == NULL ? (struct slice){0} : (struct slice){a->body->p, a->body->n};
@@ -55,14 +57,21 @@ static void on_end(struct route_data *data, bool gone)
 
 /* ---- in the store's thread ---- */
 
-/* A job as its first was, if that was one; a synchronous policy is for seconds. */
-static void make_job(struct batch *b, const struct batch *first, const struct config *config)
+/* What the first one's caller gave is kept; the defaults of a synchronous batch are for
+ * seconds. */
+static void make_job(struct batch *b, const struct config *config)
 {
-	if (!first->asynchronous || first->policy.continue_on_disconnect) {
-		b->policy.deadline_ms = MIN((int64_t)JOB_DEADLINE_MS, config->limits.max_deadline_ms);
-		b->policy.retry = job_retry;
-	}
-	b->policy.continue_on_disconnect = false;
+	struct policy *p = &b->policy;
+
+	if (!(p->given & GIVEN_DEADLINE))
+		p->deadline_ms = MIN((int64_t)JOB_DEADLINE_MS, config->limits.max_deadline_ms);
+	if (!(p->given & GIVEN_MAX_ATTEMPTS))
+		p->retry.max_attempts = job_retry.max_attempts;
+	if (!(p->given & GIVEN_BASE))
+		p->retry.base_ms = job_retry.base_ms;
+	if (!(p->given & GIVEN_CAP))
+		p->retry.cap_ms = job_retry.cap_ms;
+	p->continue_on_disconnect = false;
 	b->asynchronous = b->durable = true;
 }
 
@@ -77,7 +86,7 @@ static void choose(struct again *a, const struct batch *first)
 		a->error = a->batch == NULL ? -ENOMEM : 0;
 	}
 	if (a->batch != NULL)
-		make_job(a->batch, first, a->here->env.config);
+		make_job(a->batch, a->here->env.config);
 	free(chosen);
 }
 
@@ -96,9 +105,9 @@ static void in_thread(struct store_read *read)
 /* ---- the answer ---- */
 
 /* Unless the key is known. */
-static void refuse(const struct again *a, enum problem kind, struct blob *take_document)
+static void refuse(const struct again *a, struct batch_id about, enum problem kind, struct blob *take_document)
 {
-	const struct replay_request known = {.routes = a->here, .req = a->req, .prefer = a->prefer};
+	const struct replay_request known = {.routes = a->here, .req = a->req, .id = about, .prefer = a->prefer};
 
 	refuse_unknown(&known, &a->key.claim, kind, take_document);
 }
@@ -119,14 +128,14 @@ static void answer(struct again *a, enum store_answer answer)
 	if (answer == STORE_OK && a->error == 0)
 		submit(a);
 	if (answer == STORE_NOT_FOUND)
-		refuse(a, PROBLEM_NOT_FOUND, problem_document(PROBLEM_NOT_FOUND, NO_SUCH_BATCH));
+		refuse(a, no_batch, PROBLEM_NOT_FOUND, problem_document(PROBLEM_NOT_FOUND, NO_SUCH_BATCH));
 	else if (answer != STORE_OK)
 		answer_store_problem(r, a->req, answer);
 	else if (a->error == -EAGAIN)
 		answer_batch_problem(r, a->req, PROBLEM_NOT_FINISHED, a->read.id,
 				     "it still runs: only what has its final result can be sent again");
 	else if (a->error == -EINVAL)
-		refuse(a, a->kind, blob_from_buf(&a->problem));
+		refuse(a, a->read.id, a->kind, blob_from_buf(&a->problem));
 	else if (a->error < 0)
 		answer_problem(r, a->req, PROBLEM_OVERLOADED, "no memory for this batch now; nothing was sent");
 }
@@ -228,7 +237,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	if (!key_read(r, req, slice_str(a->scope), body_of(a), &a->key) || !read_wish(a)) {
 		again_free(a);
 	} else if (dispatch_draining(r->env.dispatch)) {
-		refuse(a, PROBLEM_SHUTTING_DOWN, problem_document(PROBLEM_SHUTTING_DOWN, NO_NEW_BATCHES));
+		refuse(a, no_batch, PROBLEM_SHUTTING_DOWN, problem_document(PROBLEM_SHUTTING_DOWN, NO_NEW_BATCHES));
 		again_free(a);
 	} else {
 		http_set_data(req, &a->data);

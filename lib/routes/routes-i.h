@@ -142,7 +142,8 @@ bool key_read(struct routes *r, struct http_request *req, struct slice scope, st
 /* The batch is the one of this key. False: no memory. */
 bool key_attach(struct batch *b, const struct batch_key *key) MUST_CHECK;
 
-/* recall.c: refuse with this document, unless the key (NULL or empty: none) is known. */
+/* recall.c: refuse with this document, unless the key (NULL or empty: none) is known.
+ * `q->id` is of the batch that the refusal is about; all zero: none. */
 struct replay_request;
 void refuse_unknown(const struct replay_request *q, const struct batch_key *key, enum problem kind,
 		    struct blob *take_document);
@@ -158,6 +159,8 @@ void answer_document(struct routes *r, struct http_request *req, enum problem p,
 struct blob *problem_document(enum problem p, const char *detail);
 
 /* The same about a batch, with its headers. */
+void answer_batch_document(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
+			   struct blob *take_body);
 void answer_batch_problem(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
 			  const char *detail);
 

@@ -93,18 +93,22 @@ void answer_problem(struct routes *r, struct http_request *req, enum problem p, 
 	answer_document(r, req, p, problem_document(p, detail));
 }
 
-void answer_batch_problem(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
-			  const char *detail)
+void answer_batch_document(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
+			   struct blob *take_body)
 {
 	struct batch_headers h;
-	struct buf text = {0};
 
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
 	batch_headers(&h, id, NULL, "application/problem+json");
 	if (problem_status(p) == 409 || problem_status(p) == 503)
 		add_retry_after(&h);
-	wire_problem(&text, p, detail);
-	http_respond(req, problem_status(p), h.headers, h.n, blob_from_buf(&text));
+	http_respond(req, problem_status(p), h.headers, h.n, take_body);
+}
+
+void answer_batch_problem(struct routes *r, struct http_request *req, enum problem p, struct batch_id id,
+			  const char *detail)
+{
+	answer_batch_document(r, req, p, id, problem_document(p, detail));
 }
 
 const char *store_trouble(enum store_answer answer)

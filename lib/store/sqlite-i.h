@@ -51,6 +51,7 @@ enum {
  * table, or the schema gets a step that changes what is stored. */
 _Static_assert(CODE_MAX == 21 && STOP_MAX == 13 && DELIVERED_MAX == 3 && STATUS_MAX == 6 && PHASE_MAX == 7,
 	       "the medium knows the numbers of the outcomes");
+_Static_assert(GIVEN_ALL == 15, "the medium knows the bits of what was given");
 _Static_assert(CONTRACT_MAX == 3 && BATCH_RUNNING == 1 && BATCH_DONE == 3 && BATCH_OUTCOME_MAX == 5 &&
 	       STOP_REASON_MAX == 8 && ITEM_WAITING == 2 && ITEM_FINAL == 3,
 	       "the medium knows the numbers of the states");
@@ -58,7 +59,8 @@ _Static_assert(CONTRACT_MAX == 3 && BATCH_RUNNING == 1 && BATCH_DONE == 3 && BAT
 /* The columns of a head and of an item, in the order in which they are written and read. */
 #define HEAD_COLUMNS                                                                          \
 	"row, id, flags, contract, concurrency, deadline_ms, attempt_timeout_ms, "            \
-	"max_attempts, base_ms, cap_ms, created, total, service, bytes, retry_of, metadata, " \
+	"max_attempts, base_ms, cap_ms, given, created, total, service, bytes, retry_of, "    \
+	"metadata, "                                                                          \
 	"trace_id, trace_flags, trace_state, scope, key, digest, "                            \
 	"due, state, outcome, stop_reason, succeeded, failed, indeterminate, not_attempted, " \
 	"pending, finished, duration_us, expires"

@@ -120,6 +120,7 @@ static void take_policy(struct row *r, struct policy *p)
 	p->retry.max_attempts = take_u32(r);
 	p->retry.base_ms = take_int(r);
 	p->retry.cap_ms = take_int(r);
+	p->given = take_below(r, GIVEN_ALL + 1);
 }
 
 static void take_key(struct row *r, struct batch *b)

@@ -17,7 +17,7 @@ static const char *const steps[] = {
 	" indeterminate INTEGER, not_attempted INTEGER, pending INTEGER, due INTEGER, bytes INTEGER, service INTEGER,"
 	" flags INTEGER, created INTEGER, finished INTEGER, duration_us INTEGER, expires INTEGER,"
 	" contract INTEGER, concurrency INTEGER, deadline_ms INTEGER, attempt_timeout_ms INTEGER,"
-	" max_attempts INTEGER, base_ms INTEGER, cap_ms INTEGER, retry_of BLOB, metadata TEXT,"
+	" max_attempts INTEGER, base_ms INTEGER, cap_ms INTEGER, given INTEGER, retry_of BLOB, metadata TEXT,"
 	" trace_id BLOB, trace_flags INTEGER, trace_state TEXT, scope TEXT, key TEXT, digest BLOB);"
 	/* What recovery, the list and retention look for, without touching the rest. */
 	"CREATE UNIQUE INDEX keyed ON batch (key, scope) WHERE key IS NOT NULL;"
@@ -42,7 +42,7 @@ static const char *const write_sql[W_MAX] = {
 	[W_ROLLBACK] = "ROLLBACK",
 	[W_KEY] = "SELECT id, digest FROM batch WHERE key = ? AND scope = ?",
 	[W_ADD_BATCH] = "INSERT INTO batch (" HEAD_COLUMNS ") VALUES "
-		"(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+		"(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 	[W_ADD_ITEM] = "REPLACE INTO item (" ITEM_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 	[W_ADD_LETTER] = "REPLACE INTO letter (pos, \"to\", dedupe, payload) VALUES (?,?,?,?)",
 	[W_CLAIM] = "UPDATE item SET in_flight = 1, status = 1 WHERE pos = ? AND state < 3",

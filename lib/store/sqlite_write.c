@@ -150,6 +150,7 @@ static void bind_acceptance(struct sqlite *s, struct binder *to, const struct ba
 	bind_int(to, p->retry.max_attempts);
 	bind_int(to, p->retry.base_ms);
 	bind_int(to, p->retry.cap_ms);
+	bind_int(to, p->given);
 	bind_int(to, b->created_unix_ms);
 	bind_int(to, b->counts.total);
 	bind_int(to, b->n_items > 0 ? service_number(s, b->items[0].service) : 0);

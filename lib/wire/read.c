@@ -267,6 +267,14 @@ static bool read_body(struct reader *r)
 	return true;
 }
 
+static unsigned given_of(const struct reader *r)
+{
+	const struct policy *p = &r->policy;
+
+	return (p->deadline_ms > 0 ? GIVEN_DEADLINE : 0) | (r->max_attempts > 0 ? GIVEN_MAX_ATTEMPTS : 0) |
+	       (p->retry.base_ms >= 0 ? GIVEN_BASE : 0) | (p->retry.cap_ms >= 0 ? GIVEN_CAP : 0);
+}
+
 /* Defaults, and members that contradict each other. */
 static void check_policy(struct reader *r)
 {
@@ -278,6 +286,7 @@ static void check_policy(struct reader *r)
 	if (p->sequential && r->concurrency > 1)
 		fault_at(r, NO_ITEM, "concurrency", FAULT_CONFLICT,
 			 "order sequential means a concurrency of 1: leave one of the two out");
+	p->given = given_of(r);
 	p->concurrency = r->concurrency > 0 ? (unsigned)r->concurrency
 					    : (p->sequential ? 1 : DEFAULT_CONCURRENCY);
 	p->retry.max_attempts = r->max_attempts > 0 ? (unsigned)r->max_attempts : d->max_attempts;

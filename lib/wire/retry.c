@@ -13,6 +13,7 @@ enum { RETRY_ID_MAX = 128 };
 struct wire_retry {
 	struct reader r;
 	bool include_maybe, select_seen, ids_seen;
+	bool unkept;                     /* an item fits, but its letter is not there */
 	struct slice *ids;               /* p NULL: it had a fault */
 	size_t n_ids, ids_cap;
 };
@@ -180,8 +181,7 @@ static bool fits_select(const struct wire_retry *w, const struct item *it)
 {
 	enum delivered most = w->include_maybe ? DELIVERED_MAYBE : DELIVERED_NO;
 
-	return it->status != STATUS_SUCCEEDED && code_retryable((enum code)it->code) && it->delivered <= most &&
-	       it->to.p != NULL;
+	return it->status != STATUS_SUCCEEDED && code_retryable((enum code)it->code) && it->delivered <= most;
 }
 
 static int by_id(const void *a, const void *b)
@@ -205,6 +205,9 @@ static size_t sort_items(const struct batch *b, const struct item **sorted)
 	return n;
 }
 
+/* The letters of such a batch are stored with its end; a crash, or a disk that fails to the last, prevents that. */
+#define NEVER_STORED "as the batch had no key, was no job, and its end was never recorded"
+
 /* One of the ids that were asked for. */
 static void choose_id(struct wire_retry *w, size_t at, const struct item *it, bool *marks)
 {
@@ -216,9 +219,13 @@ static void choose_id(struct wire_retry *w, size_t at, const struct item *it, bo
 			 "the batch has no valid item with the id " QUOTE, QUOTED(w->ids[at]));
 	else if (marks[it - it->batch->items])
 		fault_at(&w->r, NO_ITEM, member, FAULT_DUPLICATE_ID, "the id " QUOTE " stands here twice", QUOTED(it->id));
-	else if (it->delivered == DELIVERED_YES || it->to.p == NULL)
+	else if (it->delivered == DELIVERED_YES)
 		fault_at(&w->r, NO_ITEM, member, FAULT_CONFLICT,
 			 "the item " QUOTE " was delivered, so its payload is not kept: to send it once more, "
+			 "send it in a new batch", QUOTED(it->id));
+	else if (it->to.p == NULL)
+		fault_at(&w->r, NO_ITEM, member, FAULT_CONFLICT,
+			 "the payload of the item " QUOTE " is not kept, " NEVER_STORED ": to send it once more, "
 			 "send it in a new batch", QUOTED(it->id));
 	else
 		marks[it - it->batch->items] = true;
@@ -259,6 +266,8 @@ static int nothing_selected(const struct wire_retry *w, enum problem *retkind, s
 	*retkind = PROBLEM_NOTHING_SELECTED;
 	wire_problem(reterr, PROBLEM_NOTHING_SELECTED,
 		     w->ids_seen        ? "ids is empty"
+		     : w->unkept        ? "the payloads of the items that could be sent again are not kept, " NEVER_STORED
+					  ": send them in a new batch"
 		     : w->include_maybe ? "no item of the batch is retryable and undelivered"
 					: "no item of the batch is retryable and surely not delivered; those that may "
 					  "have been are selected with include_maybe");
@@ -269,8 +278,12 @@ static int mark(struct wire_retry *w, const struct batch *first, bool *marks)
 {
 	if (w->ids_seen)
 		return choose_ids(w, first, marks);
-	for (uint32_t i = 0; i < first->n_items; i++)
-		marks[i] = fits_select(w, &first->items[i]);
+	for (uint32_t i = 0; i < first->n_items; i++) {
+		bool fits = fits_select(w, &first->items[i]), kept = first->items[i].to.p != NULL;
+
+		marks[i] = fits && kept;
+		w->unkept |= fits && !kept;
+	}
 	return 0;
 }
 

@@ -34,6 +34,11 @@ class Api(harness.Case):
     def fits(self, schema, value):
         self.assertEqual(openapi.errors_of(DOC, {"$ref": f"#/components/schemas/{schema}"}, value), [], value)
 
+    def tells_the_batch(self, answer, response):
+        for name in ("Location", "Batch-Id"):
+            self.assertIn(name, answer.headers)
+            self.assertIn(name, DOC["components"]["responses"][response]["headers"])
+
     def sent(self, name):
         """An example, with the downstream where it is in this test."""
         return example(name).replace(b"http://127.0.0.1:9090", self.down.url.encode())
@@ -140,7 +145,10 @@ class Api(harness.Case):
         replayed = self.settled.post(batch, {"Prefer": "respond-async", "Idempotency-Key": "k"})
         self.assertEqual((replayed.status, replayed.headers["Idempotent-Replayed"]), (207, "true"))
         self.fits("Batch", replayed.json)
-        self.fits("Problem", self.settled.post({**batch, "order": "sequential"}, {"Idempotency-Key": "k"}).json)
+        reused = self.settled.post({**batch, "order": "sequential"}, {"Idempotency-Key": "k"})
+        self.assertEqual((reused.status, reused.json["code"]), (422, "key_reused"))
+        self.fits("Problem", reused.json)
+        self.tells_the_batch(reused, "Invalid")
         cancelled = self.settled.ask("POST", path + "/cancel")
         self.assertEqual(cancelled.status, 200)
         self.fits("Batch", cancelled.json)
@@ -150,6 +158,7 @@ class Api(harness.Case):
         nothing = self.settled.ask("POST", path + "/retry", b'{"select": "safe"}', {"Content-Type": "application/json"})
         self.assertEqual((nothing.status, nothing.json["code"]), (422, "nothing_selected"))
         self.fits("Problem", nothing.json)
+        self.tells_the_batch(nothing, "NothingSelected")
         self.assertEqual(self.settled.ask("DELETE", path).status, 204)
 
     def test_the_data_of_events_fits(self):

@@ -79,6 +79,18 @@ class Replays(jobs.Case):
             self.assertEqual((answer.status, answer.json["outcome"]), (200, "succeeded"))
             self.assertEqual((answer.json["id"], answer.headers["Idempotent-Replayed"]), (first.json["id"], "true"))
 
+    def test_a_replay_tells_what_was_applied_and_no_more(self):
+        """The end is told at once; only a wait for it was a wish that could be followed."""
+        batch = {"items": [item(1, self.held.url("a"))]}
+        self.settled.post(batch, key("applied", **ASYNC))
+        self.held.wait("a")
+        running = self.settled.post(batch, key("applied", Prefer="wait=5"))
+        self.assertEqual((running.status, running.headers["Preference-Applied"]), (202, None))
+        self.held.answer("a")
+        for prefer, applied in (("respond-async, wait=60", "respond-async, wait=60"), ("respond-async", None), ("wait=5", None)):
+            answer = self.settled.post(batch, key("applied", Prefer=prefer))
+            self.assertEqual((answer.status, answer.headers["Preference-Applied"]), (200, applied), prefer)
+
     def test_a_batch_whose_client_still_waits_is_a_conflict(self):
         batch = {"items": [item(1, self.held.url("a"))]}
         first = Background(self.settled.post, batch, key("sync"))

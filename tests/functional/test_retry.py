@@ -87,12 +87,30 @@ class Retry(jobs.Case):
                          [json.dumps({"shared": [1.10, "é"]}).encode()] * 2 + [b"12345678901234567890123"])
 
     def test_the_policy_is_the_first_ones_and_a_jobs(self):
-        """One attempt was the first policy's; a synchronous one's is for seconds, and a job's is its own."""
-        batch = self.settled.post({"retry": {"max_attempts": 2, "base_ms": 1, "cap_ms": 1}, "include": ["attempts"],
-                                   "items": [item(1, self.url("/limited?retry_after=0"))]}, ASYNC).json["id"]
-        self.assertEqual(self.done(batch)["results"][0]["attempts"], 2)
-        doc = self.retried(batch)
-        self.assertEqual((doc["results"][0]["attempts"], len(doc["results"][0]["attempt_log"])), (2, 2))
+        """What the first one's caller gave is kept, whichever way it came; its defaults become a job's."""
+        retry = {"max_attempts": 2, "base_ms": 1, "cap_ms": 1}
+        for headers, more in ((ASYNC, {}), ({}, {}), ({"Idempotency-Key": "policy"}, {}), ({}, {"on_disconnect": "continue"})):
+            answer = self.settled.post({"retry": retry, "include": ["attempts"], **more,
+                                        "items": [item(1, self.url("/limited?retry_after=0"))]}, headers)
+            batch = answer.headers["Batch-Id"]
+            self.assertEqual(self.done(batch)["results"][0]["attempts"], 2)
+            for _ in range(2):
+                doc = self.retried(batch)
+                self.assertEqual((doc["results"][0]["attempts"], len(doc["results"][0]["attempt_log"])), (2, 2), (headers, more))
+                batch = doc["id"]
+
+    def test_a_deadline_that_was_given_is_kept(self):
+        batch = self.settled.post({"retry": ONCE, "deadline_ms": 300, "attempt_timeout_ms": 600000,
+                                   "items": [item(1, self.url("/hang"))]}).json["id"]
+        doc = self.retried(batch, {"select": "include_maybe"})
+        self.assertEqual((doc["stop_reason"], doc["results"][0]["stop"]), ("deadline", "deadline"))
+
+    def test_what_was_left_to_defaults_becomes_a_jobs(self):
+        """A synchronous batch gives up after three attempts; a job goes on for ten."""
+        for more in ({}, {"on_disconnect": "continue"}):
+            batch = self.settled.post({"retry": {"base_ms": 1, "cap_ms": 1}, **more,
+                                       "items": [item(1, self.url("/limited?retry_after=0"))]}).json["id"]
+            self.assertEqual([self.done(b)["results"][0]["attempts"] for b in (batch, self.retried(batch)["id"])], [3, 10])
 
     def test_the_order_is_kept(self):
         batch = self.accept({"retry": ONCE, "order": "sequential", "items": [
@@ -123,12 +141,17 @@ class Retry(jobs.Case):
     def test_nothing_to_select(self):
         batch = self.settled.post({"items": [item(1, self.url("/ok")), item(2, self.url("/gone"))]}).json["id"]
         for body in (None, {"select": "safe"}, {"select": "include_maybe"}, {"ids": []}):
-            self.problem(self.retry(batch, body), 422, "nothing_selected")
+            for headers in ({}, {"Idempotency-Key": "nothing"}):
+                answer = self.retry(batch, body, headers)
+                self.problem(answer, 422, "nothing_selected")
+                self.about(answer, batch)
 
     def test_ids_that_cannot_be_sent_again(self):
         batch = self.settled.post({"contract": "best_effort", "retry": ONCE, "items": [
             item(1, self.url("/ok")), item(2, self.url("/limited")), {"id": "bad"}]}).json["id"]
-        problem = self.problem(self.retry(batch, {"ids": ["i1", "i2", "nobody", "i2", "bad"]}), 422, "validation_failed")
+        answer = self.retry(batch, {"ids": ["i1", "i2", "nobody", "i2", "bad"]})
+        problem = self.problem(answer, 422, "validation_failed")
+        self.about(answer, batch)
         self.assertEqual([(e["pointer"], e["code"]) for e in problem["errors"]],
                          [("#/ids/0", "conflict"), ("#/ids/2", "enum"), ("#/ids/3", "duplicate_id"), ("#/ids/4", "enum")])
         self.assertIn("delivered", problem["errors"][0]["detail"])
@@ -147,7 +170,9 @@ class Retry(jobs.Case):
         self.problem(self.retry(batch, b"{"), 400, "malformed_json")
         self.problem(self.retry(batch, b"{}", {"Content-Type": "text/plain"}), 415, "unsupported_media_type")
         self.problem(self.retry("b_01JD0000000000000000000000"), 404, "not_found")
-        self.problem(self.retry("b_01JD0000000000000000000000", {"ids": ["x"]}), 404, "not_found")
+        answer = self.retry("b_01JD0000000000000000000000", {"ids": ["x"]})
+        self.problem(answer, 404, "not_found")
+        self.assertNotIn("Location", answer.headers)
 
     def test_a_key_makes_one_retry_of_many(self):
         batch = self.first()

@@ -224,6 +224,20 @@ class Abort(Case):
         self.assertEqual(answer.headers["Location"], "/v1/batches/" + answer.json["id"])
         self.ended()
 
+    def test_a_stream_of_a_batch_that_goes_on_ends_with_the_batch_as_it_stands(self):
+        self.start(drain_ms=100)
+        sock, _ = self.in_flight(2, {"Accept": "application/x-ndjson"}, on_disconnect="continue")
+        self.signal()
+        with sock, sock.makefile("rb") as stream:
+            head, _, body = stream.read().partition(b"\r\n\r\n")
+        self.assertIn(b" 200 OK\r\n", head)
+        line, = [json.loads(line) for line in body.split(b"\r\n") if line.startswith(b"{")]
+        batch = line["batch"]
+        self.assertIn(f"\r\nBatch-Id: {batch['id']}".encode(), head)
+        self.assertEqual((batch["state"], batch["outcome"], batch["counts"]["pending"]), ("running", None, 2))
+        self.assertTrue(body.endswith(b"\r\n0\r\n\r\n"), body)
+        self.ended()
+
     def test_every_one_of_many_clients_gets_its_result(self):
         down = harness.Downstream()
         self.addCleanup(down.stop)

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 
 import harness
+import kit
 import lives
 
 DATABASE = "settled.db"
@@ -257,11 +258,32 @@ class KilledInFlight(lives.Case):
         self.addCleanup(sock.close)
         self.down.wait(in_flight=1)
         daemon.stop(signal.SIGKILL)
-        again = self.start().post(batch, key)
+        daemon = self.start()
+        kit.until(lambda: daemon.ask("GET", "/v1/batches?state=done").json["batches"], "its end is not kept")
+        again = daemon.post(batch, key)
         self.assertEqual((again.status, again.headers["Idempotent-Replayed"]), (207, "true"))
         self.assertEqual((again.json["stop_reason"], again.json["results"][0]["error"]["code"]),
                          ("interrupted", "interrupted"))
         self.assertEqual(self.down.stats()["requests"], 1)
+
+    def test_a_plain_synchronous_batch_cannot_be_sent_again_and_the_reason_is_true(self):
+        """Its payloads were never stored: it was not delivered for that."""
+        daemon = self.start()
+        sock = daemon.start_post(self.batch("hang"))
+        self.addCleanup(sock.close)
+        self.down.wait(in_flight=1)
+        kit.until(lambda: daemon.ask("GET", "/v1/batches").json["batches"], "the note of it is not there")
+        batch = self.down.ledger()[0]["webhook_id"].split(".")[0]
+        daemon.stop(signal.SIGKILL)
+        daemon = self.start()
+        self.assertEqual([(r["delivered"], r["attempts"], r["error"]["code"]) for r in self.wait_done(daemon, batch).json["results"]],
+                         [("maybe", 1, "interrupted")])
+        for body, code in ((b'{"ids":["i0"]}', "validation_failed"), (b'{"select":"include_maybe"}', "nothing_selected")):
+            answer = daemon.ask("POST", f"/v1/batches/{batch}/retry", body, {"Content-Type": "application/json"})
+            self.assertEqual((answer.status, answer.json["code"]), (422, code))
+            detail = answer.json["errors"][0]["detail"] if "errors" in answer.json else answer.json["detail"]
+            self.assertIn("not kept, as the batch had no key", detail)
+            self.assertNotIn("was delivered", detail)
 
     def test_on_disconnect_continue_goes_on_as_a_job(self):
         daemon = self.start()

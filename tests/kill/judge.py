@@ -386,6 +386,7 @@ def a_key_gives_the_same_answer(history):
 @rule
 def a_replay_sends_nothing(history):
     """Nothing of a batch whose final result was replayed arrives after the replay was asked for."""
+    retried = {a.batch_id for a in history.acts if a.kind == "retry"}
     for intent in history.intents.values():
         for n, s in enumerate(intent.sendings):
             if not s.accepted or not s.replayed or s.body.get("state") != "done":
@@ -394,7 +395,7 @@ def a_replay_sends_nothing(history):
                     for e in st.requests if e["arrived_us"] > s.answered_us]
             if late:
                 yield f"{intent.name}: requests {late} after sending {n} was answered with the result"
-            if not intent.is_job:
+            if not intent.is_job and s.batch_id not in retried:
                 late = [e["n"] for e in history.ledger if history.intent_of(tag_of(e) or "") is intent
                         and s.at_us < e["arrived_us"] < s.answered_us]
                 if late:

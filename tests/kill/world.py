@@ -221,8 +221,8 @@ def _done_batch(clients, rng, wanted):
 
 
 def _retryable(batch, intent):
-    """A retry of what was synchronous has a job's policy, and waits for minutes."""
-    return (not batch.get("retry_of") and intent.kind == "job"
+    """What nobody promised to keep may be gone by then."""
+    return (not batch.get("retry_of") and intent.durable
             and any(r["retryable"] and r["delivered"] == "no" for r in batch["results"]))
 
 

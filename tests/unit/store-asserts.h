@@ -23,6 +23,7 @@ static const struct policy odd_policy = {
 	.continue_on_disconnect = true,
 	.include_attempts = true,
 	.concurrency = 17,
+	.given = GIVEN_DEADLINE | GIVEN_BASE,
 	.deadline_ms = 86400000,
 	.attempt_timeout_ms = 4321,
 	.retry = {.max_attempts = 20, .base_ms = 1001, .cap_ms = 3600001},
@@ -73,6 +74,7 @@ static inline void assert_policy(const struct policy *got, const struct policy *
 	assert_int_equal(got->continue_on_disconnect, want->continue_on_disconnect);
 	assert_int_equal(got->include_attempts, want->include_attempts);
 	assert_int_equal(got->concurrency, want->concurrency);
+	assert_int_equal(got->given, want->given);
 	assert_int_equal(got->deadline_ms, want->deadline_ms);
 	assert_int_equal(got->attempt_timeout_ms, want->attempt_timeout_ms);
 	assert_int_equal(got->retry.max_attempts, want->retry.max_attempts);

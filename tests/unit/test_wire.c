@@ -274,6 +274,30 @@ static void rules_give_the_other_defaults(void **state)
 	kit_done(&k);
 }
 
+/* So that a default can be told from a wish that is the same. */
+static void what_was_given_is_known(void **state)
+{
+	static const struct {
+		const char *text;
+		unsigned given;
+	} cases[] = {
+		{BATCH("\"deadline_ms\":30000"), GIVEN_DEADLINE},
+		{BATCH("\"retry\":{\"max_attempts\":3}"), GIVEN_MAX_ATTEMPTS},
+		{BATCH("\"retry\":{\"base_ms\":0}"), GIVEN_BASE},
+		{BATCH("\"retry\":{\"cap_ms\":2000}"), GIVEN_CAP},
+		{BATCH("\"deadline_ms\":1,\"retry\":{\"base_ms\":1,\"cap_ms\":0,\"max_attempts\":1}"), GIVEN_ALL},
+		{BATCH("\"retry\":{},\"concurrency\":1,\"attempt_timeout_ms\":1"), 0},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct kit_read k = accepted(&kit_rules, cases[i].text);
+
+		assert_int_equal(k.batch->policy.given, cases[i].given);
+		kit_done(&k);
+	}
+}
+
 /* The wait is min(cap_ms, base_ms * 2^(n-1)): the smaller one simply wins. */
 static void a_base_over_the_cap_is_the_cap(void **state)
 {
@@ -549,6 +573,7 @@ int main(void)
 		cmocka_unit_test(every_member_arrives),
 		cmocka_unit_test(sequential_means_a_concurrency_of_one),
 		cmocka_unit_test(rules_give_the_other_defaults),
+		cmocka_unit_test(what_was_given_is_known),
 		cmocka_unit_test(a_base_over_the_cap_is_the_cap),
 		cmocka_unit_test(bounds_themselves_are_fine),
 		cmocka_unit_test(payloads_stay_as_received),

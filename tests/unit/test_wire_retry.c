@@ -92,9 +92,8 @@ static void ids_are_taken_in_the_order_of_the_batch(void **state)
 	assert_chosen(SLICE("{\"ids\":[\"gone\",\"m\\u0061ybe\",\"no\"]}"), want, 3);
 }
 
-static void assert_refused(struct slice body, enum problem kind, const char *const *parts)
+static void assert_refused_of(struct kit_read k, struct slice body, enum problem kind, const char *const *parts)
 {
-	struct kit_read k = finished();
 	struct chosen c = choose(k.batch, body);
 
 	assert_int_equal(c.rc, -EINVAL);
@@ -108,6 +107,11 @@ static void assert_refused(struct slice body, enum problem kind, const char *con
 	kit_done(&k);
 }
 
+static void assert_refused(struct slice body, enum problem kind, const char *const *parts)
+{
+	assert_refused_of(finished(), body, kind, parts);
+}
+
 #define PARTS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 static void what_cannot_be_sent_again_is_told_one_by_one(void **state)
@@ -118,6 +122,32 @@ static void what_cannot_be_sent_again_is_told_one_by_one(void **state)
 			     "{\"pointer\":\"#/ids/2\",\"code\":\"enum\"", "{\"pointer\":\"#/ids/3\",\"code\":\"duplicate_id\"",
 			     "{\"pointer\":\"#/ids/4\",\"code\":\"enum\""));
 	assert_refused(SLICE("{\"ids\":[]}"), PROBLEM_NOTHING_SELECTED, PARTS("nothing_selected"));
+}
+
+/* As a batch that nobody promised to keep is read after a crash: that it ran, without
+ * its letters. */
+static struct kit_read cut_off(void)
+{
+	struct kit_read k = kit_read(&kit_rules, SLICE("{\"service\":\"push\",\"payload\":1,\"items\":["
+						       "{\"id\":\"u0\",\"to\":\"t\"},{\"id\":\"u1\",\"to\":\"t\"}]}"));
+
+	assert_int_equal(k.rc, 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		settle(k.batch, i, CODE_INTERRUPTED, DELIVERED_MAYBE);
+		k.batch->items[i].to = k.batch->items[i].payload = (struct slice){0};
+	}
+	return k;
+}
+
+static void what_was_never_stored_is_not_called_delivered(void **state)
+{
+	(void)state;
+	assert_refused_of(cut_off(), SLICE("{\"ids\":[\"u0\"]}"), PROBLEM_VALIDATION_FAILED,
+			  PARTS("\"error_count\":1", "{\"pointer\":\"#/ids/0\",\"code\":\"conflict\"",
+				"the payload of the item \\\"u0\\\" is not kept, as the batch had no key"));
+	assert_refused_of(cut_off(), SLICE("{\"select\":\"include_maybe\"}"), PROBLEM_NOTHING_SELECTED,
+			  PARTS("the payloads of the items that could be sent again are not kept"));
+	assert_refused_of(cut_off(), SLICE("{}"), PROBLEM_NOTHING_SELECTED, PARTS("surely not delivered"));
 }
 
 static void a_wish_has_to_make_sense(void **state)
@@ -201,6 +231,7 @@ int main(void)
 		cmocka_unit_test(a_retry_is_safe_unless_it_says_otherwise),
 		cmocka_unit_test(ids_are_taken_in_the_order_of_the_batch),
 		cmocka_unit_test(what_cannot_be_sent_again_is_told_one_by_one),
+		cmocka_unit_test(what_was_never_stored_is_not_called_delivered),
 		cmocka_unit_test(a_wish_has_to_make_sense),
 		cmocka_unit_test(items_whose_service_is_gone_are_named),
 		cmocka_unit_test(the_new_batch_sends_what_the_first_did_under_the_same_keys),
