@@ -171,6 +171,29 @@ static void ask_reader(struct store *s, struct store_op *op)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* A plain batch that is done, in memory: nothing comes before it, and to keep it is
+ * less than to wake a thread for it. Unless that is at work. */
+static bool finish_at_once(struct store *s, struct store_op *op)
+{
+	const struct backend_ops *ops = s->backend->ops;
+	int rc;
+
+	if (ops->keeps_notes || op->what != STORE_FINISH ||
+	    container_of(op, struct store_finish, op)->batch->durable || pthread_mutex_trylock(&s->turn) != 0)
+		return false;
+	op->answer = STORE_OK;
+	rc = ops->begin(s->backend, false);
+	if (rc == 0)
+		rc = ops->write(s->backend, op);
+	if (rc == 0)
+		rc = ops->commit(s->backend);
+	if (rc < 0)
+		ops->rollback(s->backend);
+	pthread_mutex_unlock(&s->turn);
+	store_op_end(op, rc < 0 ? STORE_UNAVAILABLE : op->answer);
+	return true;
+}
+
 void store_ask(struct store *s, struct store_op *op)
 {
 	if (store_op_reads(op))
@@ -178,7 +201,7 @@ void store_ask(struct store *s, struct store_op *op)
 	else if (!s->backend->ops->keeps_notes && op->what == STORE_ACCEPT &&
 		 !container_of(op, struct store_accept, op)->batch->durable)
 		store_op_end(op, STORE_OK);
-	else
+	else if (!finish_at_once(s, op))
 		ask_writer(s, op);
 }
 
