@@ -206,6 +206,7 @@ void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us
 	case STATUS_MAX:
 		REQUIRE(false);
 	}
+	it->next_settled = NULL;
 	if (b->settled_last == NULL)
 		b->settled_first = it;
 	else

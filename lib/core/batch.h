@@ -109,13 +109,13 @@ struct item {
 	union {
 		struct item *next_ready;     /* its wait ended: the next one to be tried again */
 		struct item *next_settled;   /* FINAL: the next one that settled */
+		int64_t due_unix_ms;         /* WAITING: the end of the wait by the wall clock, which the store keeps */
 	};
 	struct heap_node wake;           /* end of the wait between attempts */
 	struct op op;                    /* live from QUEUED to FINAL */
 	int64_t ttl_ms;                  /* HEAP_NONE: none */
 	int64_t started_us;              /* first attempt, monotonic; 0: none */
 	int64_t retry_after_ms;
-	int64_t due_unix_ms;             /* WAITING: the end of the wait, by the wall clock; the store keeps it */
 	uint32_t index;                  /* its place in the request */
 	int32_t latency_ms;
 	uint16_t service;                /* index into the configuration, or ITEM_NO_SERVICE */

@@ -210,6 +210,7 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 
 	if (it->attempts > 0) {
 		item_set_state(it, ITEM_WAITING);
+		it->due_unix_ms = loop_unix_ms(lv->d->env.loop);
 		heap_set(&lv->d->waits, &it->wake, loop_now_us(lv->d->env.loop));
 	} else {
 		op_finish(&lv->d->ops, &it->op);

@@ -102,7 +102,7 @@ bool memory_copy_facts(struct item *to, const struct item *from, const struct ba
 	to->started_us = from->started_us == 0 ? 0 :
 			 from->started_us - from_batch->accepted_us + from_batch->created_unix_ms * 1000;
 	to->retry_after_ms = from->retry_after_ms;
-	to->due_unix_ms = from->due_unix_ms;
+	to->due_unix_ms = from->state == ITEM_WAITING ? from->due_unix_ms : 0;
 	to->latency_ms = from->latency_ms;
 	to->http_status = from->http_status;
 	to->attempts = from->attempts;

@@ -240,6 +240,8 @@ static void take_records(struct row *r, struct item *it)
 
 static void take_facts(struct row *r, struct item *it)
 {
+	int64_t due_unix_ms;
+
 	it->state = (uint8_t)take_below(r, ITEM_FINAL + 1);
 	it->status = (uint8_t)take_below(r, STATUS_MAX);
 	it->code = (uint8_t)take_below(r, CODE_MAX);
@@ -251,7 +253,9 @@ static void take_facts(struct row *r, struct item *it)
 	it->started_us = take_int(r);
 	it->latency_ms = (int32_t)take_int(r);
 	it->retry_after_ms = take_int_or(r, RETRY_AFTER_NONE);
-	it->due_unix_ms = take_int(r);
+	due_unix_ms = take_int(r);
+	if (it->state == ITEM_WAITING)
+		it->due_unix_ms = due_unix_ms;
 	r->at++;
 	it->message_id = take_bytes(r).p;
 	it->detail = take_bytes(r).p;
