@@ -98,7 +98,8 @@ static void add_facts(struct buf *out, const struct item *it, bool final, bool o
 	ADD(out, ",\"duplicate_risk\":");
 	add_bool(out, it->duplicate_risk);
 	ADD(out, ",\"attempts\":");
-	buf_add_u64(out, it->attempts + (unsigned)atomic_load(&it->in_flight));
+	/* Of one that was read back only the claim is known: it may not have started. */
+	buf_add_u64(out, it->attempts + (unsigned)(it->batch->live != NULL && atomic_load(&it->in_flight)));
 }
 
 void wire_item(struct buf *out, const struct item *it)

@@ -126,6 +126,32 @@ static void what_is_not_final_says_what_is_known(void **state)
 	batch_unref(b);
 }
 
+static bool counts_one_attempt(const struct item *it)
+{
+	struct buf out = {0};
+	bool found;
+
+	wire_item(&out, it);
+	found = memmem(out.p, out.n, "\"attempts\":1", 12) != NULL;
+	buf_free(&out);
+	return found;
+}
+
+/* Of one that was read back it is not known whether what was claimed has started. */
+static void an_attempt_under_way_counts_while_its_batch_is_live(void **state)
+{
+	struct batch *b = some_batch(false);
+
+	(void)state;
+	item_set_state(&b->items[0], ITEM_QUEUED);
+	atomic_store(&b->items[0].in_flight, true);
+	assert_false(counts_one_attempt(&b->items[0]));
+	b->live = (struct live *)b;
+	assert_true(counts_one_attempt(&b->items[0]));
+	b->live = NULL;
+	batch_unref(b);
+}
+
 static void what_never_started_says_why(void **state)
 {
 	struct batch *b = some_batch(false);
@@ -342,6 +368,7 @@ int main(void)
 		cmocka_unit_test(attempts_are_told_oldest_first),
 		cmocka_unit_test(a_downstream_may_wish_for_no_wait),
 		cmocka_unit_test(what_is_not_final_says_what_is_known),
+		cmocka_unit_test(an_attempt_under_way_counts_while_its_batch_is_live),
 		cmocka_unit_test(what_never_started_says_why),
 		cmocka_unit_test(a_batch_has_nulls_until_it_is_done),
 		cmocka_unit_test(results_stand_in_order),
