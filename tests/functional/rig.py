@@ -117,7 +117,8 @@ class Rig:
         return n if clients == 0 else None
 
     def is_quiet(self):
-        gauges = r"settled_(requests_parked|items_queued|attempts_in_flight)"
+        # A batch whose caller has gone may still be on its way to the disk.
+        gauges = r"settled_(requests_parked|items_queued|attempts_in_flight|store_queued_operations|jobs_resident)(\{|$)"
         return not any(v != 0 for k, v in self.settled.metrics().items() if re.match(gauges, k))
 
     def wait_quiet(self):
