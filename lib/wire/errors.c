@@ -163,6 +163,13 @@ void fault_here(struct reader *r, enum fault f, const char *fmt, ...)
 	add(r, r->item, f, &pointer, detail);
 }
 
+void fault_duplicate_key(struct scan *s)
+{
+	struct reader *r = container_of(s, struct reader, scan);
+
+	fault_here(r, FAULT_DUPLICATE_KEY, "the key " QUOTE " stands twice in this object", QUOTED(scan_top(s)->key));
+}
+
 void fault_at(struct reader *r, int64_t item, const char *member, enum fault f, const char *fmt, ...)
 {
 	CLEANUP(buf_free) struct buf pointer = {0};

@@ -77,7 +77,8 @@ static void unknown_field(struct reader *r, const struct field *fields, size_t n
 	fault_here(r, FAULT_UNKNOWN_FIELD, "there is no field " QUOTE "; the fields here are %s", QUOTED(key), known);
 }
 
-bool read_members(struct reader *r, const struct field *fields, size_t n)
+/* The members of the object just entered, to its end. */
+static bool read_members(struct reader *r, const struct field *fields, size_t n)
 {
 	struct value ignored;
 
@@ -126,6 +127,34 @@ enum opened read_open(struct reader *r, enum kind kind, struct value *ret)
 		return OPEN_FAILED;
 	wrong_kind(r, kind_str(kind), ret->kind);
 	return OPEN_OTHER;
+}
+
+enum opened read_object(struct reader *r, const struct field *fields, size_t n)
+{
+	struct value v;
+	enum opened found = read_open(r, KIND_OBJECT, &v);
+
+	return found == OPENED && !read_members(r, fields, n) ? OPEN_FAILED : found;
+}
+
+enum opened read_list(struct reader *r, bool (*member)(struct reader *r))
+{
+	struct value v;
+	enum opened found = read_open(r, KIND_ARRAY, &v);
+
+	while (found == OPENED) {
+		switch (scan_next(&r->scan)) {
+		case STEP_FAILED:
+			return OPEN_FAILED;
+		case STEP_END:
+			return OPENED;
+		case STEP_MEMBER:
+			if (!member(r))
+				return OPEN_FAILED;
+			break;
+		}
+	}
+	return found;
 }
 
 bool read_string(struct reader *r, size_t min, size_t max, struct slice *ret)

@@ -127,59 +127,34 @@ static bool pass_item(struct reader *r)
 
 static bool read_item(struct reader *r)
 {
-	struct value v;
-	bool ok = true;
+	enum opened found;
 
 	if (r->n_items++ >= r->rules->max_items)
 		return pass_item(r);
 	if (!add_draft(r))
 		return false;
 	r->item = (int64_t)r->n_drafts - 1;
-	switch (read_open(r, KIND_OBJECT, &v)) {
-	case OPEN_FAILED:
-		ok = false;
-		break;
-	case OPEN_OTHER:
+	found = read_object(r, item_fields, ARRAY_LEN(item_fields));
+	if (found == OPEN_OTHER)
 		draft(r)->seen = ITEM_ALL;
-		break;
-	case OPENED:
-		ok = read_members(r, item_fields, ARRAY_LEN(item_fields));
-		break;
-	}
 	r->item = NO_ITEM;
-	return ok;
+	return found != OPEN_FAILED;
 }
 
 bool read_items(struct reader *r)
 {
-	struct value v;
+	enum opened found;
 
 	r->items_seen = true;
-	switch (read_open(r, KIND_ARRAY, &v)) {
-	case OPEN_FAILED:
-		return false;
-	case OPEN_OTHER:
-		return true;
-	case OPENED:
-		break;
-	}
-	for (;;) {
-		switch (scan_next(&r->scan)) {
-		case STEP_FAILED:
-			return false;
-		case STEP_MEMBER:
-			if (!read_item(r))
-				return false;
-			break;
-		case STEP_END:
-			if (r->n_items == 0)
-				fault_here(r, FAULT_EMPTY_BATCH, "a batch has at least one item");
-			else if (r->n_items > r->rules->max_items)
-				fault_here(r, FAULT_TOO_MANY_ITEMS, "%zu items; at most %u are allowed: "
-					   "send several batches", r->n_items, r->rules->max_items);
-			return true;
-		}
-	}
+	found = read_list(r, read_item);
+	if (found != OPENED)
+		return found == OPEN_OTHER;
+	if (r->n_items == 0)
+		fault_here(r, FAULT_EMPTY_BATCH, "a batch has at least one item");
+	else if (r->n_items > r->rules->max_items)
+		fault_here(r, FAULT_TOO_MANY_ITEMS, "%zu items; at most %u are allowed: send several batches", r->n_items,
+			   r->rules->max_items);
+	return true;
 }
 
 static void check_required(struct reader *r, int64_t i, const struct draft *d)

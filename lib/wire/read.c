@@ -96,47 +96,23 @@ static const struct field retry_fields[] = {
 
 static bool read_retry(struct reader *r)
 {
-	struct value v;
+	return read_object(r, retry_fields, ARRAY_LEN(retry_fields)) != OPEN_FAILED;
+}
 
-	switch (read_open(r, KIND_OBJECT, &v)) {
-	case OPEN_FAILED:
+static bool read_included(struct reader *r)
+{
+	size_t which = SIZE_MAX;
+
+	if (!read_enum(r, (const char *[]){"attempts"}, 1, &which))
 		return false;
-	case OPEN_OTHER:
-		return true;
-	case OPENED:
-		break;
-	}
-	return read_members(r, retry_fields, ARRAY_LEN(retry_fields));
+	if (which == 0)
+		r->policy.include_attempts = true;
+	return true;
 }
 
 static bool read_include(struct reader *r)
 {
-	struct value v;
-	size_t which;
-
-	switch (read_open(r, KIND_ARRAY, &v)) {
-	case OPEN_FAILED:
-		return false;
-	case OPEN_OTHER:
-		return true;
-	case OPENED:
-		break;
-	}
-	for (;;) {
-		switch (scan_next(&r->scan)) {
-		case STEP_FAILED:
-			return false;
-		case STEP_END:
-			return true;
-		case STEP_MEMBER:
-			which = SIZE_MAX;
-			if (!read_enum(r, (const char *[]){"attempts"}, 1, &which))
-				return false;
-			if (which == 0)
-				r->policy.include_attempts = true;
-			break;
-		}
-	}
+	return read_list(r, read_included) != OPEN_FAILED;
 }
 
 static bool read_validate_only(struct reader *r)
@@ -240,29 +216,13 @@ static const struct field batch_fields[] = {
 	{"payload", read_default_payload},
 };
 
-static void on_duplicate(struct scan *s)
-{
-	struct reader *r = container_of(s, struct reader, scan);
-
-	fault_here(r, FAULT_DUPLICATE_KEY, "the key " QUOTE " stands twice in this object",
-		   QUOTED(scan_top(s)->key));
-}
-
 static bool read_body(struct reader *r)
 {
-	struct value v;
+	enum opened found = read_object(r, batch_fields, ARRAY_LEN(batch_fields));
 
-	switch (read_open(r, KIND_OBJECT, &v)) {
-	case OPEN_FAILED:
+	if (found == OPEN_FAILED || !scan_end(&r->scan))
 		return false;
-	case OPEN_OTHER:
-		return scan_end(&r->scan);
-	case OPENED:
-		break;
-	}
-	if (!read_members(r, batch_fields, ARRAY_LEN(batch_fields)) || !scan_end(&r->scan))
-		return false;
-	if (!r->items_seen)
+	if (found == OPENED && !r->items_seen)
 		fault_at(r, NO_ITEM, "items", FAULT_REQUIRED, "a batch needs items");
 	return true;
 }
@@ -368,7 +328,7 @@ int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, stru
 	int rc;
 
 	scan_init(&r.scan, (struct slice){take_body->p, take_body->n}, rules->max_depth);
-	r.scan.on_duplicate = on_duplicate;
+	r.scan.on_duplicate = fault_duplicate_key;
 	rc = read_all(&r, retkind, reterr);
 	if (rc == 0) {
 		*ret = build(&r, take_body);

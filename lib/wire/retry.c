@@ -52,35 +52,17 @@ static struct slice *add_id(struct wire_retry *w)
 	return &w->ids[w->n_ids++];
 }
 
+static bool read_id(struct reader *r)
+{
+	struct slice *id = add_id(retry_of(r));
+
+	return id != NULL && read_string(r, 1, RETRY_ID_MAX, id);
+}
+
 static bool read_ids(struct reader *r)
 {
-	struct wire_retry *w = retry_of(r);
-	struct value v;
-
-	w->ids_seen = true;
-	switch (read_open(r, KIND_ARRAY, &v)) {
-	case OPEN_FAILED:
-		return false;
-	case OPEN_OTHER:
-		return true;
-	case OPENED:
-		break;
-	}
-	for (;;) {
-		struct slice *id;
-
-		switch (scan_next(&r->scan)) {
-		case STEP_FAILED:
-			return false;
-		case STEP_END:
-			return true;
-		case STEP_MEMBER:
-			id = add_id(w);
-			if (id == NULL || !read_string(r, 1, RETRY_ID_MAX, id))
-				return false;
-			break;
-		}
-	}
+	retry_of(r)->ids_seen = true;
+	return read_list(r, read_id) != OPEN_FAILED;
 }
 
 static const struct field retry_members[] = {
@@ -88,26 +70,9 @@ static const struct field retry_members[] = {
 	{"ids", read_ids},
 };
 
-static void on_duplicate(struct scan *s)
-{
-	struct reader *r = container_of(s, struct reader, scan);
-
-	fault_here(r, FAULT_DUPLICATE_KEY, "the key " QUOTE " stands twice in this object", QUOTED(scan_top(s)->key));
-}
-
 static bool read_body(struct reader *r)
 {
-	struct value v;
-
-	switch (read_open(r, KIND_OBJECT, &v)) {
-	case OPEN_FAILED:
-		return false;
-	case OPEN_OTHER:
-		return scan_end(&r->scan);
-	case OPENED:
-		break;
-	}
-	return read_members(r, retry_members, ARRAY_LEN(retry_members)) && scan_end(&r->scan);
+	return read_object(r, retry_members, ARRAY_LEN(retry_members)) != OPEN_FAILED && scan_end(&r->scan);
 }
 
 /* The faults so far as a document; 0: there are none. */
@@ -149,7 +114,7 @@ int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **r
 	w->r.item = NO_ITEM;
 	w->r.policy.contract = CONTRACT_PARTIAL_SUCCESS;
 	scan_init(&w->r.scan, body, max_depth);
-	w->r.scan.on_duplicate = on_duplicate;
+	w->r.scan.on_duplicate = fault_duplicate_key;
 	rc = body.n == 0 ? 0 : read_all(w, retkind, reterr);
 	if (rc < 0) {
 		wire_retry_free(w);

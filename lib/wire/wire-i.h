@@ -146,6 +146,9 @@ struct reader {
 /* A fault where the scanner stands. */
 void fault_here(struct reader *r, enum fault f, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
+/* The scanner's on_duplicate: a key that stands twice in its object. */
+void fault_duplicate_key(struct scan *s);
+
 /* Will the words of a fault here be kept, or is it only counted? */
 bool fault_wanted(const struct reader *r);
 
@@ -173,13 +176,14 @@ struct field {
 	bool (*read)(struct reader *r);
 };
 
-/* The members of the object just entered, to its end. */
-bool read_members(struct reader *r, const struct field *fields, size_t n);
-
 enum opened { OPEN_FAILED, OPEN_OTHER, OPENED };
 
 /* Enter an object or array; a value of another kind is passed over and a fault. */
 enum opened read_open(struct reader *r, enum kind kind, struct value *ret);
+
+/* The whole of an object, or of an array: `member` reads one. As read_open(). */
+enum opened read_object(struct reader *r, const struct field *fields, size_t n);
+enum opened read_list(struct reader *r, bool (*member)(struct reader *r));
 
 /* Where the value has a fault, `ret` is left alone; strings then are {NULL, 0}. */
 bool read_string(struct reader *r, size_t min, size_t max, struct slice *ret);
