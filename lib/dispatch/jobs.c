@@ -38,7 +38,7 @@ struct job {
 		struct list due;
 	};
 	struct heap_node deadline;
-	uint32_t bytes, pending;
+	uint32_t bytes;
 	uint16_t service;
 	uint8_t state;                   /* enum job_state */
 	uint8_t end;                     /* enum why: it is fetched to be ended */
@@ -217,7 +217,6 @@ void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
 	uint64_t bytes = b->held_bytes;
 	struct job *job = job_new(d, b->id, dispatch_after(b->accepted_us, b->policy.deadline_ms));
 
-	job->pending = b->counts.pending;
 	job->bytes = to_bytes(bytes * b->counts.pending / MAX(b->n_items, 1u));
 	job->service = service;
 	put_to_sleep(d, job, due_us);
@@ -231,7 +230,6 @@ void dispatch_recover(struct dispatch *d, const struct store_unfinished *u)
 	int64_t left_ms = u->deadline_unix_ms - MAX(unix_ms, u->created_unix_ms);
 	struct job *job = job_new(d, u->id, now_us + left_ms * 1000);
 
-	job->pending = u->pending;
 	job->bytes = to_bytes(u->bytes);
 	job->service = u->service;
 	job->urgent = !u->asynchronous;
