@@ -6,12 +6,6 @@
  */
 #include "core/batch.h"
 
-/* Items that brought no payload share the batch's. */
-static bool shares_payload(const struct item *it)
-{
-	return it->batch->payload.p != NULL && it->payload.p == it->batch->payload.p;
-}
-
 /* The key that the first attempt went out with stands for all that follow, in
  * whatever batch. */
 static size_t write_dedupe_key(struct buf *out, const struct item *it)
@@ -38,7 +32,7 @@ static void write_letter(struct buf *out, const struct item *from, struct item *
 	to->payload.n = from->payload.n;
 	buf_add_slice(out, from->id);
 	buf_add_slice(out, from->to);
-	if (!shares_payload(from))
+	if (!item_shares_payload(from))
 		buf_add_slice(out, from->payload);
 	to->dedupe_key.n = write_dedupe_key(out, from);
 }
@@ -53,7 +47,7 @@ static void read_letter(const char **at, const struct item *from, struct item *t
 {
 	cut(&to->id, at);
 	cut(&to->to, at);
-	if (shares_payload(from))
+	if (item_shares_payload(from))
 		to->payload = to->batch->payload;
 	else
 		cut(&to->payload, at);

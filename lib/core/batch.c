@@ -305,6 +305,11 @@ enum stop_reason stop_reason_from_why(enum why w)
 	return STOP_REASON_COMPLETED;
 }
 
+bool item_shares_payload(const struct item *it)
+{
+	return it->payload.p != NULL && it->payload.p == it->batch->payload.p;
+}
+
 bool contract_stops_on(enum contract c, const struct item *it)
 {
 	return c == CONTRACT_ALL_OR_NOTHING && it->status != STATUS_SUCCEEDED;

@@ -231,5 +231,8 @@ struct item *batch_pop_ready(struct batch *b);
 enum stop stop_from_why(enum why w);
 enum stop_reason stop_reason_from_why(enum why w);
 
+/* Has it brought no payload of its own, and shares the batch's? */
+bool item_shares_payload(const struct item *it);
+
 /* Does this final item end its batch (all_or_nothing)? */
 bool contract_stops_on(enum contract c, const struct item *it);

@@ -60,7 +60,7 @@ struct batch *memory_copy_head(const struct batch *from, uint32_t n_items) MUST_
 
 /* All of an item but its letter. False: no memory. */
 bool memory_copy_item(struct item *to, const struct item *from, const struct batch *from_batch) MUST_CHECK;
-bool memory_copy_letter(struct item *to, const struct item *from, const struct batch *from_batch) MUST_CHECK;
+bool memory_copy_letter(struct item *to, const struct item *from) MUST_CHECK;
 
 /* What an update says. Copies only those of the records that are new. */
 bool memory_copy_facts(struct item *to, const struct item *from, const struct batch *from_batch) MUST_CHECK;

@@ -280,7 +280,7 @@ static struct batch *copy_batch(const struct batch *from)
 	to->state = BATCH_QUEUED;
 	for (uint32_t i = 0; i < from->n_items; i++) {
 		if (!memory_copy_item(&to->items[i], &from->items[i], from) ||
-		    !memory_copy_letter(&to->items[i], &from->items[i], from)) {
+		    !memory_copy_letter(&to->items[i], &from->items[i])) {
 			batch_unref(to);
 			return NULL;
 		}

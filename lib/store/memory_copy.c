@@ -124,11 +124,11 @@ bool memory_copy_item(struct item *to, const struct item *from, const struct bat
 	return carry(to->batch, from->id, &to->id) && memory_copy_facts(to, from, from_batch);
 }
 
-bool memory_copy_letter(struct item *to, const struct item *from, const struct batch *from_batch)
+bool memory_copy_letter(struct item *to, const struct item *from)
 {
 	struct batch *b = to->batch;
 
-	if (from->payload.p != NULL && from->payload.p == from_batch->payload.p)
+	if (item_shares_payload(from))
 		to->payload = b->payload;
 	else if (!carry(b, from->payload, &to->payload))
 		return false;

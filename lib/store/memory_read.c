@@ -58,7 +58,7 @@ static bool copy_wanted(const struct record *rec, const struct store_read *r, st
 		if (!memory_copy_item(it, from, rec->batch))
 			return false;
 		it->status = (uint8_t)status_of(from);
-		if (r->letters && from->delivered != DELIVERED_YES && !memory_copy_letter(it, from, rec->batch))
+		if (r->letters && from->delivered != DELIVERED_YES && !memory_copy_letter(it, from))
 			return false;
 	}
 	return true;

@@ -120,7 +120,7 @@ static uint32_t bytes_of(const struct batch *b)
 	for (uint32_t i = 0; i < b->n_items; i++) {
 		const struct item *it = &b->items[i];
 
-		n += it->id.n + it->to.n + it->dedupe_key.n + (it->payload.p == b->payload.p ? 0 : it->payload.n);
+		n += it->id.n + it->to.n + it->dedupe_key.n + (item_shares_payload(it) ? 0 : it->payload.n);
 	}
 	return (uint32_t)MIN(n, UINT32_MAX);
 }
@@ -279,11 +279,6 @@ static int update_item(struct sqlite *s, const struct batch *b, const struct ite
 	return sqlite_run(&to);
 }
 
-static bool shares_payload(const struct batch *b, const struct item *it)
-{
-	return b->payload.p != NULL && it->payload.p == b->payload.p;
-}
-
 static int add_letter(struct sqlite *s, const struct batch *b, const struct item *it)
 {
 	struct binder to = sqlite_bind(s->w[W_ADD_LETTER]);
@@ -293,7 +288,7 @@ static int add_letter(struct sqlite *s, const struct batch *b, const struct item
 	bind_int(&to, sqlite_pos(b->store_row, it->index));
 	bind_text(&to, it->to);
 	bind_text(&to, it->dedupe_key);
-	if (shares_payload(b, it))
+	if (item_shares_payload(it))
 		bind_int(&to, 0);
 	else
 		bind_blob(&to, it->payload.p, it->payload.n);
@@ -473,7 +468,7 @@ static int add_settled_items(struct sqlite *s, const struct batch *b)
 		rc = add_item(s, b, it, it, ++seq);
 		if (rc == SQLITE_OK && it->delivered != DELIVERED_YES) {
 			rc = add_letter(s, b, it);
-			shared = shared || shares_payload(b, it);
+			shared = shared || item_shares_payload(it);
 		}
 	}
 	return rc == SQLITE_OK && shared ? add_shared_payload(s, b) : rc;

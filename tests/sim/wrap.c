@@ -173,11 +173,11 @@ WRAPPED(void, item_record_interrupted, struct item *it, int64_t now_us, int64_t 
 }
 
 /* The disk itself: it forgets the letter of what was tried, or writes past its place. */
-WRAPPED(bool, memory_copy_letter, struct item *to, const struct item *from, const struct batch *from_batch)
+WRAPPED(bool, memory_copy_letter, struct item *to, const struct item *from)
 {
 	if (sim.plant == PLANT_LOSES_LETTERS && from->attempts > 0)
 		return true;
-	return __real_memory_copy_letter(to, from, from_batch);
+	return __real_memory_copy_letter(to, from);
 }
 
 WRAPPED(bool, memory_copy_facts, struct item *to, const struct item *from, const struct batch *from_batch)
