@@ -100,11 +100,11 @@ void dispatch_unwatch(struct dispatch *d, struct dispatch_watch *w);     /* also
 /* End everything, for good: after dispatch_drain() only. */
 void dispatch_cancel_all(struct dispatch *d, enum why why);
 
-/* The document of a live batch as it stands, with a reference; NULL: there is no
- * such batch or the store has it (it is durable), or (with *retlive) no memory.
- * Making it takes time that the loop has not, so who asks again soon gets the
- * same: at most a tenth of the time goes into a batch's documents. */
-struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive);
+/* The document of a batch that dispatch_shows(), as it stands, with a reference;
+ * NULL: it does not, or there is no memory. Making it takes time that the loop has
+ * not, so who asks again soon gets the same: at most a tenth of the time goes into
+ * a batch's documents. */
+struct blob *dispatch_document(struct dispatch *d, struct batch_id id);
 
 /* Call `show`, at once, with a live batch that the store has not got (it is not
  * durable). False: there is no such batch, or the store has it. */

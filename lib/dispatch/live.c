@@ -189,24 +189,31 @@ void dispatch_detach(struct dispatch *d, struct batch_id id)
 
 /* ---- documents ---- */
 
+/* What the store has is shown from there alone. */
+static struct live *find_shown(struct dispatch *d, struct batch_id id)
+{
+	struct live *lv = live_find(d, id);
+
+	return lv == NULL || lv->batch->durable ? NULL : lv;
+}
+
 bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg)
 {
-	const struct live *lv = live_find(d, id);
+	const struct live *lv = find_shown(d, id);
 
-	if (lv == NULL || lv->batch->durable)
+	if (lv == NULL)
 		return false;
 	show(arg, lv->batch);
 	return true;
 }
 
-struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *retlive)
+struct blob *dispatch_document(struct dispatch *d, struct batch_id id)
 {
-	struct live *lv = live_find(d, id);
+	struct live *lv = find_shown(d, id);
 	int64_t begun_us = loop_now_us(d->env.loop), took_us;
 	struct buf text = {0};
 
-	*retlive = lv != NULL && !lv->batch->durable;
-	if (!*retlive)
+	if (lv == NULL)
 		return NULL;
 	if (lv->document == NULL || begun_us >= lv->document_until_us) {
 		blob_unref(lv->document);
@@ -220,9 +227,9 @@ struct blob *dispatch_document(struct dispatch *d, struct batch_id id, bool *ret
 
 bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome)
 {
-	const struct live *lv = live_find(d, id);
+	const struct live *lv = find_shown(d, id);
 
-	if (lv == NULL || lv->batch->durable)
+	if (lv == NULL)
 		return false;
 	*retoutcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
 	return true;

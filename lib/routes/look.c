@@ -90,9 +90,7 @@ static void ask_owner(struct loop_msg *msg)
 	struct dispatch *d = f->owner->env.dispatch;
 
 	if (dispatch_shows(d, f->node.id, &f->shown.outcome)) {
-		bool live;
-
-		f->shown.whole = dispatch_document(d, f->node.id, &live);
+		f->shown.whole = dispatch_document(d, f->node.id);
 		f->msg.run = on_live;
 		loop_post(f->here->env.loop, &f->msg);
 		return;
