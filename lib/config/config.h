@@ -8,6 +8,9 @@
 
 #include "base/buf.h"
 #include "base/cidr.h"
+#include "core/breaker.h"
+#include "core/budget.h"
+#include "core/rate.h"
 #include "obs/log.h"
 
 enum service_kind { SERVICE_HTTP, SERVICE_WEBHOOK };
@@ -21,12 +24,37 @@ struct service {
 	const char **headers;            /* "Name: value"; http only */
 	size_t n_headers;
 	struct slice secret;             /* raw signing key; n 0: unsigned */
+	const char *ca_file;             /* trusted instead of the system's roots; NULL: those */
+	const char *cert_file, *key_file;        /* what the service asks its clients for; NULL: nothing */
+	struct rate_policy rate;         /* per lane */
+	struct breaker_policy breaker;   /* per lane */
+	struct budget_policy retry_budget;       /* per lane */
+	int64_t max_pause_ms;            /* of a lane, by Retry-After */
+	uint32_t max_queued;             /* unfinished items in memory */
 	struct cidr *allow;              /* webhook: ranges the guard lets through */
 	size_t n_allow;
 	int64_t attempt_timeout_ms;
 	unsigned max_in_flight;          /* per lane */
 	size_t max_payload;              /* bytes; limits.payload_bytes if not given */
 	bool refuses_with_503;           /* refuses_with: [503] */
+};
+
+enum key_scope { KEY_TENANT, KEY_ADMIN };
+
+struct auth_key {
+	const char *name;                /* for people */
+	struct slice tenant;             /* KEY_TENANT: whose it is */
+	enum key_scope scope;
+	unsigned char sha256[32];
+};
+
+/* What one tenant may have; 0: no limit but the process's. */
+struct tenant {
+	const char *name;
+	unsigned weight;                 /* of its turns in a lane, against other tenants' */
+	unsigned max_priority;
+	double batches_per_second, items_per_second;
+	uint32_t queued_items;
 };
 
 struct config {
@@ -60,6 +88,17 @@ struct config {
 	enum log_format log_format;
 	enum log_level log_level;
 	bool open;                       /* auth.open: listen beyond loopback without keys */
+	struct auth_key *keys;           /* none: nobody is asked for one */
+	size_t n_keys;
+	struct tenant *tenants;          /* those of the keys, and those under `tenants`; [0] is who has no key */
+	size_t n_tenants;
+	const char *operations_host;     /* a second address, for operations alone; NULL: none */
+	unsigned operations_port;
+	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
+	struct {
+		const char *endpoint;        /* OTLP over HTTP, up to and without /v1/traces; NULL: no spans leave */
+		double ratio;                /* of the traces that begin here */
+	} tracing;
 };
 
 /* Load `path` (NULL: all defaults). On failure returns NULL with every error it

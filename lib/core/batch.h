@@ -68,6 +68,8 @@ enum policy_given {
 	GIVEN_ALL = 15,
 };
 
+enum { PRIORITY_MAX = 9, PRIORITY_DEFAULT = 5 };
+
 struct policy {
 	enum contract contract;
 	bool sequential;
@@ -76,6 +78,7 @@ struct policy {
 	bool include_attempts;
 	bool validate_only;
 	unsigned concurrency;
+	unsigned priority;               /* 0..9; the most urgent is 9 */
 	unsigned given;                  /* enum policy_given */
 	int64_t deadline_ms;
 	int64_t attempt_timeout_ms;      /* 0: the service's */
@@ -121,6 +124,7 @@ struct item {
 	uint16_t service;                /* index into the configuration, or ITEM_NO_SERVICE */
 	uint16_t http_status;
 	uint8_t attempts;                /* come to an end */
+	uint8_t refused;                 /* tries that an open breaker refused: no attempts, but the policy counts them */
 	atomic_bool in_flight;           /* one more has started: the lane's shard says so */
 	uint8_t state, status, code, delivered, stop;
 	bool duplicate_risk;
@@ -165,6 +169,7 @@ struct batch {
 	struct blob *body;               /* the request's bytes; items point into it; may be NULL */
 	struct slice payload;            /* the default payload, which items share by pointer; p NULL: none */
 	struct arena arena;
+	struct slice tenant;             /* whose it is, in the arena; n 0: of the one tenant of a process without keys */
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tap
 
-LAYERS = [["base"], ["obs"], ["core", "config"], ["wire", "loop"], ["channel", "xfer", "store", "httpd"],
+LAYERS = [["base"], ["obs"], ["core"], ["config"], ["wire", "loop"], ["channel", "xfer", "store", "httpd"],
           ["dispatch"], ["routes"], ["app"]]
 LAYER = {name: n for n, names in enumerate(LAYERS) for name in names}
 

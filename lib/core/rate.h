@@ -1,0 +1,31 @@
+/*
+ * A rate limit: at most `burst` at once and `per_second` from then on, over any
+ * window of time. Pure: time is an argument.
+ *
+ * The generic cell rate algorithm (ITU-T I.371, annex A): one number, the
+ * theoretical arrival time of the next one, and no refill to compute. Over any
+ * window of w seconds at most burst + per_second * w are let through.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct rate_policy {
+	double per_second;               /* 0: no limit */
+	unsigned burst;                  /* at least 1 */
+};
+
+struct rate {
+	int64_t due_ns;                  /* when all that was taken is paid for; 0: long ago */
+};
+
+/* When the next one may be taken, monotonic; now_us or earlier: now. Never early
+ * by rounding. */
+int64_t rate_next_us(const struct rate *r, const struct rate_policy *p);
+
+/* Take `n` now. With rate_next_us() later than now_us it goes into debt. */
+void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t now_us);
+
+/* Is it as if nothing had ever been taken? Then nothing need remember it. */
+bool rate_idle(const struct rate *r, int64_t now_us);
