@@ -109,6 +109,9 @@ void config_free(struct config *c);              /* NULL is fine */
 /* Index of a service by name, or -1. */
 int config_find_service(const struct config *c, struct slice name);
 
+/* Index of a tenant by name; 0, which is whoever has no key, if there is none. */
+int config_find_tenant(const struct config *c, struct slice name);
+
 /* Every setting under `limits` as it is in force, in the order of the table. */
 void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg);
 

@@ -82,6 +82,51 @@ static void read_integer(const struct setting *s, const struct node *n, void *at
 		memcpy(at, &v, sizeof v);
 }
 
+/* Digits, and up to three more behind a point: a thousandth is fine enough for
+ * every ratio and rate, and keeps sums of them exact enough. */
+static bool parse_decimal(struct slice s, double *ret)
+{
+	const char *point = memchr(s.p, '.', s.n);
+	size_t n = point == NULL ? s.n : (size_t)(point - s.p), n_behind = point == NULL ? 0 : s.n - n - 1;
+	int64_t whole, part = 0;
+
+	if (!parse_integer((struct slice){s.p, n}, &whole) || n_behind > 3 || (point != NULL && n_behind == 0))
+		return false;
+	for (size_t i = 0; i < 3; i++) {
+		char c = i < n_behind ? point[1 + i] : '0';
+
+		if (c < '0' || c > '9')
+			return false;
+		part = part * 10 + (c - '0');
+	}
+	*ret = (double)whole + (double)part / 1000;
+	return true;
+}
+
+static void read_decimal(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	double v;
+
+	if (!cfg_node_want_text(n, "a number", rep))
+		return;
+	if (!n->plain && !n->expanded) {
+		cfg_report_node(rep, n, "a text in quotes: give the number without them");
+		return;
+	}
+	if (!parse_decimal(n->text, &v)) {
+		cfg_report_node(rep, n, "%s is not a number: give %lld to %lld %s, with at most three decimals",
+		                cfg_shown_slice(n->raw).s, (long long)s->min, (long long)s->max, s->unit);
+		return;
+	}
+	if (v < (double)s->min || v > (double)s->max) {
+		cfg_report_node(rep, n, "%s is out of range: give %lld to %lld %s", cfg_shown_slice(n->raw).s,
+		                (long long)s->min, (long long)s->max, s->unit);
+		return;
+	}
+	REQUIRE(s->size == sizeof v);
+	memcpy(at, &v, sizeof v);
+}
+
 static bool parse_bool(const struct node *n, bool *ret, struct report *rep)
 {
 	bool is_true = slice_eq(n->text, SLICE("true"));
@@ -325,6 +370,7 @@ static void read_absent(const struct setting *s, const struct node *n, void *at,
 }
 
 const struct setting_type cfg_type_integer = {"integer", read_integer};
+const struct setting_type cfg_type_decimal = {"number", read_decimal};
 const struct setting_type cfg_type_bool = {"true or false", read_bool};
 const struct setting_type cfg_type_choice = {NULL, read_choice};
 const struct setting_type cfg_type_word = {NULL, read_word};
