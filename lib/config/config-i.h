@@ -15,6 +15,7 @@ enum {
 	CONFIG_NODES_MAX = 20000,
 	CONFIG_ERRORS_MAX = 100,
 	CONFIG_SHARDS_MAX = 64,
+	CONFIG_SECRETS_MAX = 8,          /* of one service: its header grows with them */
 };
 
 enum node_kind { NODE_TEXT, NODE_LIST, NODE_MAP };
@@ -85,7 +86,7 @@ struct setting_type {
 };
 
 extern const struct setting_type cfg_type_integer, cfg_type_bool, cfg_type_choice, cfg_type_word, cfg_type_listen,
-	cfg_type_shards, cfg_type_path, cfg_type_url, cfg_type_headers, cfg_type_secret, cfg_type_ranges,
+	cfg_type_shards, cfg_type_path, cfg_type_url, cfg_type_headers, cfg_type_secrets, cfg_type_ranges,
 	cfg_type_refuses_with, cfg_type_absent;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };

@@ -23,7 +23,8 @@ struct service {
 	const char *method;
 	const char **headers;            /* "Name: value"; http only */
 	size_t n_headers;
-	struct slice secret;             /* raw signing key; n 0: unsigned */
+	struct slice *secrets;           /* raw signing keys, newest first; none: unsigned */
+	size_t n_secrets;
 	const char *ca_file;             /* trusted instead of the system's roots; NULL: those */
 	const char *cert_file, *key_file;        /* what the service asks its clients for; NULL: nothing */
 	struct rate_policy rate;         /* per lane */

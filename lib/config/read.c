@@ -270,16 +270,39 @@ static void read_headers(const struct setting *s, const struct node *n, void *at
 	}
 }
 
-static void read_secret(const struct setting *s, const struct node *n, void *at, struct report *rep)
+static void read_secret(struct service *svc, const struct node *n, struct report *rep)
 {
 	const char *problem;
 
-	(void)s;
 	if (!cfg_node_want_text(n, "a signing secret", rep))
 		return;
-	problem = cfg_check_secret(n->text, at);
+	problem = cfg_check_secret(n->text, &svc->secrets[svc->n_secrets]);
 	if (problem != NULL)
 		cfg_report_node(rep, n, "%s", problem);
+	else
+		svc->n_secrets++;
+}
+
+/* One secret or a list. secrets and n_secrets are one setting, so `at` is the
+ * whole service. */
+static void read_secrets(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct service *svc = at;
+	size_t count = n->kind == NODE_LIST ? n->last == NULL ? 0 : n->last->index + 1 : 1;
+
+	(void)s;
+	if (n->broken)
+		return;
+	if (count == 0 || count > CONFIG_SECRETS_MAX) {
+		cfg_report_node(rep, n, "%zu secrets: give one, or a list of 1 to %d, the newest first", count,
+		                CONFIG_SECRETS_MAX);
+		return;
+	}
+	svc->secrets = xcalloc(count, sizeof *svc->secrets);
+	if (n->kind != NODE_LIST)
+		read_secret(svc, n, rep);
+	for (const struct node *one = n->kind == NODE_LIST ? n->first : NULL; one != NULL; one = one->next)
+		read_secret(svc, one, rep);
 }
 
 /* allow and n_allow are one setting, so `at` is the whole service. */
@@ -333,7 +356,7 @@ const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
 const struct setting_type cfg_type_path = {"directory", read_path};
 const struct setting_type cfg_type_url = {"URL", read_url};
 const struct setting_type cfg_type_headers = {"map of texts", read_headers};
-const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret};
+const struct setting_type cfg_type_secrets = {"whsec_ and base64, or a list of them", read_secrets};
 const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges};
 const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with};
 const struct setting_type cfg_type_absent = {NULL, read_absent};
