@@ -25,8 +25,6 @@ struct shard {
 	int64_t quiet_by_us;
 };
 
-enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard */
-
 struct app {
 	struct config config;            /* as loaded, but for the caps; what it points at is borrowed */
 	struct dispatch_group group;

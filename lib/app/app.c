@@ -20,7 +20,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { CANCEL_MS = 15000, QUIESCE_MS = 5000 };
+enum { CANCEL_MS = 15000, QUIESCE_MS = 5000, LOOKUP_THREAD_IDLE_MS = 10000 };
 
 static int64_t now_ms(void)
 {
@@ -265,6 +265,19 @@ static void free_app(struct app *app)
 	free(app);
 }
 
+static int start_transfers(const struct config *c)
+{
+	const struct xfer_names names = {
+		.threads = c->names.threads,
+		.queued = c->names.queued,
+		.ttl_ms = c->names.ttl_ms,
+		.negative_ttl_ms = c->names.negative_ttl_ms,
+		.thread_idle_ms = LOOKUP_THREAD_IDLE_MS,
+	};
+
+	return xfer_global_init(&names);
+}
+
 int app_run(const struct config *config, const char *version)
 {
 	struct app *app = xcalloc(1, sizeof *app);
@@ -278,7 +291,7 @@ int app_run(const struct config *config, const char *version)
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
-	REQUIRE(xfer_global_init() == 0);
+	REQUIRE(start_transfers(config) == 0);
 	app->metrics = dispatch_metrics_new(config, config->shards);
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);

@@ -104,8 +104,7 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	const struct config *c = &app->config;
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
-		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",
-		.lookups = LOOKUPS};
+		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled"};
 
 	*s = (struct shard){.app = app, .index = index};
 	s->loop = loop_new();

@@ -84,6 +84,11 @@ struct config {
 		int64_t deadline_ms;         /* default of a synchronous batch */
 		int64_t max_deadline_ms;
 	} limits;
+	struct {
+		unsigned threads;            /* for callers' names, and as many for those of services */
+		unsigned queued;             /* names that may wait for a look-up */
+		int64_t ttl_ms, negative_ttl_ms;
+	} names;
 	bool store_memory;               /* keep batches in memory alone ... */
 	const char *store_path;          /* ... or in this directory, made if it is missing */
 	enum log_format log_format;

@@ -83,6 +83,16 @@ static const struct setting table[] = {
 	{"limits.max_deadline_ms", &cfg_type_integer, IN_CONFIG(limits.max_deadline_ms), "604800000", 1, 30 * DAY, "ms", NULL,
 	 ONLY_NONE, "The longest deadline that a batch may ask for."},
 
+	{"names.threads", &cfg_type_integer, IN_CONFIG(names.threads), "16", 1, 256, "threads", NULL, ONLY_NONE,
+	 "Look-ups of callers' host names at once, each in a thread made for it, and as many again for the names of services; a "
+	 "service whose look-ups hang gets half of what is free."},
+	{"names.queued", &cfg_type_integer, IN_CONFIG(names.queued), "4096", 1, MILLION, "names", NULL, ONLY_NONE,
+	 "Host names that may wait for a look-up; for more, attempts fail at once with connect_failed."},
+	{"names.ttl_ms", &cfg_type_integer, IN_CONFIG(names.ttl_ms), "30000", 0, DAY, "ms", NULL, ONLY_NONE,
+	 "How long addresses are kept for new connections, as the system does not say for how long they are good."},
+	{"names.negative_ttl_ms", &cfg_type_integer, IN_CONFIG(names.negative_ttl_ms), "1000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long it is remembered that a name did not resolve, so that repeats do not ask again each time."},
+
 	{"store.path", &cfg_type_path, IN_CONFIG(store_path), "./settled-data", 0, 0, "", NULL, ONLY_NONE,
 	 "The directory that keeps batches over a restart, made if it is missing; one process each."},
 	{"store.memory", &cfg_type_bool, IN_CONFIG(store_memory), "false", 0, 0, "", NULL, ONLY_NONE,
