@@ -80,6 +80,7 @@ struct config {
 		unsigned waiting;            /* requests that wait for a batch's end, per process */
 		int64_t keep_results_ms;
 		int64_t header_ms, body_ms, idle_ms, write_ms; /* inbound, absolute */
+		int64_t lame_duck_ms;        /* after SIGTERM, not ready and yet serving */
 		int64_t drain_ms;
 		int64_t deadline_ms;         /* default of a synchronous batch */
 		int64_t max_deadline_ms;

@@ -76,6 +76,8 @@ static const struct setting table[] = {
 	 "How long a connection may stay open between two requests."},
 	{"limits.write_ms", &cfg_type_integer, IN_CONFIG(limits.write_ms), "30000", 1, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long a caller may take no byte of its answer."},
+	{"limits.lame_duck_ms", &cfg_type_integer, IN_CONFIG(limits.lame_duck_ms), "0", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long a shutdown goes on serving with /readyz at 503, so that whoever routes to it can look elsewhere first."},
 	{"limits.drain_ms", &cfg_type_integer, IN_CONFIG(limits.drain_ms), "25000", 0, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long a shutdown waits for what is in flight; below the 30 s that orchestrators grant."},
 	{"limits.deadline_ms", &cfg_type_integer, IN_CONFIG(limits.deadline_ms), "30000", 1, 30 * DAY, "ms", NULL, ONLY_NONE,

@@ -22,14 +22,19 @@ static void livez(struct routes *r, struct http_request *req, struct slice id)
 	answer_json(req, 200, "{\"status\":\"alive\"}");
 }
 
+void routes_not_ready(struct routes *r)
+{
+	r->not_ready = true;
+}
+
 static void readyz(struct routes *r, struct http_request *req, struct slice id)
 {
 	struct store_status store;
 
 	(void)id;
 	store_status(r->env.store, &store);
-	if (dispatch_draining(r->env.dispatch))
-		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "draining: running batches are finished first");
+	if (r->not_ready || dispatch_draining(r->env.dispatch))
+		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "shutting down: running batches are finished first");
 	else if (store.failing)
 		answer_problem(r, req, PROBLEM_OVERLOADED, store.why);
 	else
