@@ -15,6 +15,7 @@
 #include "base/idmap.h"
 #include "config/config.h"
 #include "core/batch.h"
+#include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
 #include "store/store.h"
@@ -29,6 +30,7 @@ struct dispatch_group {
 	uint64_t hash_seed;
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
+	struct dispatch_tenant tenants[TENANTS_MAX + 1];         /* by their number in the configuration */
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
 
@@ -119,6 +121,14 @@ bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutc
  * the next process goes on with them. */
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
+
+/* What a service's lanes in all shards say of themselves; any thread, so a moment
+ * old. Of several lanes, the one that is the furthest behind. */
+struct dispatch_service {
+	struct rate rate;
+	int64_t paused_until_us;         /* in the past: none is */
+};
+struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service);
 
 /* For leak checks: all zero when nothing is going on, but for the backlog. */
 struct dispatch_usage {

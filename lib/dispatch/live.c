@@ -241,7 +241,8 @@ static struct live *live_new(struct dispatch *d, struct batch *take)
 {
 	struct live *lv = xcalloc(1, sizeof *lv);
 
-	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE};
+	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE,
+			    .tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant)};
 	list_init(&lv->dirty);
 	list_append(&d->live, &lv->all);
 	take->live = lv;
