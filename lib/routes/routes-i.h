@@ -74,14 +74,16 @@ struct shown {
 	struct blob *head;               /* without results; NULL: no memory, or not from the store */
 };
 
-/* Embed it. on_shown comes once, from the loop, never inside look_start(). */
+/* Embed it. on_shown comes once, from the loop, never inside look_start(). To
+ * any tenant but its own a batch is not found. */
 struct look {
 	struct list node;
+	struct slice tenant;             /* who looks, as auth_tenant_name() has it */
 	void (*on_shown)(struct look *l, const struct shown *s);
 };
 void look_start(struct routes *r, struct look *l, struct batch_id id);
 void look_cancel(struct look *l);        /* also before look_start(), and after on_shown */
-void look_init(struct look *l, void (*on_shown)(struct look *l, const struct shown *s));
+void look_init(struct look *l, struct slice tenant, void (*on_shown)(struct look *l, const struct shown *s));
 
 /* wait.c: wait until a batch is done, at most for a time, and look at it. Embed
  * it. on_ready comes once, from the loop, never inside wait_start(). */
@@ -95,7 +97,8 @@ struct wait {
 	bool counted, last_look, looking;
 	void (*on_ready)(struct wait *w, const struct shown *s);
 };
-void wait_init(struct wait *w, struct routes *r, void (*on_ready)(struct wait *w, const struct shown *s));
+void wait_init(struct wait *w, struct routes *r, struct slice tenant,
+	       void (*on_ready)(struct wait *w, const struct shown *s));
 
 /* False: too many wait already, and nothing was begun. wait_s 0: only look. */
 bool wait_start(struct wait *w, struct batch_id id, int wait_s) MUST_CHECK;
