@@ -9,9 +9,16 @@
 #include "routes/routes.h"
 #include "wire/wire.h"
 
+/* Where requests come in: the argument of httpd's calls. */
+struct door {
+	struct routes *routes;
+	bool operations;                 /* these routes alone, and no key is asked for */
+	struct httpd_handler handler;
+};
+
 struct routes {
 	struct routes_env env;
-	struct httpd_handler handler;
+	struct door front, operations;
 	struct rng rng;
 	struct idmap flights;            /* look.c: looks under way */
 	struct idmap watched;            /* wait.c: batches that somebody here waits for */
@@ -44,6 +51,7 @@ struct route {
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 	bool body_optional;              /* as `curl -X POST` sends it: with no length either */
 	enum access access;
+	bool operations;                 /* also at the address for operations, without a key */
 };
 
 extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
