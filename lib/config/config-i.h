@@ -102,7 +102,7 @@ struct setting {
 	const struct setting_type *type;
 	size_t offset, size;
 	const char *preset;              /* the default as a file would say it; NULL: none */
-	int64_t min, max;                /* integers */
+	int64_t min, max;                /* integers and decimals */
 	const char *unit;
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */

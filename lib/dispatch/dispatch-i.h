@@ -4,9 +4,9 @@
  *   live.c       batches in memory: accepted, begun, ended, let go of
  *   batch.c      their items: what starts next
  *   result.c     what an outcome means, and what the store is told of it
- *   lane.c       the attempts that were handed to a lane
+ *   lane.c       the attempts that were handed to a lane; its parts are in lane-i.h
  *   jobs.c       jobs that are in the store alone, and how they come back
- *   residency.c  which of them may: room in memory, shared between services
+ *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
  */
 #pragma once
@@ -34,6 +34,10 @@ struct attempt {
 	struct batch_id batch;
 	struct gate *gate;               /* the batch's, which outlives its attempts */
 	uint16_t service;
+	uint16_t tenant;                 /* index into the configuration */
+	unsigned weight;                 /* the tenant's */
+	uint8_t priority;
+	bool repeat;                     /* not the item's first attempt */
 	bool durable;                    /* it needs a claim before it starts */
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */
@@ -45,13 +49,16 @@ struct attempt {
 	struct op op;
 	struct list node;                /* a list of its turn, or dispatch.ended */
 	struct visit *visit;
+	struct lane *lane;               /* until it is handed back */
 	struct turn *turn;               /* while queued */
-	struct lane *lane;               /* while in flight */
+	uint32_t breaker_period;         /* in which it started */
 	struct transfer *transfer;       /* while in flight */
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
-	bool started;                    /* false: nothing was tried, see why */
+	bool started;                    /* false: nothing was tried, see `refused` and why */
+	bool refused;                    /* by the breaker: see outcome */
+	bool no_budget;                  /* its deadline came while it waited for the retry budget */
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
@@ -95,7 +102,8 @@ struct live {
 };
 
 /*
- * Room in memory for jobs, shared between services by dynamic thresholds
+ * Something there is a limit of, shared between services: room in memory for
+ * jobs, by bytes, and slots in flight, one by one. By dynamic thresholds
  * (A. K. Choudhury, E. L. Hahne, "Dynamic queue length thresholds for
  * shared-memory packet switches", IEEE/ACM Transactions on Networking, 1998):
  * a service may take more while what it holds is less than what is free, so
@@ -150,12 +158,15 @@ struct dispatch {
 	struct idmap watches;
 	struct list changed;             /* those to be told */
 	unsigned answers;                /* of the store's, that are awaited for them */
-	/* lane.c */
-	struct idmap lanes, visits, turns;
-	struct list dirty_lanes;
-	struct list starved;             /* lanes that wait for the shard's own cap */
+	/* lane-i.h */
+	struct idmap lanes, visits, turns, shares;
+	struct list dirty_lanes, idle_lanes;
+	struct heap lane_waits;          /* lanes that are to be looked at again */
+	struct residency slots;          /* in flight, against the shard's own cap */
+	struct list *starved;            /* lanes that wait for a slot, by service */
+	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
-	unsigned in_flight, claims;
+	unsigned n_idle_lanes, n_starved, claims;
 	struct channel_scratch scratch;
 	struct buf key;                  /* a default dedupe key, while encoding */
 };
@@ -220,5 +231,6 @@ void watches_pump(struct dispatch *d);
 void lanes_init(struct dispatch *d);
 void lanes_free(struct dispatch *d);
 void lanes_pump(struct dispatch *d);
+void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
