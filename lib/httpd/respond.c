@@ -80,20 +80,38 @@ static void tell_refused(struct http_request *r, enum problem p)
 		handler->on_refused(handler->arg, p);
 }
 
-/* What httpd refuses by itself. The connection closes: its next byte may be
- * anything. */
-void respond_problem(struct http_request *r, enum problem p, const char *detail)
+/* "1" unless the handler knew better. */
+static void retry_after(const struct http_request *r, char out[12])
 {
-	static const struct http_header headers[] = {{"Content-Type", "application/problem+json"},
-						     {"Retry-After", "1"}};
+	snprintf(out, 12, "%u", MAX(r->refusal.retry_after_s, 1u));
+}
+
+static void respond_document(struct http_request *r, enum problem p, const char *detail, bool close)
+{
+	char seconds[12];
+	const struct http_header headers[] = {{"Content-Type", "application/problem+json"}, {"Retry-After", seconds}};
 	int status = problem_status(p);
 	struct blob *doc = problem_document(p, detail);
 	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
 
 	tell_refused(r, p);
-	if (resp != NULL && (!add_headers(resp, headers, status == 503 ? 2 : 1) || !add_close(resp)))
+	retry_after(r, seconds);
+	if (resp != NULL && (!add_headers(resp, headers, status == 503 ? 2 : 1) || (close && !add_close(resp))))
 		MHD_destroy_response(STEAL_PTR(resp));
 	answered(r, resp, status, REQ_ANSWERED);
+}
+
+/* What httpd refuses by itself. The connection closes: its next byte may be
+ * anything. */
+void respond_problem(struct http_request *r, enum problem p, const char *detail)
+{
+	respond_document(r, p, detail, true);
+}
+
+/* The body was whole: the next request may follow. */
+void respond_refusal(struct http_request *r)
+{
+	respond_document(r, r->refusal.problem, r->refusal.detail, request_conn(r)->h->last_answers);
 }
 
 /* libmicrohttpd takes no answer while a body arrives, so this one goes to the
@@ -108,8 +126,10 @@ void respond_within_body(struct http_request *r, enum problem p, const char *det
 	struct buf out = {0};
 	struct tm tm;
 	char date[40];
+	char seconds[12];
 	time_t now = time(NULL);
 
+	retry_after(r, seconds);
 	tell_refused(r, p);
 	request_set_state(r, REQ_REFUSED);
 	buf_free(&r->body);
@@ -119,8 +139,9 @@ void respond_within_body(struct http_request *r, enum problem p, const char *det
 	if (doc != NULL) {
 		buf_printf(&out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\n", status,
 			   MHD_get_reason_phrase_for((unsigned)status), date);
-		buf_printf(&out, "%sContent-Type: application/problem+json\r\nContent-Length: %zu\r\n\r\n",
-			   status == 503 ? "Retry-After: 1\r\n" : "", doc->n);
+		if (status == 503)
+			buf_printf(&out, "Retry-After: %s\r\n", seconds);
+		buf_printf(&out, "Content-Type: application/problem+json\r\nContent-Length: %zu\r\n\r\n", doc->n);
 		buf_add(&out, doc->p, doc->n);
 	}
 	if (doc == NULL || out.failed || send(fd, out.p, out.n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)

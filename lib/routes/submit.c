@@ -298,12 +298,14 @@ static void set_trace(struct routes *r, struct http_request *req, struct batch *
 
 static void refuse(const struct submission *s, int err)
 {
+	const struct dispatch_refusal full = dispatch_last_refusal(s->routes->env.dispatch);
 	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
-					     .stream = s->stream && !s->job};
+					     .stream = s->stream && !s->job,
+					     .retry_after_s = err == -EBUSY ? full.retry_after_s : 0};
 	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : PROBLEM_SHUTTING_DOWN;
 
 	refuse_unknown(&known, s->take->key, kind,
-		       problem_document(kind, err == -EBUSY ? "too many unfinished items; nothing was sent" : NO_NEW_BATCHES));
+		       problem_document(kind, err == -EBUSY ? full.detail : NO_NEW_BATCHES));
 }
 
 void submit_batch(const struct submission *s)
