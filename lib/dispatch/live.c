@@ -159,6 +159,12 @@ void live_hand_over(struct live *lv)
 	live_dirty(lv);
 }
 
+void live_shed(struct live *lv)
+{
+	gate_close(&lv->batch->gate, WHY_SHED);
+	tell_lanes(lv, WHY_SHED);
+}
+
 /* A job of a shard that goes down, unless somebody waits for it. */
 static void hand_over(struct live *lv)
 {
@@ -254,6 +260,7 @@ static struct live *live_new(struct dispatch *d, struct batch *take)
 	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE,
 			    .tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant)};
 	list_init(&lv->dirty);
+	list_init(&lv->effort);
 	list_append(&d->live, &lv->all);
 	take->live = lv;
 	idmap_add(&d->live_by_id, &lv->node, take->id);
@@ -266,6 +273,8 @@ static void gone(struct live *lv)
 	struct dispatch *d = lv->d;
 
 	jobs_give(lv);
+	admission_gone(lv);
+	list_remove(&lv->effort);
 	idmap_remove(&d->live_by_id, &lv->node);
 	list_remove(&lv->all);
 	list_remove(&lv->dirty);
@@ -279,8 +288,9 @@ static void gone(struct live *lv)
 /* Its items that are not final are no longer this dispatcher's. */
 static void uncount(struct live *lv)
 {
-	if (lv->counted)
-		atomic_fetch_sub(&lv->d->env.group->unfinished, lv->batch->counts.pending);
+	admission_give_rest(lv);
+	list_remove(&lv->effort);
+	lv->effort_of = NULL;
 }
 
 /* Under best_effort, items that validation refused are final from the start. */
@@ -301,6 +311,7 @@ static void begin(struct live *lv)
 	batch_set_state(b, BATCH_RUNNING);
 	b->told_last = b->settled_last;
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, b->counts.pending);
+	shed_count(lv);
 	if (b->op.why != WHY_NONE)
 		on_batch_cancel(&b->op, (enum why)b->op.why);
 	live_dirty(lv);
@@ -329,29 +340,6 @@ struct live *live_adopt(struct dispatch *d, struct batch *take)
 }
 
 /* ---- accept ---- */
-
-/* Room for the batch under the process's limits on items and bytes. A job's items
- * are bounded by the store, unless its caller waits for it. */
-static bool admit(struct dispatch *d, struct batch *b, bool counted)
-{
-	const struct config *c = d->env.config;
-	struct dispatch_group *g = d->env.group;
-	uint32_t n = counted ? b->counts.pending : 0;
-	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
-
-	if (atomic_fetch_add(&g->unfinished, n) + n > c->limits.queued_items && n > 0) {
-		atomic_fetch_sub(&g->unfinished, n);
-		return false;
-	}
-	if (atomic_fetch_add(&g->held_bytes, bytes) + bytes > c->limits.queued_bytes) {
-		atomic_fetch_sub(&g->held_bytes, bytes);
-		atomic_fetch_sub(&g->unfinished, n);
-		return false;
-	}
-	b->held = &g->held_bytes;
-	b->held_bytes = bytes;
-	return true;
-}
 
 /* It is kept: into memory, or if there is no room for the job, to the others. */
 static void place(struct live *lv)
@@ -409,16 +397,19 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 {
 	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
 	struct live *lv;
+	uint32_t n;
+	bool taken;
 
 	REQUIRE(take->durable || !take->asynchronous);
 	if (d->draining)
 		return -ESHUTDOWN;
 	if (!tenant_queue(d, take))
 		return -EDQUOT;
-	if (!admit(d, take, counted)) {
-		tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), take->counts.pending);
+	n = take->counts.pending;
+	taken = admission_take(d, take, counted);
+	tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), n - (taken ? take->counts.pending : 0));
+	if (!taken)
 		return -EBUSY;
-	}
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
 	take->accepted_us = loop_now_us(d->env.loop);
 	take->id = batch_id_new(&d->rng, take->created_unix_ms, d->env.shard);

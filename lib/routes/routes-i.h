@@ -149,6 +149,7 @@ struct replay_request {
 	struct batch_id id;
 	struct prefer prefer;
 	bool stream;
+	unsigned retry_after_s;          /* if it is refused; 0: the usual second */
 };
 void replay_batch(const struct replay_request *q);
 
@@ -183,6 +184,10 @@ void refuse_unknown(const struct replay_request *q, const struct batch_key *key,
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
+
+/* The same with a time after which to try again; 0: the usual second. */
+void answer_refused(struct routes *r, struct http_request *req, enum problem p, unsigned retry_after_s,
+		    struct blob *take_body);
 
 /* A problem document that is there already; NULL: there was no memory for it. */
 void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);

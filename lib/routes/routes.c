@@ -3,6 +3,7 @@
  */
 #include "routes-i.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Seconds; until a queue has moved, a batch has gone on. */
@@ -72,15 +73,23 @@ void answer_text(struct http_request *req, int status, const char *type, struct 
 	http_respond(req, take_body == NULL ? 500 : status, h, 1, take_body);
 }
 
-void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body)
+void answer_refused(struct routes *r, struct http_request *req, enum problem p, unsigned retry_after_s,
+		    struct blob *take_body)
 {
 	struct http_header h[2] = {{"Content-Type", "application/problem+json"}};
+	char seconds[12];
 	size_t n = 1;
 
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+	snprintf(seconds, sizeof seconds, "%u", retry_after_s);
 	if (problem_status(p) == 429 || problem_status(p) == 503)
-		h[n++] = (struct http_header){"Retry-After", RETRY_AFTER};
+		h[n++] = (struct http_header){"Retry-After", retry_after_s > 0 ? seconds : RETRY_AFTER};
 	http_respond(req, problem_status(p), h, n, take_body);
+}
+
+void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body)
+{
+	answer_refused(r, req, p, 0, take_body);
 }
 
 struct blob *problem_document(enum problem p, const char *detail)
@@ -176,7 +185,19 @@ static bool admits(const struct door *door, struct http_request *req, const stru
 	return door->operations || auth_admits(door->routes, req, route);
 }
 
-static size_t on_head(void *arg, struct http_request *req)
+/* A process that is full refuses a batch before it has read it, unless it has a key: that
+ * may be known, and then its record is the answer. */
+static bool refuse_unread(struct routes *r, struct http_request *req, size_t body_bytes)
+{
+	if (http_header(req, "Idempotency-Key") != NULL ||
+	    !dispatch_is_full(r->env.dispatch, body_bytes, read_prefer(req).respond_async))
+		return false;
+	http_refuse(req, PROBLEM_OVERLOADED, dispatch_last_refusal(r->env.dispatch).detail,
+		    dispatch_last_refusal(r->env.dispatch).retry_after_s);
+	return true;
+}
+
+static size_t on_head(void *arg, struct http_request *req, size_t body_bytes)
 {
 	CLEANUP(buf_free) struct buf allow = {0};
 	const struct door *door = arg;
@@ -186,7 +207,8 @@ static size_t on_head(void *arg, struct http_request *req)
 	/* Nobody without a key, and nobody who is lost, is to be waited for. */
 	if (route == NULL)
 		answer_unrouted(door->routes, req, &allow);
-	if (route == NULL || !admits(door, req, route))
+	if (route == NULL || !admits(door, req, route) ||
+	    (route == &route_post_batch && refuse_unread(door->routes, req, body_bytes)))
 		return 0;
 	return route->method != HTTP_POST ? 0 : door->routes->env.config->limits.body_bytes;
 }

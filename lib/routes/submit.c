@@ -298,10 +298,12 @@ static void set_trace(struct routes *r, struct http_request *req, struct batch *
 
 static void refuse(const struct submission *s, int err)
 {
+	const struct dispatch_refusal full = dispatch_last_refusal(s->routes->env.dispatch);
 	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
-					     .stream = s->stream && !s->job};
+					     .stream = s->stream && !s->job,
+					     .retry_after_s = err == -EBUSY ? full.retry_after_s : 0};
 	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : err == -EDQUOT ? PROBLEM_QUOTA_EXCEEDED : PROBLEM_SHUTTING_DOWN;
-	const char *why = err == -EBUSY ? "too many unfinished items; nothing was sent" :
+	const char *why = err == -EBUSY ? full.detail :
 			  err == -EDQUOT ? "you have too many unfinished items already; nothing was sent" : NO_NEW_BATCHES;
 
 	refuse_unknown(&known, s->take->key, kind, problem_document(kind, why));
