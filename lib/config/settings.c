@@ -60,7 +60,7 @@ static const struct setting table[] = {
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
 	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
 	 "Memory for batches that are not done and for bodies on their way; what would exceed it is refused with 503."},
-	{"limits.queue_ms", &cfg_type_integer, IN_CONFIG(limits.queue_ms), "3000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	{"limits.queue_ms", &cfg_type_integer, IN_CONFIG(limits.queue_ms), "1000", 0, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long a batch may be expected to wait for a service that is behind, by its pace; longer is refused with 503; 0 is any time."},
 	{"limits.resident_bytes", &cfg_type_integer, IN_CONFIG(limits.resident_bytes), "67108864", 1, TIB, "bytes", NULL,
 	 ONLY_NONE, "Jobs in memory; the others stand in the store until there is room and their time has come."},
