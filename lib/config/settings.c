@@ -131,9 +131,9 @@ static const struct setting table[] = {
 	 "Its part of a busy downstream's turns, against those of other tenants."},
 	{"tenants.*.max_priority", &cfg_type_integer, IN_TENANT(max_priority), "9", 0, PRIORITY_MAX, "levels", NULL, ONLY_NONE,
 	 "The highest priority that its batches may ask for."},
-	{"tenants.*.batches_per_second", &cfg_type_decimal, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
+	{"tenants.*.batches_per_second", &cfg_type_number, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
 	 ONLY_NONE, "Its batches are refused with 429 beyond that, after one second's at once; 0 is no limit."},
-	{"tenants.*.items_per_second", &cfg_type_decimal, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
+	{"tenants.*.items_per_second", &cfg_type_number, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "The same of the items in its batches; 0 is no limit."},
 	{"tenants.*.queued_items", &cfg_type_integer, IN_TENANT(queued_items), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Its unfinished items, those of jobs too; a batch that would exceed it is refused with 429; 0 is no limit."},
@@ -160,11 +160,11 @@ static const struct setting table[] = {
 	 ONLY_NONE, "What the downstream takes; limits.payload_bytes if not given."},
 	{"services.*.refuses_with", &cfg_type_refuses_with, IN_SERVICE(refuses_with_503), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "[503] where that answer means that nothing was delivered, so that a repeat is safe."},
-	{"services.*.rate.per_second", &cfg_type_decimal, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
+	{"services.*.rate.per_second", &cfg_type_number, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
 	 ONLY_NONE, "Attempts to one origin, repeats too, for downstreams that promise no more; 0 is no limit."},
 	{"services.*.rate.burst", &cfg_type_integer, IN_SERVICE(rate.burst), NULL, 1, MILLION, "attempts", NULL, ONLY_NONE,
 	 "Attempts to one origin that may start at once; a tenth of per_second if not given, and at least 1."},
-	{"services.*.breaker.failure_ratio", &cfg_type_decimal, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
+	{"services.*.breaker.failure_ratio", &cfg_type_number, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
 	 NULL, ONLY_NONE, "An origin that fails so often is left alone, and its items fail fast; 0 is no breaker."},
 	{"services.*.breaker.min_attempts", &cfg_type_integer, IN_SERVICE(breaker.min_attempts), "20", 1, MILLION, "attempts",
 	 NULL, ONLY_NONE, "Fewer in the window say too little to open the breaker."},
@@ -172,9 +172,9 @@ static const struct setting table[] = {
 	 ONLY_NONE, "How far the breaker looks back."},
 	{"services.*.breaker.open_ms", &cfg_type_integer, IN_SERVICE(breaker.open_ms), "5000", 10, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long an open breaker refuses before one attempt asks whether the origin is back."},
-	{"services.*.retry_budget.ratio", &cfg_type_decimal, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
+	{"services.*.retry_budget.ratio", &cfg_type_number, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
 	 NULL, ONLY_NONE, "Repeats to one origin, so that one which comes back is not drowned in what it missed."},
-	{"services.*.retry_budget.per_second", &cfg_type_decimal, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
+	{"services.*.retry_budget.per_second", &cfg_type_number, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
 	 "repeats", NULL, ONLY_NONE, "Repeats that are there in any case: few of them harm nobody."},
 	{"services.*.retry_budget.window_ms", &cfg_type_integer, IN_SERVICE(retry_budget.window_ms), "10000", 100, HOUR, "ms",
 	 NULL, ONLY_NONE, "How far the retry budget looks back."},
@@ -256,7 +256,7 @@ static void report_unknown(const struct node *n, const char *section, struct rep
 		const char *path = path_in(&table[i], section);
 		struct slice part = path == NULL ? last : first_part(path);
 
-		if (slice_eq(part, last) || table[i].type == &cfg_type_absent)
+		if (slice_eq(part, last))
 			continue;
 		last = part;
 		buf_printf(&known, "%s%.*s", known.n == 0 ? "" : ", ", (int)part.n, part.p);
@@ -364,8 +364,6 @@ void config_describe(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 
-		if (s->type == &cfg_type_absent)
-			continue;
 		buf_printf(out, "| `%s` | ", s->path);
 		describe_type(s, out);
 		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
@@ -394,11 +392,10 @@ static void add_services(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 		const char *path = path_in(s, "services.*");
-
 		struct slice part = path == NULL ? section : first_part(path);
 		bool nested = path != NULL && path[part.n] == '.';
 
-		if (path == NULL || s->type == &cfg_type_absent)
+		if (path == NULL)
 			continue;
 		if (nested && !slice_eq(part, section))
 			buf_printf(out, "    # %.*s:\n", (int)part.n, part.p);
