@@ -96,7 +96,8 @@ class Haproxy(Front):
         second = f"server two {addresses[1]}" if len(addresses) > 1 else ""
         config = self.write("haproxy.cfg", filled("haproxy.cfg", {
             "server one 10.0.0.1:8080": f"server one {addresses[0]}", "server two 10.0.0.2:8080": second,
-            "bind :80": f"bind fd@{self.listener.fileno()}", "inter 1s": f"inter {inter}"}))
+            "bind :80": f"bind fd@{self.listener.fileno()}", "inter 1s": f"inter {inter}",
+            "option dontlognull": "option dontlog-normal"}))
         self.process = harness.Process(["haproxy", "-db", "-f", config], pass_fds=[self.listener.fileno()])
 
     def wait_up(self, name, start=0):
