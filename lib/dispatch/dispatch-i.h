@@ -83,6 +83,7 @@ struct live {
 	int64_t document_until_us;       /* ... and how long it will do */
 	uint32_t room;                   /* taken of jobs.residency; 0: none */
 	uint16_t service;                /* whose room it is */
+	uint16_t tenant;                 /* by its number in the configuration; 0 if it is not there */
 	bool counted;                    /* its items are in group->unfinished */
 	bool urgent;                     /* it came back past the others, to be ended */
 	bool untold;                     /* updates are on their way that nobody hears of */
@@ -179,6 +180,11 @@ struct live *live_adopt(struct dispatch *d, struct batch *take);         /* one 
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */
 
+/* tenants.c: the unfinished items of each tenant. False: they would be more than it may have. */
+bool tenant_queue(struct dispatch *d, const struct batch *b) MUST_CHECK;
+void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
+void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
+
 /* batch.c: its listener is told of the items up to told_last. */
 void live_tell(struct live *lv);
 
@@ -200,7 +206,7 @@ bool jobs_have_room(const struct dispatch *d, uint16_t service);
 void jobs_take(struct live *lv, uint16_t service, size_t bytes);
 void jobs_give(struct live *lv);
 void jobs_add(struct live *lv, uint16_t service, int64_t due_us);        /* it leaves memory */
-bool jobs_cancel(struct dispatch *d, struct batch_id id);
+bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant);
 void jobs_wake(struct dispatch *d, int64_t now_us);
 void jobs_pump(struct dispatch *d);
 int64_t jobs_next(const struct dispatch *d);

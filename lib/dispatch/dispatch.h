@@ -15,6 +15,7 @@
 #include "base/idmap.h"
 #include "config/config.h"
 #include "core/batch.h"
+#include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
 #include "store/store.h"
@@ -29,6 +30,7 @@ struct dispatch_group {
 	uint64_t hash_seed;
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
+	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
 
@@ -63,7 +65,7 @@ struct dispatch_listener {
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
  * reference on success. -EBUSY: too many unfinished items, or too many bytes held
- * for batches; -ESHUTDOWN: draining. A durable batch goes to the store first, and
+ * for batches; -EDQUOT: more unfinished items than its tenant may have; -ESHUTDOWN: draining. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
@@ -75,9 +77,10 @@ void dispatch_detach(struct dispatch *d, struct batch_id id);
  * attempt of it starts, in any shard; on_done follows when all are back. */
 void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why);
 
-/* The same for a job that may not be in memory: it is fetched to be ended. False:
- * it is not unfinished here, or it is in the store and this shard goes down. */
-bool dispatch_cancel_job(struct dispatch *d, struct batch_id id);
+/* The same for a tenant's job that may not be in memory: it is fetched to be ended.
+ * False: it is not unfinished here, or is another tenant's, or it is in the store
+ * and this shard goes down. */
+bool dispatch_cancel_job(struct dispatch *d, struct batch_id id, struct slice tenant);
 
 /* A batch that was unfinished when the process before ended: an asynchronous one
  * goes on when its time comes, a synchronous one ends as `interrupted`. Before
@@ -106,13 +109,14 @@ void dispatch_cancel_all(struct dispatch *d, enum why why);
  * a batch's documents. */
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id);
 
-/* Call `show`, at once, with a live batch that the store has not got (it is not
- * durable). False: there is no such batch, or the store has it. */
-bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg);
+/* Call `show`, at once, with a live batch of the tenant that the store has not got
+ * (it is not durable). False: there is no such batch, or the store has it. */
+bool dispatch_show(struct dispatch *d, struct batch_id id, struct slice tenant,
+		   void (*show)(void *arg, const struct batch *b), void *arg);
 
-/* Is the batch shown from memory: does it live here, and is not durable?
+/* Is the tenant's batch shown from memory: does it live here, and is not durable?
  * *retoutcome: NULL until it is done. */
-bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome);
+bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome);
 
 /* Accept nothing more; call on_idle once, when this shard's last batch is done.
  * Jobs start nothing more, and leave memory when what is in flight has come back:

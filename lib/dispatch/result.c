@@ -140,6 +140,7 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 		op_finish(&d->ops, &it->op);
 	if (lv->counted)
 		atomic_fetch_sub(&d->env.group->unfinished, 1);
+	tenant_unqueue(d, lv->tenant, 1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -1);
 	meter_add(d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
 	tell_store(lv, it);

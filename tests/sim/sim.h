@@ -210,6 +210,7 @@ struct sim {
 	struct config config;            /* what the checks believe */
 	struct config told;              /* what the dispatcher is told */
 	struct service services[MAX_SERVICES], told_services[MAX_SERVICES];
+	struct tenant nobody;            /* who has no key */
 	struct fake_settings set;
 	bool stalls;                     /* shards may stand still for a while */
 	bool exact;                      /* no stall, no late timer: instants are exact */

@@ -71,7 +71,7 @@ static void end_durable(struct sim_batch *b, enum why why)
 	fake_loop_enter(sim.loops[shard]);
 	sim.inside = true;
 	if (why == WHY_CANCELLED && b->fate == FATE_KEPT)
-		found = dispatch_cancel_job(sim.dispatches[shard], b->id);
+		found = dispatch_cancel_job(sim.dispatches[shard], b->id, (struct slice){0});
 	else
 		dispatch_cancel(sim.dispatches[shard], b->id, why);
 	sim.inside = false;
