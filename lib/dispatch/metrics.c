@@ -88,6 +88,8 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 		[METRIC_ITEMS_INTERRUPTED] = {"settled_items_interrupted_total",
 					      "Items that were in flight when the process before ended.",
 					      METRIC_COUNTER, {{0}}},
+		[METRIC_SHED] = {"settled_items_shed_total", "Items of best_effort batches that made room for others.",
+				 METRIC_COUNTER, {{0}}},
 		[METRIC_PARKED] = {"settled_requests_parked", "Requests waiting for their batch.",
 				   METRIC_GAUGE, {{0}}},
 		[METRIC_WAITING] = {"settled_requests_waiting", "Requests that wait for a batch that is not theirs.",
