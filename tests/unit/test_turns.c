@@ -184,6 +184,32 @@ static void a_newcomer_has_its_turn_within_a_round(void **state)
 	}
 }
 
+/* One item at a time, the next one when it has gone: no more than its weight. */
+static void who_comes_anew_each_time_gains_nothing(void **state)
+{
+	unsigned served[2][2] = {{0}};
+
+	(void)state;
+	for (unsigned i = 0; i < 5000; i++) {
+		add((struct maker){.batch = 1, .tenant = 1, .weight = 9, .priority = 9});
+		add((struct maker){.batch = 2, .tenant = 2, .weight = 9, .priority = 9});
+	}
+	add((struct maker){.batch = 3, .tenant = 1, .weight = 9, .priority = 0});
+	add((struct maker){.batch = 4, .tenant = 3, .weight = 2, .priority = 9});
+	for (unsigned i = 0; i < 3000; i++) {
+		const struct attempt *a = serve(TURN_ANY);
+
+		served[0][a->batch.lo == 3]++;
+		served[1][a->batch.lo == 4]++;
+		if (a->batch.lo > 2)
+			add((struct maker){.batch = (unsigned)a->batch.lo, .tenant = a->tenant, .weight = a->weight,
+					   .priority = a->priority});
+	}
+	/* A tenth of 9 in 20, and 2 in 20, of all three thousand. */
+	assert_in_range(served[0][1], 110, 140);
+	assert_in_range(served[1][1], 285, 315);
+}
+
 static void first_attempts_pass_repeats_where_these_may_not_go(void **state)
 {
 	struct attempt *repeat = add((struct maker){.batch = 1, .weight = 1, .repeat = true});
@@ -283,6 +309,7 @@ int main(void)
 		TEST(a_crowd_of_batches_gains_nothing),
 		TEST(batches_of_one_priority_take_turns_one_by_one),
 		TEST(a_newcomer_has_its_turn_within_a_round),
+		TEST(who_comes_anew_each_time_gains_nothing),
 		TEST(first_attempts_pass_repeats_where_these_may_not_go),
 		TEST(a_repeat_goes_before_what_its_batch_has_not_begun),
 		TEST(repeats_that_had_to_wait_do_not_crowd_out_the_others_then),
