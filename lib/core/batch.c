@@ -83,7 +83,9 @@ void batch_count_no_more(struct batch *b)
 {
 	if (b->held != NULL)
 		atomic_fetch_sub(b->held, b->held_bytes);
-	b->held = NULL;
+	if (b->held_too != NULL)
+		atomic_fetch_sub(b->held_too, b->held_bytes);
+	b->held = b->held_too = NULL;
 }
 
 void batch_unref(struct batch *b)
@@ -282,6 +284,8 @@ enum stop stop_from_why(enum why w)
 		return STOP_SHUTDOWN;
 	case WHY_INTERRUPTED:
 		return STOP_INTERRUPTED;
+	case WHY_SHED:
+		return STOP_SHED;
 	case WHY_NONE:
 	case WHY_ATTEMPT_TIMEOUT:
 	case WHY_PARKED:
@@ -308,6 +312,7 @@ enum stop_reason stop_reason_from_why(enum why w)
 	case WHY_NONE:
 	case WHY_ATTEMPT_TIMEOUT:
 	case WHY_TTL:
+	case WHY_SHED:
 	case WHY_PARKED:
 		break;
 	}

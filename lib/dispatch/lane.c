@@ -224,14 +224,14 @@ static void on_attempt_cancel(struct op *op, enum why why)
 	}
 }
 
-/* A job that is parked loses what has not started; what is in flight may finish. */
-static void park(struct dispatch *d, struct visit *v)
+/* A batch that is parked or shed loses what has not started; what is in flight may finish. */
+static void end_waiting(struct dispatch *d, struct visit *v, enum why why)
 {
 	list_foreach(node, &v->op.children) {
 		struct attempt *a = container_of(node, struct attempt, op.sibling);
 
 		if (!a->started)
-			op_cancel(&d->ops, &a->op, WHY_PARKED);
+			op_cancel(&d->ops, &a->op, why);
 	}
 }
 
@@ -242,8 +242,8 @@ void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why)
 
 	if (v == NULL)
 		return;
-	if (why == WHY_PARKED)
-		park(d, v);
+	if (why == WHY_PARKED || why == WHY_SHED)
+		end_waiting(d, v, why);
 	else
 		op_cancel(&d->ops, &v->op, why);
 }

@@ -138,10 +138,11 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 	item_settle(it, code, stop, loop_now_us(d->env.loop));
 	if (it->op.live)
 		op_finish(&d->ops, &it->op);
-	if (lv->counted)
-		atomic_fetch_sub(&d->env.group->unfinished, 1);
+	admission_give_item(lv, it);
+	tenant_unqueue(d, lv->tenant, 1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -1);
 	meter_add(d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
+	meter_add(d->env.meter, METRIC_SHED, 0, 0, stop == STOP_SHED);
 	tell_store(lv, it);
 	if (contract_stops_on(lv->batch->policy.contract, it))
 		op_cancel(&d->ops, &lv->batch->op, WHY_FIRST_FAILURE);

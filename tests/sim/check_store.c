@@ -86,7 +86,7 @@ static void accept_asked(const struct store_accept *a)
 	b->id = a->batch->id;
 	for (unsigned i = 0; i < b->n_items; i++) {
 		note_item(&b->items[i], &a->batch->items[i]);
-		refused += b->items[i].invalid;
+		refused += b->items[i].invalid || model_shed(b, &a->batch->items[i]);
 	}
 	b->pending = b->n_items - refused;
 	b->settled_steps = refused;
@@ -154,7 +154,7 @@ static unsigned unused_claims(const struct sim_item *like)
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		const struct sim_batch *b = &sim.batches[i];
 
-		for (unsigned j = 0; b->fate == FATE_KEPT && b->end.why == WHY_NONE && j < b->n_items; j++)
+		for (unsigned j = 0; b->fate == FATE_KEPT && b->end.why == WHY_NONE && !model_may_shed(b) && j < b->n_items; j++)
 			n += may_start(b, &b->items[j]) && b->items[j].service == like->service &&
 			     slice_eq(model_origin(&b->items[j]), model_origin(like));
 	}

@@ -62,6 +62,11 @@ struct slice model_origin(const struct sim_item *it)
 	return (struct slice){url, (size_t)(host - url) + strcspn(host, "/")};
 }
 
+struct slice model_tenant(unsigned tenant)
+{
+	return slice_str(sim.config.tenants[tenant].name);
+}
+
 void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112])
 {
 	char id[BATCH_ID_LEN + 1];
@@ -219,4 +224,14 @@ enum delivered model_delivered(const struct sim_item *it, const struct sim_batch
 	for (int i = it->first; i >= 0 && up_to != 0; i = sim.requests[i].next, up_to--)
 		most = MAX(most, model_judge(b, &sim.requests[i]).delivered);
 	return most;
+}
+
+bool model_may_shed(const struct sim_batch *b)
+{
+	return sim.crowded && b->want.contract == CONTRACT_BEST_EFFORT && (!b->asynchronous || b->want.continue_on_disconnect);
+}
+
+bool model_shed(const struct sim_batch *b, const struct item *it)
+{
+	return model_may_shed(b) && it->state == ITEM_FINAL && it->attempts == 0 && it->stop == STOP_SHED;
 }

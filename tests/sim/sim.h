@@ -136,6 +136,7 @@ struct sim_item {
 	int64_t final_us, since_us;      /* ... and in this state since */
 	int64_t tried_us;                /* when its last try was over, as far as is known */
 	bool refused_last;               /* that try was refused */
+	bool shed;                       /* there was no room for it when its batch came */
 	bool duplicate_risk;
 	/* Durable: what was asked of the store, and what it kept. */
 	bool claimed, claim_unstarted;   /* asked for, and no update since; and no start */
@@ -287,6 +288,7 @@ struct sim {
 	unsigned n_accounts;
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
+	bool crowded;                    /* so many items were unfinished once that some may be shed */
 	bool verbose;
 	const char *sqlite;              /* the folder of the database that plays the disk; NULL: memory does */
 	int64_t last_us;                 /* when something was last traced */
@@ -393,6 +395,8 @@ bool model_from_outside(const struct sim_batch *b, const struct request *r);
 struct verdict model_judge(const struct sim_batch *b, const struct request *r);
 enum said model_said(const struct sim_batch *b, const struct request *r);
 bool model_retryable(enum code c);
+bool model_may_shed(const struct sim_batch *b);            /* its items may make room for others */
+bool model_shed(const struct sim_batch *b, const struct item *it);
 enum status model_status(enum delivered d, unsigned attempts, enum code c);
 enum delivered model_delivered(const struct sim_item *it, const struct sim_batch *b, int up_to);
 int64_t model_backoff_ms(const struct sim_batch *b, const struct sim_item *it);
@@ -401,6 +405,7 @@ int64_t model_slack_us(const struct sim_batch *b);
 int64_t model_timeout_us(const struct sim_batch *b, const struct sim_item *it);
 int64_t model_deadline_us(const struct sim_batch *b);
 int64_t model_ttl_us(const struct sim_batch *b, const struct sim_item *it);
+struct slice model_tenant(unsigned tenant);
 struct slice model_origin(const struct sim_item *it);
 void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112]);
 
