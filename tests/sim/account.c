@@ -237,12 +237,12 @@ static void take_of_budget(const struct account *a, const struct request *r)
 	      repeats, firsts);
 }
 
-/* May it have been spent at that time, however its window is cut? */
+/* May it have been spent at that time or since, however its window is cut? */
 static bool budget_spent(const struct account *a, int64_t us)
 {
 	int64_t window = 1000 * service_of(a)->retry_budget.window_ms;
-	unsigned repeats = started_in(a, us - window - window / SLOTS, us, true);
-	unsigned firsts = started_in(a, us - window + window / SLOTS, us, false);
+	unsigned repeats = started_in(a, us - window - window / SLOTS, clock_now(), true);
+	unsigned firsts = started_in(a, us - window + window / SLOTS, us - 1, false);
 
 	return has_budget(a) && repeats + 1 > budget_of(a, firsts) - 2e-6;
 }

@@ -7,6 +7,8 @@
 /* What protects a downstream is misread. */
 static void doctor_protection(struct service *s)
 {
+	if (sim.plant == PLANT_MORE_QUEUED && s->max_queued > 0)
+		s->max_queued++;
 	if (sim.plant == PLANT_BURST_AND_ONE)
 		s->rate.burst++;
 	if (sim.plant == PLANT_FAST)
@@ -53,6 +55,10 @@ void doctor_config(void)
 			s->refuses_with_503 = true;
 		doctor_protection(s);
 	}
+	if (sim.plant == PLANT_MORE_ITEMS)
+		sim.told.limits.queued_items += sim.told.limits.queued_items / 10;
+	for (size_t i = 0; sim.plant == PLANT_MORE_OF_TENANT && i < sim.told.n_tenants; i++)
+		sim.told_tenants[i].queued_items += sim.tenants[i].queued_items > 0;
 	for (size_t i = 0; sim.plant == PLANT_NO_WEIGHTS && i < sim.told.n_tenants; i++)
 		sim.told_tenants[i].weight = 1;
 }

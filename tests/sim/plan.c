@@ -72,6 +72,7 @@ void plan_services(void)
 			.max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps)),
 			.max_payload = dice_chance(10) ? 40 : 65536,
 			.refuses_with_503 = dice_chance(30),
+			.max_queued = dice_chance(10) ? (uint32_t)dice_log(1, 100) : 0,
 		};
 		plan_protection(&sim.services[i]);
 	}
@@ -84,7 +85,8 @@ static void plan_tenants(void)
 	sim.config.tenants = sim.tenants;
 	sim.config.n_tenants = MAX_TENANTS;
 	for (unsigned i = 0; i < MAX_TENANTS; i++)
-		sim.tenants[i] = (struct tenant){.name = tenant_names[i], .weight = few(10), .max_priority = PRIORITY_MAX};
+		sim.tenants[i] = (struct tenant){.name = tenant_names[i], .weight = few(10), .max_priority = PRIORITY_MAX,
+						  .queued_items = dice_chance(10) ? (uint32_t)dice_log(1, 100) : 0};
 }
 
 static void plan_limits(void)
@@ -96,7 +98,8 @@ static void plan_limits(void)
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.answer_bytes = 4096;
 	sim.config.limits.json_depth = 64;
-	sim.config.limits.queued_items = dice_chance(10) ? 10 : 100000;
+	sim.config.limits.queued_items = dice_chance(20) ? (unsigned)dice_log(10, 100) : 100000;
+	sim.config.limits.queue_ms = 10000;
 	sim.config.limits.queued_bytes = (size_t)1 << 30;
 	sim.config.limits.resident_bytes = (size_t)pick(resident, ARRAY_LEN(resident));
 	sim.config.limits.stored_items = dice_chance(5) ? 10 : 100000;
@@ -142,6 +145,9 @@ static void plan_contended(void)
 	s->attempt_timeout_ms = 10000;
 	s->breaker.failure_ratio = 0;
 	s->rate.per_second = s->rate.per_second > 5 ? s->rate.per_second : 0;
+	s->max_queued = 0;
+	for (unsigned i = 0; i < MAX_TENANTS; i++)
+		sim.tenants[i].queued_items = 0;
 	sim.config.limits.in_flight = 100;
 	sim.config.limits.queued_items = 100000;
 	sim.jobs = sim.crowd = false;

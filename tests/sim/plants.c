@@ -110,6 +110,12 @@ static const struct planted {
 	{"tenants have no weights", PLANT_NO_WEIGHTS, RULE_FAIR},
 	{"batches have no priorities", PLANT_NO_PRIORITIES, RULE_FAIR},
 	{"a service takes all slots of a shard", PLANT_UNFAIR_SLOTS, RULE_SLOTS},
+	{"one item more is let in for a service", PLANT_MORE_QUEUED, RULE_ADMISSION},
+	{"a tenth more items are let in", PLANT_MORE_ITEMS, RULE_ADMISSION},
+	{"a tenant may have one item more", PLANT_MORE_OF_TENANT, RULE_ADMISSION},
+	{"best_effort makes no room", PLANT_NEVER_SHEDS, RULE_SHED},
+	{"best_effort is shed too early", PLANT_SHEDS_EARLY, RULE_SHED},
+	{"an item of a tenant is not given back", PLANT_TENANT_LEAK, RULE_LEAK},
 	{"a lane that found no slot is forgotten", PLANT_STARVED_SLEEP, RULE_IDLE},
 	{"a job is settled by a shutdown", PLANT_SETTLED_BY_SHUTDOWN, RULE_SHUTDOWN},
 };

@@ -34,6 +34,7 @@
 	X(STOP, "stop says why there was no further attempt")                              \
 	X(STOP_REASON, "stop_reason says why the batch ended")                             \
 	X(DOCUMENT, "the document says what the batch is")                                 \
+	X(SHED, "best_effort makes room before others are refused, and nobody else does")  \
 	X(LISTENER, "the listener is called from the loop, on_done once")                  \
 	X(ADMISSION, "a refusal has its reason and leaves nothing behind")                 \
 	X(RATE, "a lane's starts are at most burst + rate * time, over any window")        \
@@ -173,6 +174,8 @@ struct sim_batch {
 	bool plain;                      /* the request leaves the policy to its defaults */
 	unsigned n_items, shard;
 	unsigned tenant;                 /* of config.tenants */
+	unsigned life;                   /* the process that it was submitted to */
+	bool too_much;                   /* there was no room for all of it when it came */
 	int64_t ready_us;                /* since then it has had something ready in its lane; NEVER: it has not */
 	struct sim_item *items;
 	int64_t submit_us;
@@ -247,7 +250,9 @@ enum plant {
 	PLANT_RATE_UNPAID, PLANT_LANE_FORGETS, PLANT_TWO_PROBES, PLANT_STALE_OUTCOME, PLANT_4XX_FAILS, PLANT_429_FAILS,
 	PLANT_5XX_SUCCEEDS, PLANT_ABORT_FAILS, PLANT_TIMEOUT_IS_NEITHER, PLANT_PROBE_LOST, PLANT_REPEAT_UNPAID,
 	PLANT_FIRSTS_PAY, PLANT_FIRSTS_WAIT, PLANT_NO_TIMER, PLANT_UNFAIR_SLOTS, PLANT_STARVED_SLEEP,
-	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT
+	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT,
+	/* who is let in */
+	PLANT_MORE_QUEUED, PLANT_MORE_ITEMS, PLANT_MORE_OF_TENANT, PLANT_NEVER_SHEDS, PLANT_SHEDS_EARLY, PLANT_TENANT_LEAK
 };
 
 /* One seed's world. There is one at a time. */
@@ -288,6 +293,7 @@ struct sim {
 	unsigned n_accounts;
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
+	bool must_shed;                  /* a batch came, and best_effort has to make room */
 	bool crowded;                    /* so many items were unfinished once that some may be shed */
 	bool verbose;
 	const char *sqlite;              /* the folder of the database that plays the disk; NULL: memory does */
@@ -383,6 +389,13 @@ bool account_lacks_budget(const struct sim_item *it, int64_t us);
 bool account_refused_since(const struct sim_item *it, int64_t us);
 int64_t account_next_us(void);
 
+/* check_room.c: who is let in. */
+void room_before(struct sim_batch *b);
+void room_after(const struct sim_batch *b, const struct batch *real);
+void room_close(void);
+void check_shed(const struct sim_batch *b, unsigned item);
+void check_room(void);
+
 /* fair.c: whose turn it is. */
 void check_fair(unsigned account, const struct sim_item *like);
 
@@ -422,7 +435,7 @@ enum race {
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
 	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
 	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
-	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_MAX
+	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);
