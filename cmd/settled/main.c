@@ -51,8 +51,8 @@ static int with_config(const struct options *o)
 	else if (o->command == COMMAND_HEALTHCHECK)
 		ret = healthcheck_run(config);
 	else
-		ret = app_run(config, SETTLED_VERSION);
-	config_free(config);
+		return app_run(o->config, config, SETTLED_VERSION);
+	config_unref(config);
 	return ret;
 }
 

@@ -1,6 +1,7 @@
 /*
  * One shard: its modules made and freed in order, and its part in a stop.
  *
+ *   learn ──► use, for each reload
  *   drain ──► last batch done ──► quiesce ──► connections closed ──► loop stopped
  *
  * Threads: shard_init() and shard_free() run in the main thread while no other
@@ -35,7 +36,7 @@ static void on_drain(struct loop_msg *msg)
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
-		  LOG_INT("drain_ms", s->app->config.limits.drain_ms));
+		  LOG_INT("drain_ms", s->config->limits.drain_ms));
 }
 
 static void on_cancel(struct loop_msg *msg)
@@ -84,10 +85,9 @@ void shard_quiesce(struct shard *s)
 	loop_post(s->loop, &s->quiesce);
 }
 
-static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
+static struct httpd_config httpd_config(const struct config *c)
 {
-	const struct config *c = &s->app->config;
-	const struct httpd_config cfg = {
+	return (struct httpd_config){
 		.connections = MAX(1u, c->limits.connections / c->shards),
 		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
@@ -95,19 +95,54 @@ static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
 		.idle_ms = c->limits.idle_ms,
 		.write_ms = c->limits.write_ms,
 	};
+}
 
-	return httpd_new(s->loop, take_listen_fd, &cfg, routes_handler(s->routes));
+/* ---- the steps of a reload ---- */
+
+static void on_learn(struct loop_msg *msg)
+{
+	struct shard *s = container_of(msg, struct shard, learn);
+
+	dispatch_reload(s->dispatch, config_ref(s->next));
+	xfer_set_max_idle(s->xfer, s->next->limits.in_flight);
+	step_done(s);
+}
+
+static void on_use(struct loop_msg *msg)
+{
+	struct shard *s = container_of(msg, struct shard, use);
+	const struct httpd_config cfg = httpd_config(s->next);
+
+	routes_reload(s->routes, s->next);
+	httpd_reload(s->httpd, &cfg);
+	config_unref(s->config);
+	s->config = STEAL_PTR(s->next);
+	step_done(s);
+}
+
+void shard_learn(struct shard *s, struct config *c)
+{
+	s->next = config_ref(c);
+	s->learn.run = on_learn;
+	loop_post(s->loop, &s->learn);
+}
+
+void shard_use(struct shard *s)
+{
+	s->use.run = on_use;
+	loop_post(s->loop, &s->use);
 }
 
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
 {
-	const struct config *c = &app->config;
+	struct config *c = app->config;
+	const struct httpd_config hc = httpd_config(c);
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
 		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",
 		.lookups = LOOKUPS};
 
-	*s = (struct shard){.app = app, .index = index};
+	*s = (struct shard){.app = app, .index = index, .config = config_ref(c)};
 	s->loop = loop_new();
 	if (s->loop == NULL) {
 		close(take_listen_fd);
@@ -123,13 +158,14 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 							  .store = app->store, .config = c,
 							  .group = &app->group, .meter = meter,
 							  .shard = index});
+	dispatch_reload(s->dispatch, config_ref(c));
 	s->routes = routes_new(&(struct routes_env){.loop = s->loop, .config = c,
 						    .dispatch = s->dispatch, .group = &app->group,
 						    .peers = app->peers, .store = app->store,
 						    .meter = meter});
 	app->group.members[index] = s->dispatch;
 	app->peers[index] = s->routes;
-	s->httpd = new_httpd(s, take_listen_fd);
+	s->httpd = httpd_new(s->loop, take_listen_fd, &hc, routes_handler(s->routes));
 	return s->httpd == NULL ? -errno : 0;
 }
 
@@ -145,6 +181,7 @@ void shard_free(struct shard *s)
 	xfer_free(s->xfer);
 	loop_timer_free(s->quiet);
 	loop_free(s->loop);
+	config_unref(s->config);
 }
 
 void *shard_run(void *arg)

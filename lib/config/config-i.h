@@ -15,6 +15,7 @@ enum {
 	CONFIG_NODES_MAX = 20000,
 	CONFIG_ERRORS_MAX = 100,
 	CONFIG_SHARDS_MAX = 64,
+	CONFIG_SERVICE_SLOTS = 256,      /* with all that reloads may add; or twice what the start had */
 };
 
 enum node_kind { NODE_TEXT, NODE_LIST, NODE_MAP };
@@ -78,10 +79,19 @@ bool cfg_check_service_name(struct slice name);
 
 struct setting;
 
+/* To be printed, without secrets; or to be held against another one: then a digest
+ * stands for a secret. */
+enum show_how { SHOW_PRINT, SHOW_COMPARE };
+
+/* What is printed instead of a secret. */
+#define CFG_HIDDEN "***"
+
 /* A type knows its name for people and how to read a value to where it belongs. */
 struct setting_type {
 	const char *name;
 	void (*read)(const struct setting *s, const struct node *n, void *at, struct report *rep);
+	/* The value as a file would say it; nothing where a file says nothing. */
+	void (*show)(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 };
 
 extern const struct setting_type cfg_type_integer, cfg_type_bool, cfg_type_choice, cfg_type_word, cfg_type_listen,
@@ -100,9 +110,14 @@ struct setting {
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */
 	const char *why;                 /* one sentence for the operator; absent: what to do instead */
+	bool restart;                    /* a reload leaves it as it is */
 };
 
 /* settings.c */
+extern const struct setting cfg_settings[];
+extern const size_t cfg_n_settings;
+/* What follows `section` in a setting's path; NULL if it is not in there. */
+const char *cfg_setting_in(const struct setting *s, const char *section);
 void cfg_settings_preset(const char *section, void *base);
 void cfg_settings_read(const struct node *map, const char *section, void *base, struct report *rep);
 void cfg_settings_check_kind(const struct node *map, enum service_kind kind, struct report *rep);
@@ -111,3 +126,17 @@ extern const char *const cfg_service_kinds[];
 /* read.c: a text that is no null and holds no NUL byte, or a report and false. */
 bool cfg_node_want_text(const struct node *n, const char *what, struct report *rep);
 int cfg_choice_index(const char *const *choices, const struct node *n);   /* -1: none of them */
+
+/* show.c: how each type shows a value. */
+void cfg_show_integer(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_bool(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_choice(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_text(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_listen(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_url(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_secret(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+/* A text in double quotes, as YAML and JSON have them. */
+void cfg_show_quoted(struct buf *out, struct slice text);

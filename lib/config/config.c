@@ -42,13 +42,50 @@ void config_free(struct config *c)
 	free(c);
 }
 
+struct config *config_ref(struct config *c)
+{
+	atomic_fetch_add(&c->refs, 1);
+	return c;
+}
+
+void config_unref(struct config *c)
+{
+	if (c != NULL && atomic_fetch_sub(&c->refs, 1) == 1)
+		config_free(c);
+}
+
 int config_find_service(const struct config *c, struct slice name)
 {
 	for (size_t i = 0; i < c->n_services; i++) {
-		if (slice_eq(slice_str(c->services[i].name), name))
+		if (!c->services[i].removed && slice_eq(slice_str(c->services[i].name), name))
 			return (int)i;
 	}
 	return -1;
+}
+
+int config_only_service(const struct config *c)
+{
+	int only = -1;
+
+	for (size_t i = 0; i < c->n_services; i++) {
+		if (c->services[i].removed)
+			continue;
+		if (only >= 0)
+			return -1;
+		only = (int)i;
+	}
+	return only;
+}
+
+bool config_has_secrets(const struct config *c)
+{
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service *s = &c->services[i];
+
+		if (s->n_headers > 0 || s->secret.n > 0 || s->url_hidden || s->key_file != NULL)
+			return true;
+	}
+	return c->tls_key_file != NULL;
 }
 
 static struct service *service_add(struct config *c, struct slice name)
@@ -167,6 +204,7 @@ struct config *config_load(const char *path, struct buf *reterr)
 	struct config *c = xcalloc(1, sizeof *c);
 	struct report rep = {.out = reterr, .file = path};
 
+	atomic_init(&c->refs, 1);
 	cfg_settings_preset("", c);
 	if (path != NULL)
 		read_file(c, &rep);
@@ -183,5 +221,6 @@ struct config *config_load(const char *path, struct buf *reterr)
 		if (c->services[i].max_payload == 0)
 			c->services[i].max_payload = c->limits.payload_bytes;
 	}
+	c->service_slots = (unsigned)MAX(2 * c->n_services, (size_t)CONFIG_SERVICE_SLOTS);
 	return c;
 }

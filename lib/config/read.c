@@ -203,18 +203,30 @@ static void read_shards(const struct setting *s, const struct node *n, void *at,
 		*(unsigned *)at = (unsigned)v;
 }
 
+/* It was copied from where the secret itself is not shown. */
+static bool is_hidden(const struct node *n, struct report *rep)
+{
+	if (!slice_eq(n->text, SLICE(CFG_HIDDEN)))
+		return false;
+	cfg_report_node(rep, n, CFG_HIDDEN " stands for a secret that was not printed: give it as ${NAME} or ${file:PATH}");
+	return true;
+}
+
 static void read_url(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
+	struct service *svc = container_of(at, struct service, url);
 	const char *problem;
 
 	(void)s;
-	if (!cfg_node_want_text(n, "a URL", rep))
+	if (!cfg_node_want_text(n, "a URL", rep) || is_hidden(n, rep))
 		return;
 	problem = cfg_check_url(n->text.p);
-	if (problem != NULL)
+	if (problem != NULL) {
 		cfg_report_node(rep, n, "%s", problem);
-	else
-		*(char **)at = xstrdup(n->text.p);
+		return;
+	}
+	svc->url = xstrdup(n->text.p);
+	svc->url_hidden = n->expanded;
 }
 
 static bool header_is_double(const struct node *h)
@@ -238,7 +250,7 @@ static const char *read_header(const struct node *h, struct report *rep)
 		cfg_report_key(rep, h, "%s", problem);
 		return NULL;
 	}
-	if (!cfg_node_want_text(h, "the header's value", rep))
+	if (!cfg_node_want_text(h, "the header's value", rep) || is_hidden(h, rep))
 		return NULL;
 	problem = cfg_check_header_value(h->text);
 	if (problem != NULL) {
@@ -275,7 +287,7 @@ static void read_secret(const struct setting *s, const struct node *n, void *at,
 	const char *problem;
 
 	(void)s;
-	if (!cfg_node_want_text(n, "a signing secret", rep))
+	if (!cfg_node_want_text(n, "a signing secret", rep) || is_hidden(n, rep))
 		return;
 	problem = cfg_check_secret(n->text, at);
 	if (problem != NULL)
@@ -324,16 +336,16 @@ static void read_absent(const struct setting *s, const struct node *n, void *at,
 	cfg_report_key(rep, n, "not available in this version: %s", s->why);
 }
 
-const struct setting_type cfg_type_integer = {"integer", read_integer};
-const struct setting_type cfg_type_bool = {"true or false", read_bool};
-const struct setting_type cfg_type_choice = {NULL, read_choice};
-const struct setting_type cfg_type_word = {NULL, read_word};
-const struct setting_type cfg_type_listen = {"address:port", read_listen};
-const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
-const struct setting_type cfg_type_path = {"directory", read_path};
-const struct setting_type cfg_type_url = {"URL", read_url};
-const struct setting_type cfg_type_headers = {"map of texts", read_headers};
-const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret};
-const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges};
-const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with};
+const struct setting_type cfg_type_integer = {"integer", read_integer, cfg_show_integer};
+const struct setting_type cfg_type_bool = {"true or false", read_bool, cfg_show_bool};
+const struct setting_type cfg_type_choice = {NULL, read_choice, cfg_show_choice};
+const struct setting_type cfg_type_word = {NULL, read_word, cfg_show_text};
+const struct setting_type cfg_type_listen = {"address:port", read_listen, cfg_show_listen};
+const struct setting_type cfg_type_shards = {"auto or integer", read_shards, cfg_show_integer};
+const struct setting_type cfg_type_path = {"directory", read_path, cfg_show_text};
+const struct setting_type cfg_type_url = {"URL", read_url, cfg_show_url};
+const struct setting_type cfg_type_headers = {"map of texts", read_headers, cfg_show_headers};
+const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret, cfg_show_secret};
+const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges, cfg_show_ranges};
+const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with, cfg_show_refuses_with};
 const struct setting_type cfg_type_absent = {NULL, read_absent};

@@ -25,11 +25,11 @@ static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", NULL};
 
 /* path, type, field, default, min, max, unit, choices, kind, why */
-static const struct setting table[] = {
+const struct setting cfg_settings[] = {
 	{"listen", &cfg_type_listen, 0, sizeof(struct config), "127.0.0.1:8080", 0, 0, "", NULL, ONLY_NONE,
-	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one."},
+	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one.", .restart = true},
 	{"shards", &cfg_type_shards, IN_CONFIG(shards), "auto", 1, CONFIG_SHARDS_MAX, "threads", NULL, ONLY_NONE,
-	 "Event-loop threads; auto is one for each core that the process may use."},
+	 "Event-loop threads; auto is one for each core that the process may use.", .restart = true},
 
 	{"log.format", &cfg_type_choice, IN_CONFIG(log_format), "logfmt", 0, 0, "", formats, ONLY_NONE,
 	 "How a line on standard error is written."},
@@ -47,7 +47,7 @@ static const struct setting table[] = {
 	{"limits.json_depth", &cfg_type_integer, IN_CONFIG(limits.json_depth), "64", 4, 1000, "levels", NULL, ONLY_NONE,
 	 "How deeply a request's JSON may nest, because each open level is remembered while it is read."},
 	{"limits.connections", &cfg_type_integer, IN_CONFIG(limits.connections), "10000", 1, MILLION, "connections", NULL,
-	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor."},
+	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor.", .restart = true},
 	{"limits.queued_items", &cfg_type_integer, IN_CONFIG(limits.queued_items), "1000000", 1, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
 	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
@@ -84,9 +84,9 @@ static const struct setting table[] = {
 	 ONLY_NONE, "The longest deadline that a batch may ask for."},
 
 	{"store.path", &cfg_type_path, IN_CONFIG(store_path), "./settled-data", 0, 0, "", NULL, ONLY_NONE,
-	 "The directory that keeps batches over a restart, made if it is missing; one process each."},
+	 "The directory that keeps batches over a restart, made if it is missing; one process each.", .restart = true},
 	{"store.memory", &cfg_type_bool, IN_CONFIG(store_memory), "false", 0, 0, "", NULL, ONLY_NONE,
-	 "Keeps batches in memory instead: a restart forgets them."},
+	 "Keeps batches in memory instead: a restart forgets them.", .restart = true},
 
 	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},
@@ -117,8 +117,9 @@ static const struct setting table[] = {
 	{"services.*.breaker", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "leave it out"},
 };
 
-/* What follows `section` in a setting's path; NULL if it is not in there. */
-static const char *path_in(const struct setting *s, const char *section)
+const size_t cfg_n_settings = ARRAY_LEN(cfg_settings);
+
+const char *cfg_setting_in(const struct setting *s, const char *section)
 {
 	size_t n = strlen(section);
 
@@ -148,11 +149,11 @@ static void preset_one(const struct setting *s, void *base)
 /* Sets every default of a section and what is below; services.* stand apart. */
 void cfg_settings_preset(const char *section, void *base)
 {
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const char *path = path_in(&table[i], section);
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const char *path = cfg_setting_in(&cfg_settings[i], section);
 
-		if (path != NULL && strchr(path, '*') == NULL && table[i].preset != NULL)
-			preset_one(&table[i], base);
+		if (path != NULL && strchr(path, '*') == NULL && cfg_settings[i].preset != NULL)
+			preset_one(&cfg_settings[i], base);
 	}
 }
 
@@ -187,11 +188,11 @@ static void report_unknown(const struct node *n, const char *section, struct rep
 	size_t best_distance = MIN(n->key.n / 3 + 2, 4);
 	struct buf known = {0};
 
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const char *path = path_in(&table[i], section);
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const char *path = cfg_setting_in(&cfg_settings[i], section);
 		struct slice part = path == NULL ? last : first_part(path);
 
-		if (slice_eq(part, last) || table[i].type == &cfg_type_absent)
+		if (slice_eq(part, last) || cfg_settings[i].type == &cfg_type_absent)
 			continue;
 		last = part;
 		buf_printf(&known, "%s%.*s", known.n == 0 ? "" : ", ", (int)part.n, part.p);
@@ -209,14 +210,14 @@ static void report_unknown(const struct node *n, const char *section, struct rep
 
 static void read_one(const struct node *n, const char *section, void *base, struct report *rep)
 {
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const char *path = path_in(&table[i], section);
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const char *path = cfg_setting_in(&cfg_settings[i], section);
 		struct slice part = path == NULL ? (struct slice){0} : first_part(path);
 
 		if (path == NULL || !slice_eq(part, n->key))
 			continue;
 		if (path[part.n] == '\0') {
-			table[i].type->read(&table[i], n, (char *)base + table[i].offset, rep);
+			cfg_settings[i].type->read(&cfg_settings[i], n, (char *)base + cfg_settings[i].offset, rep);
 		} else {
 			char below[32];
 
@@ -248,9 +249,9 @@ void cfg_settings_check_kind(const struct node *map, enum service_kind kind, str
 {
 	enum setting_only wrong = kind == SERVICE_HTTP ? ONLY_WEBHOOK : ONLY_HTTP;
 
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const char *path = path_in(&table[i], "services.*");
-		const struct node *n = path == NULL || table[i].only != wrong ? NULL : cfg_node_find(map, path);
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const char *path = cfg_setting_in(&cfg_settings[i], "services.*");
+		const struct node *n = path == NULL || cfg_settings[i].only != wrong ? NULL : cfg_node_find(map, path);
 
 		if (n != NULL)
 			cfg_report_key(rep, n, "only for kind %s: leave it out",
@@ -275,11 +276,11 @@ static int64_t integer_at(const struct setting *s, const void *at)
 
 void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg)
 {
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const char *name = path_in(&table[i], "limits");
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const char *name = cfg_setting_in(&cfg_settings[i], "limits");
 
 		if (name != NULL)
-			fn(arg, name, integer_at(&table[i], (const char *)c + table[i].offset));
+			fn(arg, name, integer_at(&cfg_settings[i], (const char *)c + cfg_settings[i].offset));
 	}
 }
 
@@ -296,15 +297,15 @@ static void describe_type(const struct setting *s, struct buf *out)
 void config_describe(struct buf *out)
 {
 	buf_add_str(out, "| Setting | Value | Default | Why |\n|---|---|---|---|\n");
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const struct setting *s = &table[i];
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const struct setting *s = &cfg_settings[i];
 
 		if (s->type == &cfg_type_absent)
 			continue;
 		buf_printf(out, "| `%s` | ", s->path);
 		describe_type(s, out);
 		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
-		buf_printf(out, "%s |\n", s->why);
+		buf_printf(out, "%s%s |\n", s->why, s->restart ? " Needs a restart." : "");
 	}
 }
 
@@ -319,9 +320,9 @@ static void add_comment(struct buf *out, const char *indent, const struct settin
 static void add_services(struct buf *out)
 {
 	buf_add_str(out, "services:\n  webhook:\n");
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const struct setting *s = &table[i];
-		const char *path = path_in(s, "services.*");
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const struct setting *s = &cfg_settings[i];
+		const char *path = cfg_setting_in(s, "services.*");
 
 		if (path == NULL || s->type == &cfg_type_absent)
 			continue;
@@ -337,8 +338,8 @@ void config_defaults(struct buf *out)
 {
 	struct slice section = {0};
 
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const struct setting *s = &table[i];
+	for (size_t i = 0; i < ARRAY_LEN(cfg_settings); i++) {
+		const struct setting *s = &cfg_settings[i];
 		struct slice part = first_part(s->path);
 		bool nested = s->path[part.n] == '.';
 		const char *indent = nested ? "  " : "";

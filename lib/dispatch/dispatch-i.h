@@ -8,6 +8,7 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  which of them may: room in memory, shared between services
  *   watch.c      who is told that a batch has changed
+ *   reload.c     the configurations that are in use here
  */
 #pragma once
 
@@ -35,6 +36,7 @@ struct attempt {
 	struct gate *gate;               /* the batch's, which outlives its attempts */
 	uint16_t service;
 	bool durable;                    /* it needs a claim before it starts */
+	bool moved;                      /* not started: its lane serves its service no longer */
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */
 	int64_t batch_deadline_us;
@@ -48,6 +50,7 @@ struct attempt {
 	struct turn *turn;               /* while queued */
 	struct lane *lane;               /* while in flight */
 	struct transfer *transfer;       /* while in flight */
+	struct held_config *held;        /* while in flight: what it was started under */
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
@@ -57,6 +60,15 @@ struct attempt {
 	struct buf message_id;           /* outcome.message_id borrows from it */
 	struct buf quote;                /* the start of an answer that is no success, for the log */
 	int64_t started_us, done_us, started_unix_ms;
+};
+
+/* A configuration in use: the current one, or one that attempts in flight were
+ * started under. */
+struct held_config {
+	struct list node;                /* dispatch.old, or none */
+	const struct config *config;
+	struct config *owned;            /* the same with a reference; NULL: it was lent */
+	unsigned attempts;
 };
 
 enum live_phase {
@@ -128,7 +140,9 @@ struct jobs {
 };
 
 struct dispatch {
-	struct dispatch_env env;
+	struct dispatch_env env;         /* config: the current one */
+	struct held_config *held;        /* the current one */
+	struct list old;                 /* struct held_config: those before */
 	struct rng rng;
 	struct op_tree ops;
 	struct op root;
@@ -151,6 +165,7 @@ struct dispatch {
 	unsigned answers;                /* of the store's, that are awaited for them */
 	/* lane.c */
 	struct idmap lanes, visits, turns;
+	struct list all_lanes;
 	struct list dirty_lanes;
 	struct list starved;             /* lanes that wait for the shard's own cap */
 	struct list ended;               /* attempts cancelled while queued */
@@ -216,3 +231,11 @@ void lanes_free(struct dispatch *d);
 void lanes_pump(struct dispatch *d);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
+void lanes_reload(struct dispatch *d);           /* env.config is another one */
+
+/* reload.c: an attempt is in flight, and is no longer. */
+void held_start(struct dispatch *d, struct attempt *a);
+void held_done(struct dispatch *d, struct attempt *a);
+const struct service *held_service(const struct attempt *a);
+void held_init(struct dispatch *d);
+void held_free(struct dispatch *d);

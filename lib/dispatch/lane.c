@@ -18,7 +18,9 @@
  *  3. A visit exists exactly while attempts of its batch are on this shard.
  *  4. A lane exists while it has turns or attempts in flight.
  *  5. No attempt starts once its batch's gate is closed, cancel seen or not.
- *  6. lane.claims counts its attempts whose claim is asked for or held and that
+ *  6. Nothing starts in a stale lane: its attempts go back to their batches, and
+ *     from there into the lane that their service has now, or to their end.
+ *  7. lane.claims counts its attempts whose claim is asked for or held and that
  *     have not started: <= max_in_flight. They hold no slot in flight, so a store
  *     that does not answer stops no plain attempt.
  */
@@ -32,12 +34,14 @@ enum { PUMP_LIMIT_US = 500 };
 
 struct lane {
 	struct idmap_node node;          /* key: service, hash of the origin */
+	struct list all;                 /* all_lanes */
 	struct list dirty;               /* dirty_lanes or starved */
 	struct list turns;               /* with something ready */
 	struct list wanting;             /* turns with something unclaimed */
 	struct slice origin;             /* owned */
 	const struct service *service;
 	uint16_t service_index;
+	bool stale;                      /* its service goes elsewhere now, or was removed */
 	unsigned n_turns, in_flight, claims;
 };
 
@@ -56,6 +60,7 @@ struct visit {
 
 void lanes_init(struct dispatch *d)
 {
+	list_init(&d->all_lanes);
 	list_init(&d->dirty_lanes);
 	list_init(&d->starved);
 	list_init(&d->ended);
@@ -78,6 +83,28 @@ static void lane_dirty(struct dispatch *d, struct lane *lane)
 	dispatch_pump_soon(d);
 }
 
+/* Take the service as the configuration has it now. */
+static void lane_configure(struct dispatch *d, struct lane *lane)
+{
+	CLEANUP(buf_free) struct buf origin = {0};
+
+	lane->service = &d->env.config->services[lane->service_index];
+	if (lane->service->kind == SERVICE_HTTP && !lane->service->removed)
+		channel_origin(lane->service, (struct slice){0}, &origin);
+	lane->stale = lane->service->removed ||
+		      (lane->service->kind == SERVICE_HTTP && !slice_eq(buf_slice(&origin), lane->origin));
+}
+
+void lanes_reload(struct dispatch *d)
+{
+	list_foreach(node, &d->all_lanes) {
+		struct lane *lane = list_entry(node, struct lane, all);
+
+		lane_configure(d, lane);
+		lane_dirty(d, lane);
+	}
+}
+
 static struct lane *lane_get(struct dispatch *d, const struct attempt *a)
 {
 	struct batch_id key = {.hi = a->service, .lo = a->hash};
@@ -93,8 +120,9 @@ static struct lane *lane_get(struct dispatch *d, const struct attempt *a)
 	origin = xcalloc(1, a->origin.n + 1);
 	if (a->origin.n > 0)
 		memcpy(origin, a->origin.p, a->origin.n);
-	*lane = (struct lane){.origin = {origin, a->origin.n}, .service_index = a->service,
-			      .service = &d->env.config->services[a->service]};
+	*lane = (struct lane){.origin = {origin, a->origin.n}, .service_index = a->service};
+	lane_configure(d, lane);
+	list_append(&d->all_lanes, &lane->all);
 	list_init(&lane->dirty);
 	list_init(&lane->turns);
 	list_init(&lane->wanting);
@@ -106,6 +134,7 @@ static void lane_drop_if_idle(struct dispatch *d, struct lane *lane)
 {
 	if (lane->in_flight > 0 || lane->n_turns > 0)
 		return;
+	list_remove(&lane->all);
 	list_remove(&lane->dirty);
 	idmap_remove(&d->lanes, &lane->node);
 	free((char *)lane->origin.p);
@@ -357,8 +386,9 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	KILL_POINT("result_not_recorded");
 	a->transfer = NULL;
 	a->done_us = loop_now_us(d->env.loop);
-	channel_classify(lane->service, answer, (enum why)a->op.why, &a->message_id, &a->outcome);
+	channel_classify(held_service(a), answer, (enum why)a->op.why, &a->message_id, &a->outcome);
 	quote_answer(a, answer);
+	held_done(d, a);
 	lane->in_flight--;
 	d->in_flight--;
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, -1);
@@ -417,6 +447,7 @@ static void start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 	if (timeout_us < a->op.deadline_us)
 		op_set_deadline(&d->ops, &a->op, timeout_us, WHY_ATTEMPT_TIMEOUT);
 	a->started = true;
+	held_start(d, a);
 	atomic_store(&a->item->in_flight, true);
 	lane->in_flight++;
 	d->in_flight++;
@@ -464,10 +495,30 @@ static void start_ready(struct dispatch *d, struct lane *lane, int64_t until_us)
 	}
 }
 
+/* What has not started asks its batch where to go now; an asked claim is waited for. */
+static void move_away(struct dispatch *d, struct lane *lane)
+{
+	struct list *from;
+
+	while (!list_empty(&lane->turns) || !list_empty(&lane->wanting)) {
+		struct turn *turn = !list_empty(&lane->turns) ? list_entry(lane->turns.next, struct turn, rr)
+							      : list_entry(lane->wanting.next, struct turn, want);
+		struct attempt *a;
+
+		from = !list_empty(&turn->ready) ? turn->ready.next : turn->unclaimed.next;
+		a = list_entry(from, struct attempt, node);
+		unqueue(d, a);
+		a->moved = true;
+		give_back(d, a);
+	}
+}
+
 /* Claims come after the starts: each start, and each claim that is given back,
  * makes place for one. */
 static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
 {
+	if (lane->stale)
+		move_away(d, lane);
 	start_ready(d, lane, until_us);
 	claim_ahead(d, lane, until_us);
 	wake_starved(d);

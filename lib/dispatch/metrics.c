@@ -14,12 +14,14 @@ enum { FIRST_ABORT = STOP_REASON_FIRST_FAILURE };
 struct metrics *dispatch_metrics_new(const struct config *config, unsigned shards)
 {
 	static const char *services[UINT16_MAX];
+	static const char *const reloads[RELOAD_RESULTS] = {"ok", "refused"};
 	NAMES(code_str, CODE_MAX, codes);
 	NAMES(status_str, STATUS_MAX, statuses);
 	NAMES(batch_outcome_str, BATCH_OUTCOME_MAX, outcomes);
 	NAMES(stop_reason_str, STOP_REASON_MAX, reasons);
 	NAMES(problem_str, PROBLEM_MAX, problems);
-	const struct metric_label service = {"service", services, (unsigned)config->n_services};
+	const unsigned room = (unsigned)(MAX((size_t)config->service_slots, config->n_services) - config->n_services);
+	const struct metric_label service = {"service", services, (unsigned)config->n_services, room};
 	const struct metric_label code = {"code", codes, CODE_MAX};
 	const struct metric_def defs[METRIC_MAX] = {
 		[METRIC_BATCHES] = {"settled_batches_total", "Batches settled, by outcome.",
@@ -63,9 +65,19 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 				    METRIC_COUNTER, {{"problem", problems, PROBLEM_MAX}}},
 		[METRIC_EVENT_READERS] = {"settled_event_readers", "Readers of event streams.",
 					  METRIC_GAUGE, {{0}}},
+		[METRIC_RELOADS] = {"settled_config_reloads_total", "Reloads of the configuration, by result.",
+				    METRIC_COUNTER, {{"result", reloads, RELOAD_RESULTS}}},
+		[METRIC_RELOADED_AT] = {"settled_config_last_reload_success_timestamp_seconds",
+					"When the configuration in force was read.", METRIC_GAUGE, {{0}}},
 	};
 
 	for (size_t i = 0; i < config->n_services; i++)
 		services[i] = config->services[i].name;
 	return metrics_new(defs, METRIC_MAX, shards);
+}
+
+void dispatch_metrics_grow(struct metrics *m, const struct config *config, size_t known)
+{
+	for (size_t i = known; i < config->n_services; i++)
+		REQUIRE(metrics_add_value(m, "service", config->services[i].name));
 }

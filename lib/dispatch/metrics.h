@@ -26,8 +26,16 @@ enum metric {
 	METRIC_WAITING,
 	METRIC_REFUSED,                  /* problem */
 	METRIC_EVENT_READERS,
+	METRIC_RELOADS,                  /* enum reload_result */
+	METRIC_RELOADED_AT,
 	METRIC_MAX,
 };
 
-/* Label values point into `config`, which must outlive the metrics. */
+/* What became of a SIGHUP. */
+enum reload_result { RELOAD_OK, RELOAD_REFUSED, RELOAD_RESULTS };
+
+/* With room for every service that a reload may add. */
 struct metrics *dispatch_metrics_new(const struct config *config, unsigned shards) MUST_CHECK;
+
+/* The services that `config` has and the metrics have not; any thread, one at a time. */
+void dispatch_metrics_grow(struct metrics *m, const struct config *config, size_t known);

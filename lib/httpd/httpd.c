@@ -155,6 +155,14 @@ fail:
 	return NULL;
 }
 
+void httpd_reload(struct httpd *h, const struct httpd_config *cfg)
+{
+	unsigned connections = h->cfg.connections;
+
+	h->cfg = *cfg;
+	h->cfg.connections = connections;
+}
+
 void httpd_last_answers(struct httpd *h)
 {
 	h->last_answers = true;

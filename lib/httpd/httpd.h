@@ -69,6 +69,10 @@ struct httpd_config {
 struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_config *cfg,
 			const struct httpd_handler *handler) MUST_CHECK;
 
+/* Other limits from now on; `connections` stays as it is. A wait that has begun ends
+ * as it would have. In the shard's thread. */
+void httpd_reload(struct httpd *h, const struct httpd_config *cfg);
+
 /* From now on every answer closes its connection; new ones are still accepted. */
 void httpd_last_answers(struct httpd *h);
 

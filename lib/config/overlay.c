@@ -1,0 +1,165 @@
+/*
+ * A configuration that follows another one in the same process.
+ *
+ * Everybody knows a service by its index, also while both configurations are in
+ * use, so an index never changes its meaning. A service that is gone leaves a
+ * stub in its place, which takes nothing new, and lives again if its name returns.
+ */
+#include "config/config-i.h"
+
+#include <stdlib.h>
+
+void config_changes_free(struct config_changes *ch)
+{
+	buf_free(&ch->added);
+	buf_free(&ch->removed);
+	buf_free(&ch->changed);
+	buf_free(&ch->settings);
+	buf_free(&ch->restart);
+}
+
+static void add_name(struct buf *list, const char *name)
+{
+	buf_add_str(list, list->n > 0 ? ", " : "");
+	buf_add_str(list, name);
+}
+
+/* Do both say the same? A lack of memory is taken for a difference. */
+static bool same(const struct setting *s, const void *base, const void *other)
+{
+	CLEANUP(buf_free) struct buf a = {0};
+	CLEANUP(buf_free) struct buf b = {0};
+
+	s->type->show(s, (const char *)base + s->offset, SHOW_COMPARE, &a);
+	s->type->show(s, (const char *)other + s->offset, SHOW_COMPARE, &b);
+	return !a.failed && !b.failed && slice_eq(buf_slice(&a), buf_slice(&b));
+}
+
+static bool service_same(const struct service *a, const struct service *b)
+{
+	for (size_t i = 0; i < cfg_n_settings; i++) {
+		const struct setting *s = &cfg_settings[i];
+
+		if (cfg_setting_in(s, "services.*") != NULL && s->type->show != NULL && !same(s, a, b))
+			return false;
+	}
+	return true;
+}
+
+/* The index of a name, of a stub's too. */
+static int find_any(const struct config *c, const char *name)
+{
+	for (size_t i = 0; i < c->n_services; i++) {
+		if (strcmp(c->services[i].name, name) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+/* A webhook: the kind that needs nothing to be complete. */
+static void make_stub(struct service *stub, const struct config *c, const char *name)
+{
+	*stub = (struct service){.name = xstrdup(name), .kind = SERVICE_WEBHOOK, .removed = true};
+	cfg_settings_preset("services.*", stub);
+	stub->max_payload = c->limits.payload_bytes;
+}
+
+static void note_service(const struct service *was, const struct service *is, struct config_changes *ret)
+{
+	if (is->removed && !was->removed)
+		add_name(&ret->removed, is->name);
+	else if (!is->removed && was->removed)
+		add_name(&ret->added, is->name);
+	else if (!is->removed && !service_same(was, is))
+		add_name(&ret->changed, is->name);
+}
+
+static size_t count_new(const struct config *fresh, const struct config *running)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < fresh->n_services; i++)
+		n += find_any(running, fresh->services[i].name) < 0;
+	return n;
+}
+
+static void place_services(struct config *fresh, const struct config *running, struct config_changes *ret)
+{
+	size_t n = running->n_services + count_new(fresh, running), next = running->n_services;
+	struct service *places = xcalloc(n, sizeof *places);
+
+	for (size_t i = 0; i < fresh->n_services; i++) {
+		int was = find_any(running, fresh->services[i].name);
+
+		if (was < 0)
+			add_name(&ret->added, fresh->services[i].name);
+		places[was < 0 ? next++ : (size_t)was] = fresh->services[i];
+	}
+	for (size_t i = 0; i < running->n_services; i++) {
+		if (places[i].name == NULL)
+			make_stub(&places[i], fresh, running->services[i].name);
+		note_service(&running->services[i], &places[i], ret);
+	}
+	free(fresh->services);
+	fresh->services = places;
+	fresh->n_services = n;
+}
+
+/* The one value that both then have. */
+static void keep(const struct setting *s, struct config *fresh, const struct config *running)
+{
+	char *to = (char *)fresh + s->offset;
+	const char *from = (const char *)running + s->offset;
+
+	if (s->type == &cfg_type_listen) {
+		free((char *)fresh->listen_host);
+		fresh->listen_host = xstrdup(running->listen_host);
+		fresh->listen_port = running->listen_port;
+	} else if (s->type == &cfg_type_path) {
+		free(*(char **)(void *)to);
+		*(char **)(void *)to = xstrdup(*(char *const *)(const void *)from);
+	} else {
+		memcpy(to, from, s->size);
+	}
+}
+
+static void lay_settings(struct config *fresh, const struct config *running, struct config_changes *ret)
+{
+	for (size_t i = 0; i < cfg_n_settings; i++) {
+		const struct setting *s = &cfg_settings[i];
+
+		if (s->type->show == NULL || strchr(s->path, '*') != NULL || same(s, fresh, running))
+			continue;
+		add_name(s->restart ? &ret->restart : &ret->settings, s->path);
+		if (s->restart)
+			keep(s, fresh, running);
+	}
+}
+
+/* What the file may say alone, but not together with the address that stays. */
+static bool may_follow(const struct config *fresh, const struct config *running, struct buf *reterr)
+{
+	size_t n = running->n_services + count_new(fresh, running);
+
+	if (n > running->service_slots) {
+		buf_printf(reterr, "%zu services, with those that were removed since the start, are more than the %u that "
+			   "there is room for: restart\n", n, running->service_slots);
+		return false;
+	}
+	if (!fresh->open && fresh->n_keys == 0 && !cfg_check_is_loopback(running->listen_host)) {
+		buf_printf(reterr, "it listens on %s until a restart, which can be reached from other machines, and no caller "
+			   "would be asked for a key: keep a key, or set auth: {open: true}\n", running->listen_host);
+		return false;
+	}
+	return true;
+}
+
+bool config_overlay(struct config *fresh, const struct config *running, struct config_changes *ret, struct buf *reterr)
+{
+	if (!may_follow(fresh, running, reterr))
+		return false;
+	lay_settings(fresh, running, ret);
+	place_services(fresh, running, ret);
+	fresh->service_slots = running->service_slots;
+	return true;
+}

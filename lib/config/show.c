@@ -1,0 +1,232 @@
+/*
+ * Settings as a file would say them: to print a configuration without its
+ * secrets, and to see whether two of them differ.
+ *
+ * What is hidden: the value of every header, every signing secret, and a URL that
+ * came from ${...}. So nobody has to guess which of them are credentials.
+ */
+#include "config/config-i.h"
+
+#include <arpa/inet.h>
+
+#include "base/digest.h"
+
+void cfg_show_quoted(struct buf *out, struct slice text)
+{
+	buf_add_char(out, '"');
+	for (size_t i = 0; i < text.n; i++) {
+		unsigned char c = (unsigned char)text.p[i];
+
+		if (c < ' ' || c == 0x7f)
+			buf_printf(out, "\\x%02x", c);
+		else if (c == '$' && i + 1 < text.n && text.p[i + 1] == '{')
+			buf_add_str(out, "$$");
+		else if (c == '"' || c == '\\')
+			buf_printf(out, "\\%c", c);
+		else
+			buf_add_char(out, (char)c);
+	}
+	buf_add_char(out, '"');
+}
+
+/* Never the text itself, not even for a moment in memory that nobody wipes. */
+static void show_hidden(struct buf *out, struct slice text, enum show_how how)
+{
+	unsigned char digest[DIGEST_BYTES];
+
+	if (how == SHOW_PRINT) {
+		buf_add_str(out, "\"" CFG_HIDDEN "\"");
+		return;
+	}
+	if (digest_sha256(text, digest))
+		buf_add(out, digest, sizeof digest);
+	else
+		out->failed = true;
+}
+
+void cfg_show_integer(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	uint32_t narrow;
+	int64_t v;
+
+	(void)how;
+	REQUIRE(s->size == sizeof narrow || s->size == sizeof v);
+	memcpy(&narrow, at, sizeof narrow);
+	v = narrow;
+	if (s->size == sizeof v)
+		memcpy(&v, at, sizeof v);
+	if (v != 0 || s->preset != NULL)
+		buf_add_i64(out, v);
+}
+
+void cfg_show_bool(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	(void)s;
+	(void)how;
+	buf_add_str(out, *(const bool *)at ? "true" : "false");
+}
+
+void cfg_show_choice(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	int i;
+
+	(void)how;
+	memcpy(&i, at, sizeof i);
+	buf_add_str(out, s->choices[i]);
+}
+
+void cfg_show_text(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const char *text = *(const char *const *)at;
+
+	(void)s;
+	(void)how;
+	if (text != NULL)
+		cfg_show_quoted(out, slice_str(text));
+}
+
+static void show_address(const char *host, unsigned port, struct buf *out)
+{
+	buf_printf(out, strchr(host, ':') != NULL ? "\"[%s]:%u\"" : "\"%s:%u\"", host, port);
+}
+
+void cfg_show_listen(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct config *c = at;
+
+	(void)s;
+	(void)how;
+	show_address(c->listen_host, c->listen_port, out);
+}
+
+void cfg_show_url(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct service *svc = container_of(at, const struct service, url);
+
+	(void)s;
+	if (svc->url == NULL)
+		return;
+	if (svc->url_hidden || how == SHOW_COMPARE)
+		show_hidden(out, slice_str(svc->url), how);
+	else
+		cfg_show_quoted(out, slice_str(svc->url));
+}
+
+void cfg_show_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct service *svc = at;
+
+	(void)s;
+	if (svc->n_headers == 0)
+		return;
+	buf_add_char(out, '{');
+	for (size_t i = 0; i < svc->n_headers; i++) {
+		const char *line = svc->headers[i];
+		size_t n = strcspn(line, ":");
+
+		buf_add_str(out, i > 0 ? ", " : "");
+		cfg_show_quoted(out, (struct slice){line, n});
+		buf_add_str(out, ": ");
+		show_hidden(out, slice_str(line + n), how);
+	}
+	buf_add_char(out, '}');
+}
+
+void cfg_show_secret(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct slice *secret = at;
+
+	(void)s;
+	if (secret->n > 0)
+		show_hidden(out, *secret, how);
+}
+
+static void show_range(const struct cidr *range, struct buf *out)
+{
+	static const unsigned char v4[12] = {[10] = 0xff, [11] = 0xff};
+	bool is_v4 = memcmp(range->addr, v4, sizeof v4) == 0 && range->bits >= 96;
+	char text[INET6_ADDRSTRLEN];
+
+	REQUIRE(inet_ntop(is_v4 ? AF_INET : AF_INET6, range->addr + (is_v4 ? 12 : 0), text, sizeof text) != NULL);
+	buf_printf(out, "\"%s/%u\"", text, range->bits - (is_v4 ? 96 : 0));
+}
+
+void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct service *svc = at;
+
+	(void)s;
+	(void)how;
+	if (svc->n_allow == 0)
+		return;
+	buf_add_char(out, '[');
+	for (size_t i = 0; i < svc->n_allow; i++) {
+		buf_add_str(out, i > 0 ? ", " : "");
+		show_range(&svc->allow[i], out);
+	}
+	buf_add_char(out, ']');
+}
+
+void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	(void)s;
+	(void)how;
+	if (*(const bool *)at)
+		buf_add_str(out, "[503]");
+}
+
+/* ---- a whole configuration ---- */
+
+static void print_one(const struct setting *s, const char *indent, const char *name, const void *base, struct buf *out)
+{
+	size_t before = out->n, begun;
+
+	if (s->type->show == NULL)
+		return;
+	buf_printf(out, "%s%s: ", indent, name);
+	begun = out->n;
+	s->type->show(s, (const char *)base + s->offset, SHOW_PRINT, out);
+	if (out->n == begun)
+		out->n = before;
+	else
+		buf_add_char(out, '\n');
+}
+
+static void print_service(const struct service *s, struct buf *out)
+{
+	buf_printf(out, "  %s:\n", s->name);
+	for (size_t i = 0; i < cfg_n_settings; i++) {
+		const struct setting *set = &cfg_settings[i];
+		const char *name = cfg_setting_in(set, "services.*");
+		bool other = set->only == (s->kind == SERVICE_HTTP ? ONLY_WEBHOOK : ONLY_HTTP);
+
+		if (name != NULL && !other)
+			print_one(set, "    ", name, s, out);
+	}
+}
+
+void config_print(const struct config *c, struct buf *out)
+{
+	struct slice section = {0};
+
+	for (size_t i = 0; i < cfg_n_settings; i++) {
+		const struct setting *s = &cfg_settings[i];
+		struct slice part = {s->path, strcspn(s->path, ".")};
+		bool nested = s->path[part.n] == '.';
+
+		if (strchr(s->path, '*') != NULL || s->type->show == NULL)
+			continue;
+		/* store.path means nothing beside store.memory, and is refused there. */
+		if (strcmp(s->path, "store.path") == 0 && c->store_memory)
+			continue;
+		if (nested && !slice_eq(part, section))
+			buf_printf(out, "%.*s:\n", (int)part.n, part.p);
+		section = part;
+		print_one(s, nested ? "  " : "", nested ? s->path + part.n + 1 : s->path, c, out);
+	}
+	buf_add_str(out, "services:\n");
+	for (size_t i = 0; i < c->n_services; i++) {
+		if (!c->services[i].removed)
+			print_service(&c->services[i], out);
+	}
+}
