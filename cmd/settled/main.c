@@ -41,7 +41,8 @@ static int with_config(const struct options *o)
 	struct config *config = config_load(o->config, &errors);
 	int ret;
 
-	if (config == NULL) {
+	if (config == NULL || (o->command == COMMAND_CHECK && !app_check(config, &errors))) {
+		config_unref(config);
 		fwrite(errors.p, 1, errors.n, stderr);
 		buf_free(&errors);
 		return EXIT_BAD_CONFIG;

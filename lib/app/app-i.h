@@ -25,6 +25,7 @@ struct shard {
 	struct loop_msg drain, cancel, quiesce;
 	struct loop_msg learn, use;      /* the steps of a reload */
 	struct config *next;             /* between them: a reference */
+	struct httpd_tls *next_tls;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
 };
@@ -34,6 +35,7 @@ enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard
 struct app {
 	const char *config_path;         /* NULL: there is no file */
 	struct config *config;           /* a reference: as loaded, but for the caps */
+	struct httpd_tls *tls;           /* a reference; NULL: plain text */
 	uint64_t fds;                    /* descriptors that the process may have */
 	struct dispatch_group group;
 	struct routes *peers[64];
@@ -62,6 +64,7 @@ void app_reload(struct app *app);
 void app_refuse_reload(struct app *app, const char *why);
 struct store_limits app_store_limits(const struct config *c);
 const char **app_service_names(const struct config *c);      /* to be freed; the names are the configuration's */
+bool app_read_tls(const struct config *c, struct httpd_tls **ret, struct buf *reterr) MUST_CHECK;     /* NULL: plain text */
 void app_hide_secrets(const struct config *c);               /* no core dump has them */
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
@@ -74,7 +77,7 @@ void *shard_run(void *arg);              /* the thread */
  * after each. First all learn the configuration, then they use it: so none is ever
  * given an item for a service that it does not know. */
 void shard_learn(struct shard *s, struct config *c);
-void shard_use(struct shard *s);
+void shard_use(struct shard *s, struct httpd_tls *tls);
 
 /* The steps of a stop, asked for by the main thread; each shard answers by
  * adding one to done_fd when it has finished `drain` or `quiesce`. */

@@ -221,6 +221,17 @@ static bool open_store(struct app *app)
 	return app->store != NULL;
 }
 
+static bool open_tls(struct app *app)
+{
+	struct buf err = {0};
+	bool ok = app_read_tls(app->config, &app->tls, &err);
+
+	if (!ok)
+		fprintf(stderr, "settled: %.*s", (int)err.n, err.p);
+	buf_free(&err);
+	return ok;
+}
+
 struct recovery {
 	struct app *app;
 	uint64_t batches, items, homeless;
@@ -267,6 +278,7 @@ static void free_app(struct app *app)
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
 	metrics_free(app->metrics);
+	httpd_tls_unref(app->tls);
 	config_unref(app->config);
 	close(app->done_fd);
 	close(app->signal_fd);
@@ -294,7 +306,7 @@ int app_run(const char *path, struct config *take, const char *version)
 	meter_set((struct meter){app->metrics, 0}, METRIC_RELOADED_AT, 0, 0, time(NULL));
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);
-	if (open_store(app) && start_shards(app, &port) == 0 && recover(app)) {
+	if (open_tls(app) && open_store(app) && start_shards(app, &port) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
 		serve(app);

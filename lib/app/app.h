@@ -12,3 +12,7 @@
  * exit status: 0 after a clean stop, 1 if it could not start (said on standard
  * error). If a shard cannot be stopped, it ends the process with status 1. */
 int app_run(const char *path, struct config *take, const char *version);
+
+/* What `config` names must be there, too: the certificate and its key. False: *reterr
+ * says what is wrong with them, a line each. */
+bool app_check(const struct config *config, struct buf *reterr) MUST_CHECK;

@@ -91,16 +91,10 @@ static void log_reloaded(const struct config_changes *ch)
 	log_write(LOG_INFO, "reloaded", fields);
 }
 
-static void each_shard(struct app *app, struct config *learn)
+static void wait_for_all(struct app *app)
 {
 	uint64_t seen = 0;
 
-	for (unsigned i = 0; i < app->n; i++) {
-		if (learn != NULL)
-			shard_learn(&app->shards[i], learn);
-		else
-			shard_use(&app->shards[i]);
-	}
 	REQUIRE(app_wait(app, &seen, app->n, false, -1));
 }
 
@@ -117,37 +111,66 @@ static void set_store(struct app *app, const struct config *c)
 }
 
 /* From here on nothing can fail. */
-static void install(struct app *app, struct config *take)
+static void install(struct app *app, struct config *take, struct httpd_tls *take_tls)
 {
 	dispatch_metrics_grow(app->metrics, take, app->config->n_services);
-	each_shard(app, take);
+	for (unsigned i = 0; i < app->n; i++)
+		shard_learn(&app->shards[i], take);
+	wait_for_all(app);
 	set_store(app, take);
-	each_shard(app, NULL);
+	for (unsigned i = 0; i < app->n; i++)
+		shard_use(&app->shards[i], take_tls);
+	wait_for_all(app);
 	config_unref(app->config);
 	app->config = take;
+	httpd_tls_unref(app->tls);
+	app->tls = take_tls;
 	log_set(take->log_format, take->log_level);
 }
 
-static bool prepare(struct app *app, struct config *fresh, struct config_changes *ret, struct buf *reterr)
+static bool name_services(struct app *app, const struct config *fresh, struct buf *reterr)
 {
-	const char **names;
-	bool ok;
+	const char **names = app_service_names(fresh);
+	bool ok = store_name_services(app->store, names, fresh->n_services, reterr);
 
-	app_hide_secrets(fresh);
-	limits_fit(fresh, app->fds);
-	if (!config_overlay(fresh, app->config, ret, reterr))
-		return false;
-	limits_fit_in_flight(fresh, app->fds);
-	names = app_service_names(fresh);
-	ok = store_name_services(app->store, names, fresh->n_services, reterr);
 	free(names);
 	return ok;
+}
+
+bool app_read_tls(const struct config *c, struct httpd_tls **ret, struct buf *reterr)
+{
+	*ret = c->tls_cert_file == NULL ? NULL : httpd_tls_new(c->tls_cert_file, c->tls_key_file, reterr);
+	return *ret != NULL || c->tls_cert_file == NULL;
+}
+
+bool app_check(const struct config *config, struct buf *reterr)
+{
+	struct httpd_tls *tls;
+	bool ok = app_read_tls(config, &tls, reterr);
+
+	httpd_tls_unref(tls);
+	return ok;
+}
+
+/* All that can fail. The same files may hold another certificate. */
+static bool prepare(struct app *app, struct config *fresh, struct httpd_tls **rettls, struct config_changes *ret,
+		    struct buf *reterr)
+{
+	app_hide_secrets(fresh);
+	limits_fit(fresh, app->fds);
+	if (!config_overlay(fresh, app->config, ret, reterr) || !app_read_tls(fresh, rettls, reterr))
+		return false;
+	limits_fit_in_flight(fresh, app->fds);
+	if (*rettls != NULL && !httpd_tls_same(*rettls, app->tls))
+		buf_printf(&ret->settings, "%sthe certificate", ret->settings.n > 0 ? ", " : "");
+	return name_services(app, fresh, reterr);
 }
 
 void app_reload(struct app *app)
 {
 	CLEANUP(config_changes_free) struct config_changes changes = {0};
 	CLEANUP(buf_free) struct buf errors = {0};
+	struct httpd_tls *tls = NULL;
 	struct config *fresh;
 
 	if (app->config_path == NULL) {
@@ -155,12 +178,13 @@ void app_reload(struct app *app)
 		return;
 	}
 	fresh = config_load(app->config_path, &errors);
-	if (fresh == NULL || !prepare(app, fresh, &changes, &errors)) {
+	if (fresh == NULL || !prepare(app, fresh, &tls, &changes, &errors)) {
 		config_unref(fresh);
+		httpd_tls_unref(tls);
 		refuse_all(app, &errors);
 		return;
 	}
-	install(app, fresh);
+	install(app, fresh, tls);
 	count(app, RELOAD_OK);
 	log_reloaded(&changes);
 }

@@ -85,7 +85,7 @@ void shard_quiesce(struct shard *s)
 	loop_post(s->loop, &s->quiesce);
 }
 
-static struct httpd_config httpd_config(const struct config *c)
+static struct httpd_config httpd_config(const struct config *c, struct httpd_tls *tls)
 {
 	return (struct httpd_config){
 		.connections = MAX(1u, c->limits.connections / c->shards),
@@ -94,6 +94,7 @@ static struct httpd_config httpd_config(const struct config *c)
 		.body_ms = c->limits.body_ms,
 		.idle_ms = c->limits.idle_ms,
 		.write_ms = c->limits.write_ms,
+		.tls = tls,
 	};
 }
 
@@ -111,7 +112,7 @@ static void on_learn(struct loop_msg *msg)
 static void on_use(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, use);
-	const struct httpd_config cfg = httpd_config(s->next);
+	const struct httpd_config cfg = httpd_config(s->next, s->next_tls);
 
 	routes_reload(s->routes, s->next);
 	httpd_reload(s->httpd, &cfg);
@@ -127,8 +128,10 @@ void shard_learn(struct shard *s, struct config *c)
 	loop_post(s->loop, &s->learn);
 }
 
-void shard_use(struct shard *s)
+/* The certificate is the main thread's until the step is done. */
+void shard_use(struct shard *s, struct httpd_tls *tls)
 {
+	s->next_tls = tls;
 	s->use.run = on_use;
 	loop_post(s->loop, &s->use);
 }
@@ -136,7 +139,7 @@ void shard_use(struct shard *s)
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
 {
 	struct config *c = app->config;
-	const struct httpd_config hc = httpd_config(c);
+	const struct httpd_config hc = httpd_config(c, app->tls);
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
 		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",

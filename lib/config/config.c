@@ -39,6 +39,8 @@ void config_free(struct config *c)
 	free(c->services);
 	free((char *)c->listen_host);
 	free((char *)c->store_path);
+	free((char *)c->tls_cert_file);
+	free((char *)c->tls_key_file);
 	free(c);
 }
 
@@ -142,6 +144,16 @@ static const struct node *find_in(const struct node *root, const char *section, 
 	return map == NULL ? NULL : cfg_node_find(map, key);
 }
 
+static void check_tls(const struct config *c, const struct node *root, struct report *rep)
+{
+	const struct node *tls = cfg_node_find(root, "tls");
+
+	if (tls == NULL || (c->tls_cert_file == NULL) == (c->tls_key_file == NULL))
+		return;
+	cfg_report_missing(rep, tls, c->tls_cert_file == NULL ? "cert_file" : "key_file",
+	                   "required: a certificate and its key belong together");
+}
+
 /* What depends on more than one setting. */
 static void check_together(const struct config *c, const struct node *root, struct report *rep)
 {
@@ -154,6 +166,7 @@ static void check_together(const struct config *c, const struct node *root, stru
 		                "listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
 	if (path != NULL && c->store_memory)
 		cfg_report_node(rep, path, "store.memory is true, so nothing would be kept there: leave one of the two out");
+	check_tls(c, root, rep);
 	if (c->limits.deadline_ms <= c->limits.max_deadline_ms)
 		return;
 	if (deadline == NULL)

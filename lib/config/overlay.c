@@ -136,6 +136,18 @@ static void lay_settings(struct config *fresh, const struct config *running, str
 	}
 }
 
+/* A listening socket speaks TLS or does not; what it shows may change. */
+static void lay_tls(struct config *fresh, const struct config *running, struct config_changes *ret)
+{
+	if ((fresh->tls_cert_file == NULL) == (running->tls_cert_file == NULL))
+		return;
+	free((char *)fresh->tls_cert_file);
+	free((char *)fresh->tls_key_file);
+	fresh->tls_cert_file = running->tls_cert_file == NULL ? NULL : xstrdup(running->tls_cert_file);
+	fresh->tls_key_file = running->tls_key_file == NULL ? NULL : xstrdup(running->tls_key_file);
+	add_name(&ret->restart, "tls");
+}
+
 /* What the file may say alone, but not together with the address that stays. */
 static bool may_follow(const struct config *fresh, const struct config *running, struct buf *reterr)
 {
@@ -158,6 +170,7 @@ bool config_overlay(struct config *fresh, const struct config *running, struct c
 {
 	if (!may_follow(fresh, running, reterr))
 		return false;
+	lay_tls(fresh, running, ret);
 	lay_settings(fresh, running, ret);
 	place_services(fresh, running, ret);
 	fresh->service_slots = running->service_slots;

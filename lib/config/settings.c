@@ -88,6 +88,11 @@ const struct setting cfg_settings[] = {
 	{"store.memory", &cfg_type_bool, IN_CONFIG(store_memory), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Keeps batches in memory instead: a restart forgets them.", .restart = true},
 
+	{"tls.cert_file", &cfg_type_file, IN_CONFIG(tls_cert_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The certificate that callers see, with its chain, in PEM; with it `listen` speaks TLS 1.2 or later alone. SIGHUP reads it anew."},
+	{"tls.key_file", &cfg_type_file, IN_CONFIG(tls_key_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The certificate's private key, in PEM and without a password."},
+
 	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},
 	{"auth.keys", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,

@@ -96,6 +96,11 @@ void respond_problem(struct http_request *r, enum problem p, const char *detail)
 	answered(r, resp, status, REQ_ANSWERED);
 }
 
+static bool send_last(struct conn *c, struct slice s)
+{
+	return c->h->cfg.tls != NULL ? tls_send_last(c, s) : send(c->fd, s.p, s.n, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
 /* libmicrohttpd takes no answer while a body arrives, so this one goes to the
  * socket directly; nothing else has been written for this request but perhaps
  * "100 Continue". It fits the socket's buffer; if not, the connection is lost
@@ -103,7 +108,7 @@ void respond_problem(struct http_request *r, enum problem p, const char *detail)
  * that closing does not reset the answer on its way. */
 void respond_within_body(struct http_request *r, enum problem p, const char *detail)
 {
-	int fd = request_conn(r)->fd, status = problem_status(p);
+	int status = problem_status(p);
 	struct blob *doc = problem_document(p, detail);
 	struct buf out = {0};
 	struct tm tm;
@@ -123,10 +128,10 @@ void respond_within_body(struct http_request *r, enum problem p, const char *det
 			   status == 503 ? "Retry-After: 1\r\n" : "", doc->n);
 		buf_add(&out, doc->p, doc->n);
 	}
-	if (doc == NULL || out.failed || send(fd, out.p, out.n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		shutdown(fd, SHUT_RDWR);
+	if (doc == NULL || out.failed || !send_last(request_conn(r), buf_slice(&out)))
+		shutdown(request_conn(r)->fd, SHUT_RDWR);
 	else
-		shutdown(fd, SHUT_WR);
+		shutdown(request_conn(r)->fd, SHUT_WR);
 	buf_free(&out);
 	blob_unref(doc);
 }
