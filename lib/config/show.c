@@ -177,19 +177,22 @@ void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_ho
 
 /* ---- a whole configuration ---- */
 
-static void print_one(const struct setting *s, const char *indent, const char *name, const void *base, struct buf *out)
+/* False: a file says nothing there, and so does this. */
+static bool print_one(const struct setting *s, const char *indent, const char *name, const void *base, struct buf *out)
 {
 	size_t before = out->n, begun;
 
 	if (s->type->show == NULL)
-		return;
+		return false;
 	buf_printf(out, "%s%s: ", indent, name);
 	begun = out->n;
 	s->type->show(s, (const char *)base + s->offset, SHOW_PRINT, out);
-	if (out->n == begun)
+	if (out->n == begun) {
 		out->n = before;
-	else
-		buf_add_char(out, '\n');
+		return false;
+	}
+	buf_add_char(out, '\n');
+	return true;
 }
 
 static void print_service(const struct service *s, struct buf *out)
@@ -205,24 +208,34 @@ static void print_service(const struct service *s, struct buf *out)
 	}
 }
 
+/* A section's head stands only over something. */
+static void print_nested(const struct config *c, const struct setting *s, struct slice *section, struct buf *out)
+{
+	struct slice part = {s->path, strcspn(s->path, ".")};
+	size_t before = out->n;
+
+	if (!slice_eq(part, *section))
+		buf_printf(out, "%.*s:\n", (int)part.n, part.p);
+	if (print_one(s, "  ", s->path + part.n + 1, c, out))
+		*section = part;
+	else
+		out->n = before;
+}
+
 void config_print(const struct config *c, struct buf *out)
 {
 	struct slice section = {0};
 
 	for (size_t i = 0; i < cfg_n_settings; i++) {
 		const struct setting *s = &cfg_settings[i];
-		struct slice part = {s->path, strcspn(s->path, ".")};
-		bool nested = s->path[part.n] == '.';
 
-		if (strchr(s->path, '*') != NULL || s->type->show == NULL)
-			continue;
 		/* store.path means nothing beside store.memory, and is refused there. */
-		if (strcmp(s->path, "store.path") == 0 && c->store_memory)
+		if (strchr(s->path, '*') != NULL || (strcmp(s->path, "store.path") == 0 && c->store_memory))
 			continue;
-		if (nested && !slice_eq(part, section))
-			buf_printf(out, "%.*s:\n", (int)part.n, part.p);
-		section = part;
-		print_one(s, nested ? "  " : "", nested ? s->path + part.n + 1 : s->path, c, out);
+		if (strchr(s->path, '.') != NULL)
+			print_nested(c, s, &section, out);
+		else
+			print_one(s, "", s->path, c, out);
 	}
 	buf_add_str(out, "services:\n");
 	for (size_t i = 0; i < c->n_services; i++) {
