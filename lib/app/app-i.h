@@ -22,6 +22,7 @@ struct shard {
 	struct routes *routes;
 	struct httpd *httpd;
 	struct config *config;           /* a reference: what routes and httpd use */
+	struct httpd *operations;        /* of one shard, if it was asked for; NULL */
 	struct loop_msg drain, cancel, quiesce;
 	struct loop_msg learn, use;      /* the steps of a reload */
 	struct config *next;             /* between them: a reference */
@@ -30,7 +31,10 @@ struct shard {
 	int64_t quiet_by_us;
 };
 
-enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard */
+enum {
+	LOOKUPS = 32,                    /* of callers' names at once, per shard */
+	OPERATIONS_CONNECTIONS = 64,     /* at the address for operations */
+};
 
 struct app {
 	const char *config_path;         /* NULL: there is no file */
@@ -69,6 +73,7 @@ void app_hide_secrets(const struct config *c);               /* no core dump has
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
+int shard_open_operations(struct shard *s, int take_listen_fd);
 void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */
 void shard_free(struct shard *s);        /* after all are closed, and the store */
 void *shard_run(void *arg);              /* the thread */

@@ -14,7 +14,8 @@ enum { RESERVE = 64, SHARD_OWN = 8, LOOKUP_FDS = 2 };
 /* What is left for callers and attempts. */
 static uint64_t left_of(const struct config *c, uint64_t fds)
 {
-	uint64_t fixed = RESERVE + (uint64_t)c->shards * (SHARD_OWN + LOOKUP_FDS * LOOKUPS);
+	uint64_t fixed = RESERVE + (uint64_t)c->shards * (SHARD_OWN + LOOKUP_FDS * LOOKUPS) +
+			 (c->operations_host == NULL ? 0 : SHARD_OWN + OPERATIONS_CONNECTIONS);
 
 	return fds > fixed ? fds - fixed : 0;
 }

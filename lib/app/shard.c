@@ -33,6 +33,8 @@ static void on_drain(struct loop_msg *msg)
 	struct shard *s = container_of(msg, struct shard, drain);
 
 	httpd_last_answers(s->httpd);
+	if (s->operations != NULL)
+		httpd_last_answers(s->operations);
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
@@ -44,6 +46,12 @@ static void on_cancel(struct loop_msg *msg)
 	dispatch_cancel_all(container_of(msg, struct shard, cancel)->dispatch, WHY_SHUTDOWN);
 }
 
+static unsigned connections(const struct shard *s)
+{
+	return httpd_usage(s->httpd).connections +
+	       (s->operations == NULL ? 0 : httpd_usage(s->operations).connections);
+}
+
 /* Answers are on their way to clients; libmicrohttpd tells nobody when the last
  * byte has left, so look until the connections are closed. */
 static void look(void *arg)
@@ -51,7 +59,7 @@ static void look(void *arg)
 	struct shard *s = arg;
 	int64_t now_us = loop_now_us(s->loop);
 
-	if (httpd_usage(s->httpd).connections == 0 || now_us >= s->quiet_by_us)
+	if (connections(s) == 0 || now_us >= s->quiet_by_us)
 		step_done(s);
 	else
 		loop_timer_at(s->quiet, now_us + QUIET_LOOK_US);
@@ -63,6 +71,8 @@ static void on_quiesce(struct loop_msg *msg)
 
 	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
+	if (s->operations != NULL)
+		httpd_quiesce(s->operations);
 	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
 	loop_timer_at(s->quiet, loop_now_us(s->loop));
 }
@@ -85,10 +95,10 @@ void shard_quiesce(struct shard *s)
 	loop_post(s->loop, &s->quiesce);
 }
 
-static struct httpd_config httpd_config(const struct config *c, struct httpd_tls *tls)
+static struct httpd_config httpd_config(const struct config *c, unsigned connections, struct httpd_tls *tls)
 {
 	return (struct httpd_config){
-		.connections = MAX(1u, c->limits.connections / c->shards),
+		.connections = connections,
 		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
 		.body_ms = c->limits.body_ms,
@@ -112,10 +122,12 @@ static void on_learn(struct loop_msg *msg)
 static void on_use(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, use);
-	const struct httpd_config cfg = httpd_config(s->next, s->next_tls);
+	const struct httpd_config cfg = httpd_config(s->next, 0, s->next_tls), plain = httpd_config(s->next, 0, NULL);
 
 	routes_reload(s->routes, s->next);
 	httpd_reload(s->httpd, &cfg);
+	if (s->operations != NULL)
+		httpd_reload(s->operations, &plain);
 	config_unref(s->config);
 	s->config = STEAL_PTR(s->next);
 	step_done(s);
@@ -136,10 +148,19 @@ void shard_use(struct shard *s, struct httpd_tls *tls)
 	loop_post(s->loop, &s->use);
 }
 
+/* Probes and scrapers know it as plain text; it has nothing of a batch. */
+int shard_open_operations(struct shard *s, int take_listen_fd)
+{
+	const struct httpd_config hc = httpd_config(s->config, OPERATIONS_CONNECTIONS, NULL);
+
+	s->operations = httpd_new(s->loop, take_listen_fd, &hc, routes_operations_handler(s->routes));
+	return s->operations == NULL ? -errno : 0;
+}
+
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
 {
 	struct config *c = app->config;
-	const struct httpd_config hc = httpd_config(c, app->tls);
+	const struct httpd_config hc = httpd_config(c, MAX(1u, c->limits.connections / c->shards), app->tls);
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
 		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",
@@ -174,6 +195,7 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 
 void shard_close(struct shard *s)
 {
+	httpd_free(STEAL_PTR(s->operations));
 	httpd_free(STEAL_PTR(s->httpd));
 }
 

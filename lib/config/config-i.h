@@ -75,7 +75,13 @@ const char *cfg_check_header_value(struct slice value);
 const char *cfg_check_secret(struct slice text, struct slice *ret_key);
 const char *cfg_check_listen(const char *text, char **ret_host, unsigned *ret_port);
 bool cfg_check_is_loopback(const char *host);
-bool cfg_check_service_name(struct slice name);
+bool cfg_check_name(struct slice name);  /* of a service, or a tenant */
+bool cfg_check_sha256(struct slice hex, unsigned char ret[32]);
+
+/* tenants.c: auth.keys and tenants, which belong together. */
+void cfg_auth_init(struct config *c);    /* the one tenant of who has no key */
+void cfg_auth_read(struct config *c, const struct node *root, struct report *rep);
+void cfg_auth_free(struct config *c);
 
 struct setting;
 
@@ -94,18 +100,19 @@ struct setting_type {
 	void (*show)(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 };
 
-extern const struct setting_type cfg_type_integer, cfg_type_bool, cfg_type_choice, cfg_type_word, cfg_type_listen,
-	cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url, cfg_type_headers, cfg_type_secret, cfg_type_ranges,
-	cfg_type_refuses_with, cfg_type_absent;
+extern const struct setting_type cfg_type_integer, cfg_type_decimal, cfg_type_bool, cfg_type_choice, cfg_type_word,
+	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url, cfg_type_headers,
+	cfg_type_secret, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart,
+	cfg_type_absent;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
 
 struct setting {
-	const char *path;                /* "services.*.x" is in struct service, all else in struct config */
+	const char *path;                /* "services.*.x" is in struct service, "tenants.*.x" in struct tenant, and so on */
 	const struct setting_type *type;
 	size_t offset, size;
 	const char *preset;              /* the default as a file would say it; NULL: none */
-	int64_t min, max;                /* integers */
+	int64_t min, max;                /* integers and decimals */
 	const char *unit;
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */
@@ -114,9 +121,8 @@ struct setting {
 };
 
 /* settings.c */
-extern const struct setting cfg_settings[];
-extern const size_t cfg_n_settings;
-/* What follows `section` in a setting's path; NULL if it is not in there. */
+const struct setting *cfg_setting(size_t i);         /* by its place in the table; NULL: there are no more */
+/* What follows `section` in the path of a setting that has a value; NULL if it is not in there. */
 const char *cfg_setting_in(const struct setting *s, const char *section);
 void cfg_settings_preset(const char *section, void *base);
 void cfg_settings_read(const struct node *map, const char *section, void *base, struct report *rep);
@@ -138,5 +144,10 @@ void cfg_show_headers(const struct setting *s, const void *at, enum show_how how
 void cfg_show_secret(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_decimal(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_operations(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_name(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_sha256(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_apart(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 /* A text in double quotes, as YAML and JSON have them. */
 void cfg_show_quoted(struct buf *out, struct slice text);

@@ -37,7 +37,9 @@ void config_free(struct config *c)
 	for (size_t i = 0; i < c->n_services; i++)
 		service_done(&c->services[i]);
 	free(c->services);
+	cfg_auth_free(c);
 	free((char *)c->listen_host);
+	free((char *)c->operations_host);
 	free((char *)c->store_path);
 	free((char *)c->tls_cert_file);
 	free((char *)c->tls_key_file);
@@ -101,12 +103,18 @@ static struct service *service_add(struct config *c, struct slice name)
 	return s;
 }
 
+static void check_rate(const struct service *s, const struct node *rate, struct report *rep)
+{
+	if (s->rate.burst > 0 && s->rate.per_second <= 0)
+		cfg_report_node(rep, rate, "a burst of a rate without a limit: give per_second, or leave the burst out");
+}
+
 static void read_service(struct config *c, const struct node *n, struct report *rep)
 {
 	struct service *s;
 	const struct node *kind;
 
-	if (!cfg_check_service_name(n->key)) {
+	if (!cfg_check_name(n->key)) {
 		cfg_report_key(rep, n, "not a service's name: use 1 to 64 of a-z, 0-9, _ and -");
 		return;
 	}
@@ -120,6 +128,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	if (kind == NULL || cfg_choice_index(cfg_service_kinds, kind) < 0)
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
+	check_rate(s, cfg_node_find(n, "rate"), rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }
@@ -154,16 +163,29 @@ static void check_tls(const struct config *c, const struct node *root, struct re
 	                   "required: a certificate and its key belong together");
 }
 
+/* Nobody beyond this machine gets in without a key, unless the operator says so. */
+static void check_reach(const struct config *c, const struct node *root, struct report *rep)
+{
+	const struct node *listen = cfg_node_find(root, "listen");
+	const struct node *operations = cfg_node_find(root, "operations");
+
+	if (listen != NULL && !c->open && c->n_keys == 0 && !cfg_check_is_loopback(c->listen_host))
+		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
+		                "give auth.keys, listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	if (operations != NULL && c->operations_host != NULL && !c->open && !c->open_operations &&
+	    !cfg_check_is_loopback(c->operations_host))
+		cfg_report_node(rep, operations, "%s can be reached from other machines, and nobody is asked for a key "
+		                "there: give an address of 127.0.0.0/8, or set auth: {open_operations: true}",
+		                c->operations_host);
+}
+
 /* What depends on more than one setting. */
 static void check_together(const struct config *c, const struct node *root, struct report *rep)
 {
-	const struct node *listen = cfg_node_find(root, "listen");
 	const struct node *deadline = find_in(root, "limits", "deadline_ms");
 	const struct node *path = find_in(root, "store", "path");
 
-	if (listen != NULL && !c->open && !cfg_check_is_loopback(c->listen_host))
-		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
-		                "listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	check_reach(c, root, rep);
 	if (path != NULL && c->store_memory)
 		cfg_report_node(rep, path, "store.memory is true, so nothing would be kept there: leave one of the two out");
 	check_tls(c, root, rep);
@@ -184,6 +206,7 @@ static void read_tree(struct config *c, struct node *root, struct report *rep)
 
 	cfg_expand_tree(root, rep);
 	cfg_settings_read(root, "", c, rep);
+	cfg_auth_read(c, root, rep);
 	services = cfg_node_find(root, "services");
 	if (services != NULL)
 		read_services(c, services, rep);
@@ -212,6 +235,15 @@ static void read_file(struct config *c, struct report *rep)
 	cfg_report_end(rep);
 }
 
+/* What other settings decide where it was not given. */
+static void fill_in(const struct config *c, struct service *s)
+{
+	if (s->max_payload == 0)
+		s->max_payload = c->limits.payload_bytes;
+	if (s->rate.burst == 0)
+		s->rate.burst = MAX((unsigned)(s->rate.per_second / 10), 1u);
+}
+
 struct config *config_load(const char *path, struct buf *reterr)
 {
 	struct config *c = xcalloc(1, sizeof *c);
@@ -219,6 +251,7 @@ struct config *config_load(const char *path, struct buf *reterr)
 
 	atomic_init(&c->refs, 1);
 	cfg_settings_preset("", c);
+	cfg_auth_init(c);
 	if (path != NULL)
 		read_file(c, &rep);
 	if (rep.n > 0) {
@@ -230,10 +263,8 @@ struct config *config_load(const char *path, struct buf *reterr)
 		c->services = xcalloc(1, sizeof *c->services);
 		service_add(c, SLICE("webhook"))->kind = SERVICE_WEBHOOK;
 	}
-	for (size_t i = 0; i < c->n_services; i++) {
-		if (c->services[i].max_payload == 0)
-			c->services[i].max_payload = c->limits.payload_bytes;
-	}
+	for (size_t i = 0; i < c->n_services; i++)
+		fill_in(c, &c->services[i]);
 	c->service_slots = (unsigned)MAX(2 * c->n_services, (size_t)CONFIG_SERVICE_SLOTS);
 	return c;
 }

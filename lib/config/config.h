@@ -32,7 +32,7 @@ struct service {
 	struct breaker_policy breaker;   /* per lane */
 	struct budget_policy retry_budget;       /* per lane */
 	int64_t max_pause_ms;            /* of a lane, by Retry-After */
-	uint32_t max_queued;             /* unfinished items in memory */
+	uint32_t max_queued;             /* unfinished items whose callers wait; 0: limits.queued_items */
 	struct cidr *allow;              /* webhook: ranges the guard lets through */
 	size_t n_allow;
 	int64_t attempt_timeout_ms;
@@ -45,16 +45,20 @@ struct service {
 
 enum key_scope { KEY_TENANT, KEY_ADMIN };
 
+/* Keys are told apart by all of them, so their number is bounded; and so is that of tenants. */
+enum { AUTH_KEYS_MAX = 1000, TENANTS_MAX = 1000, TENANT_NAME_MAX = 64 };
+
 struct auth_key {
 	const char *name;                /* for people */
-	struct slice tenant;             /* KEY_TENANT: whose it is */
+	struct slice tenant;             /* KEY_TENANT: whose it is; n 0: none */
 	enum key_scope scope;
 	unsigned char sha256[32];
 };
 
 /* What one tenant may have; 0: no limit but the process's. */
 struct tenant {
-	const char *name;
+	const char *name;                /* "" of [0] */
+	bool removed;                    /* by a reload: its place is kept */
 	unsigned weight;                 /* of its turns in a lane, against other tenants' */
 	unsigned max_priority;
 	double batches_per_second, items_per_second;
@@ -75,6 +79,7 @@ struct config {
 		unsigned json_depth;
 		unsigned connections;        /* inbound, per process */
 		uint32_t queued_items;       /* unfinished items, per process */
+		int64_t queue_ms;            /* that a batch may be expected to wait for a service; 0: any */
 		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
 		size_t resident_bytes;       /* of jobs in memory, per process */
 		uint64_t stored_items;       /* unfinished items in the store */
@@ -94,10 +99,11 @@ struct config {
 	enum log_format log_format;
 	enum log_level log_level;
 	bool open;                       /* auth.open: listen beyond loopback without keys */
+	bool open_operations;            /* auth.open_operations: the same for operations_host, which asks for none */
 	struct auth_key *keys;           /* none: nobody is asked for one */
 	size_t n_keys;
-	struct tenant *tenants;          /* those of the keys, and those under `tenants`; [0] is who has no key */
-	size_t n_tenants;
+	struct tenant *tenants;          /* [0] is who has no key; then those under `tenants`, and those of the keys */
+	size_t n_tenants;                /* at least 1 */
 	const char *operations_host;     /* a second address, for operations alone; NULL: none */
 	unsigned operations_port;
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
@@ -117,6 +123,8 @@ void config_unref(struct config *c);             /* the last one frees; NULL is 
 /* Index of a service by name, or -1; one that a reload has removed is not found. */
 int config_find_service(const struct config *c, struct slice name);
 
+/* Index of a tenant by name; 0 if it is not configured, or has no name. */
+unsigned config_find_tenant(const struct config *c, struct slice name);
 /* The service to take where a request names none: the only one, or -1. */
 int config_only_service(const struct config *c);
 

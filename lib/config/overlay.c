@@ -37,10 +37,10 @@ static bool same(const struct setting *s, const void *base, const void *other)
 
 static bool service_same(const struct service *a, const struct service *b)
 {
-	for (size_t i = 0; i < cfg_n_settings; i++) {
-		const struct setting *s = &cfg_settings[i];
+	const struct setting *s;
 
-		if (cfg_setting_in(s, "services.*") != NULL && s->type->show != NULL && !same(s, a, b))
+	for (size_t i = 0; (s = cfg_setting(i)) != NULL; i++) {
+		if (cfg_setting_in(s, "services.*") != NULL && !same(s, a, b))
 			return false;
 	}
 	return true;
@@ -105,13 +105,53 @@ static void place_services(struct config *fresh, const struct config *running, s
 	fresh->n_services = n;
 }
 
+/* ---- tenants ---- */
+
+/* [0] is the one without a name. */
+static size_t count_new_tenants(const struct config *fresh, const struct config *running)
+{
+	size_t n = 0;
+
+	for (size_t i = 1; i < fresh->n_tenants; i++)
+		n += config_find_tenant(running, slice_str(fresh->tenants[i].name)) == 0;
+	return n;
+}
+
+/* Their numbers stay, too: what each has unfinished is counted by them. */
+static void place_tenants(struct config *fresh, const struct config *running)
+{
+	struct tenant *places = xcalloc(TENANTS_MAX + 1, sizeof *places);
+	size_t next = running->n_tenants;
+
+	for (size_t i = 0; i < fresh->n_tenants; i++) {
+		unsigned was = config_find_tenant(running, slice_str(fresh->tenants[i].name));
+
+		places[i == 0 ? 0 : was == 0 ? next++ : was] = fresh->tenants[i];
+	}
+	for (size_t i = 1; i < running->n_tenants; i++) {
+		if (places[i].name != NULL)
+			continue;
+		places[i] = (struct tenant){.name = xstrdup(running->tenants[i].name), .removed = true};
+		cfg_settings_preset("tenants.*", &places[i]);
+	}
+	free(fresh->tenants);
+	fresh->tenants = places;
+	fresh->n_tenants = next;
+}
+
+/* ---- the rest ---- */
+
 /* The one value that both then have. */
 static void keep(const struct setting *s, struct config *fresh, const struct config *running)
 {
 	char *to = (char *)fresh + s->offset;
 	const char *from = (const char *)running + s->offset;
 
-	if (s->type == &cfg_type_listen) {
+	if (s->type == &cfg_type_operations) {
+		free((char *)fresh->operations_host);
+		fresh->operations_host = running->operations_host == NULL ? NULL : xstrdup(running->operations_host);
+		fresh->operations_port = running->operations_port;
+	} else if (s->type == &cfg_type_listen) {
 		free((char *)fresh->listen_host);
 		fresh->listen_host = xstrdup(running->listen_host);
 		fresh->listen_port = running->listen_port;
@@ -125,10 +165,10 @@ static void keep(const struct setting *s, struct config *fresh, const struct con
 
 static void lay_settings(struct config *fresh, const struct config *running, struct config_changes *ret)
 {
-	for (size_t i = 0; i < cfg_n_settings; i++) {
-		const struct setting *s = &cfg_settings[i];
+	const struct setting *s;
 
-		if (s->type->show == NULL || strchr(s->path, '*') != NULL || same(s, fresh, running))
+	for (size_t i = 0; (s = cfg_setting(i)) != NULL; i++) {
+		if (cfg_setting_in(s, "") == NULL || strchr(s->path, '*') != NULL || same(s, fresh, running))
 			continue;
 		add_name(s->restart ? &ret->restart : &ret->settings, s->path);
 		if (s->restart)
@@ -148,22 +188,39 @@ static void lay_tls(struct config *fresh, const struct config *running, struct c
 	add_name(&ret->restart, "tls");
 }
 
-/* What the file may say alone, but not together with the address that stays. */
-static bool may_follow(const struct config *fresh, const struct config *running, struct buf *reterr)
+/* What the file may say alone, but not together with the addresses that stay. */
+static bool may_reach(const struct config *fresh, const struct config *running, struct buf *reterr)
 {
-	size_t n = running->n_services + count_new(fresh, running);
+	const char *operations = running->operations_host;
 
-	if (n > running->service_slots) {
-		buf_printf(reterr, "%zu services, with those that were removed since the start, are more than the %u that "
-			   "there is room for: restart\n", n, running->service_slots);
-		return false;
-	}
 	if (!fresh->open && fresh->n_keys == 0 && !cfg_check_is_loopback(running->listen_host)) {
 		buf_printf(reterr, "it listens on %s until a restart, which can be reached from other machines, and no caller "
 			   "would be asked for a key: keep a key, or set auth: {open: true}\n", running->listen_host);
 		return false;
 	}
-	return true;
+	if (operations == NULL || fresh->open || fresh->open_operations || cfg_check_is_loopback(operations))
+		return true;
+	buf_printf(reterr, "it answers operations on %s until a restart, which can be reached from other machines: set "
+		   "auth: {open_operations: true}\n", operations);
+	return false;
+}
+
+static bool may_follow(const struct config *fresh, const struct config *running, struct buf *reterr)
+{
+	size_t services = running->n_services + count_new(fresh, running);
+	size_t tenants = running->n_tenants + count_new_tenants(fresh, running);
+
+	if (services > running->service_slots) {
+		buf_printf(reterr, "%zu services, with those that were removed since the start, are more than the %u that "
+			   "there is room for: restart\n", services, running->service_slots);
+		return false;
+	}
+	if (tenants > TENANTS_MAX + 1) {
+		buf_printf(reterr, "%zu tenants, with those that were removed since the start, are more than %d: restart\n",
+			   tenants - 1, TENANTS_MAX);
+		return false;
+	}
+	return may_reach(fresh, running, reterr);
 }
 
 bool config_overlay(struct config *fresh, const struct config *running, struct config_changes *ret, struct buf *reterr)
@@ -173,6 +230,7 @@ bool config_overlay(struct config *fresh, const struct config *running, struct c
 	lay_tls(fresh, running, ret);
 	lay_settings(fresh, running, ret);
 	place_services(fresh, running, ret);
+	place_tenants(fresh, running);
 	fresh->service_slots = running->service_slots;
 	return true;
 }

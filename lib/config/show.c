@@ -175,6 +175,109 @@ void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_ho
 		buf_add_str(out, "[503]");
 }
 
+/* At most three decimals are read. */
+void cfg_show_decimal(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	double v;
+
+	(void)s;
+	(void)how;
+	memcpy(&v, at, sizeof v);
+	buf_printf(out, "%.3f", v);
+	while (!out->failed && out->p[out->n - 1] == '0')
+		out->n--;
+	if (!out->failed && out->p[out->n - 1] == '.')
+		out->n--;
+}
+
+void cfg_show_operations(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct config *c = at;
+
+	(void)s;
+	(void)how;
+	if (c->operations_host != NULL)
+		show_address(c->operations_host, c->operations_port, out);
+}
+
+/* As cfg_type_name has put it there: a slice, or a text. */
+void cfg_show_name(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const char *text = *(const char *const *)at;
+
+	(void)how;
+	if (s->size == sizeof(struct slice))
+		text = ((const struct slice *)at)->p;
+	if (text != NULL)
+		buf_add_str(out, text);
+}
+
+/* A key cannot be told from it. */
+void cfg_show_sha256(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const unsigned char *digest = at;
+
+	(void)s;
+	(void)how;
+	for (int i = 0; i < 32; i++)
+		buf_printf(out, i == 0 ? "\"%02x" : i == 31 ? "%02x\"" : "%02x", digest[i]);
+}
+
+/* ---- maps and lists of maps ---- */
+
+/* All of a section's settings as {name: value}. */
+static void show_flow(const char *section, const void *base, enum show_how how, struct buf *out)
+{
+	const struct setting *s;
+	bool first = true;
+
+	buf_add_char(out, '{');
+	for (size_t i = 0; (s = cfg_setting(i)) != NULL; i++) {
+		const char *name = cfg_setting_in(s, section);
+		size_t before = out->n, begun;
+
+		if (name == NULL)
+			continue;
+		buf_printf(out, "%s%s: ", first ? "" : ", ", name);
+		begun = out->n;
+		s->type->show(s, (const char *)base + s->offset, how, out);
+		if (out->n == begun)
+			out->n = before;
+		else
+			first = false;
+	}
+	buf_add_char(out, '}');
+}
+
+static void show_keys(const struct config *c, enum show_how how, struct buf *out)
+{
+	if (c->n_keys == 0)
+		return;
+	for (size_t i = 0; i < c->n_keys; i++) {
+		buf_add_str(out, how == SHOW_PRINT ? "\n    - " : "\n");
+		show_flow("auth.keys.*", &c->keys[i], how, out);
+	}
+}
+
+/* The first one is who has no name. */
+static void show_tenants(const struct config *c, enum show_how how, struct buf *out)
+{
+	for (size_t i = 1; i < c->n_tenants; i++) {
+		if (c->tenants[i].removed)
+			continue;
+		buf_printf(out, "\n  %s: ", c->tenants[i].name);
+		show_flow("tenants.*", &c->tenants[i], how, out);
+	}
+}
+
+void cfg_show_apart(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	if (strcmp(s->path, "auth.keys") == 0)
+		show_keys(at, how, out);
+	else
+		show_tenants(at, how, out);
+}
+
 /* ---- a whole configuration ---- */
 
 /* False: a file says nothing there, and so does this. */
@@ -182,9 +285,7 @@ static bool print_one(const struct setting *s, const char *indent, const char *n
 {
 	size_t before = out->n, begun;
 
-	if (s->type->show == NULL)
-		return false;
-	buf_printf(out, "%s%s: ", indent, name);
+	buf_printf(out, "%s%s:%s", indent, name, s->type == &cfg_type_apart ? "" : " ");
 	begun = out->n;
 	s->type->show(s, (const char *)base + s->offset, SHOW_PRINT, out);
 	if (out->n == begun) {
@@ -195,47 +296,58 @@ static bool print_one(const struct setting *s, const char *indent, const char *n
 	return true;
 }
 
-static void print_service(const struct service *s, struct buf *out)
-{
-	buf_printf(out, "  %s:\n", s->name);
-	for (size_t i = 0; i < cfg_n_settings; i++) {
-		const struct setting *set = &cfg_settings[i];
-		const char *name = cfg_setting_in(set, "services.*");
-		bool other = set->only == (s->kind == SERVICE_HTTP ? ONLY_WEBHOOK : ONLY_HTTP);
+struct place {
+	const char *indent, *deeper;
+	struct slice part;               /* the head that was printed last */
+};
 
-		if (name != NULL && !other)
-			print_one(set, "    ", name, s, out);
-	}
-}
-
-/* A section's head stands only over something. */
-static void print_nested(const struct config *c, const struct setting *s, struct slice *section, struct buf *out)
+/* `name` is the path from here on. The head of a part stands only over something. */
+static void print_setting(const struct setting *s, const char *name, const void *base, struct place *at,
+			  struct buf *out)
 {
-	struct slice part = {s->path, strcspn(s->path, ".")};
+	struct slice part = {name, strcspn(name, ".")};
 	size_t before = out->n;
 
-	if (!slice_eq(part, *section))
-		buf_printf(out, "%.*s:\n", (int)part.n, part.p);
-	if (print_one(s, "  ", s->path + part.n + 1, c, out))
-		*section = part;
+	if (name[part.n] == '\0') {
+		print_one(s, at->indent, name, base, out);
+		return;
+	}
+	if (!slice_eq(part, at->part))
+		buf_printf(out, "%s%.*s:\n", at->indent, (int)part.n, part.p);
+	if (print_one(s, at->deeper, name + part.n + 1, base, out))
+		at->part = part;
 	else
 		out->n = before;
 }
 
+static void print_service(const struct service *s, struct buf *out)
+{
+	struct place at = {.indent = "    ", .deeper = "      "};
+	const struct setting *set;
+
+	buf_printf(out, "  %s:\n", s->name);
+	for (size_t i = 0; (set = cfg_setting(i)) != NULL; i++) {
+		const char *name = cfg_setting_in(set, "services.*");
+		bool other = set->only == (s->kind == SERVICE_HTTP ? ONLY_WEBHOOK : ONLY_HTTP);
+		/* A file may not say it where there is no rate. */
+		bool idle = set->offset == offsetof(struct service, rate.burst) && s->rate.per_second <= 0;
+
+		if (name != NULL && !other && !idle)
+			print_setting(set, name, s, &at, out);
+	}
+}
+
 void config_print(const struct config *c, struct buf *out)
 {
-	struct slice section = {0};
+	struct place at = {.indent = "", .deeper = "  "};
+	const struct setting *s;
 
-	for (size_t i = 0; i < cfg_n_settings; i++) {
-		const struct setting *s = &cfg_settings[i];
+	for (size_t i = 0; (s = cfg_setting(i)) != NULL; i++) {
+		const char *name = cfg_setting_in(s, "");
 
 		/* store.path means nothing beside store.memory, and is refused there. */
-		if (strchr(s->path, '*') != NULL || (strcmp(s->path, "store.path") == 0 && c->store_memory))
-			continue;
-		if (strchr(s->path, '.') != NULL)
-			print_nested(c, s, &section, out);
-		else
-			print_one(s, "", s->path, c, out);
+		if (name != NULL && strchr(name, '*') == NULL && (strcmp(name, "store.path") != 0 || !c->store_memory))
+			print_setting(s, name, c, &at, out);
 	}
 	buf_add_str(out, "services:\n");
 	for (size_t i = 0; i < c->n_services; i++) {

@@ -15,6 +15,14 @@ enum metric {
 	METRIC_IN_FLIGHT,                /* service */
 	METRIC_QUEUED,
 	METRIC_LANE_QUEUED,              /* service */
+	METRIC_REPEATS_QUEUED,           /* service */
+	METRIC_LANES,                    /* service */
+	METRIC_LANES_PAUSED,             /* service */
+	METRIC_LANE_PAUSES,              /* service */
+	METRIC_LANE_WAITS,               /* service, enum lane_wait - 1: there is no "nothing" */
+	METRIC_BREAKERS,                 /* service, enum breaker_state - 1: closed ones are not counted */
+	METRIC_BREAKER_TRANSITIONS,      /* service, enum breaker_state */
+	METRIC_REFUSALS,                 /* service */
 	METRIC_RESIDENT_JOBS,
 	METRIC_RESIDENT_BYTES,
 	METRIC_BACKLOG_JOBS,
@@ -22,6 +30,7 @@ enum metric {
 	METRIC_JOB_PARKS,
 	METRIC_JOBS_RECOVERED,
 	METRIC_ITEMS_INTERRUPTED,
+	METRIC_SHED,
 	METRIC_PARKED,
 	METRIC_WAITING,
 	METRIC_REFUSED,                  /* problem */
@@ -30,6 +39,13 @@ enum metric {
 	METRIC_RELOADED_AT,
 	METRIC_MAX,
 };
+
+/* What a lane that has something to start waits for. */
+#define LANE_WAIT_TABLE(X) X(NOTHING, nothing) X(PAUSE, pause) X(RATE, rate) X(BUDGET, retry_budget)
+#define X(upper, lower) LANE_WAIT_##upper,
+enum lane_wait { LANE_WAIT_TABLE(X) LANE_WAIT_MAX };
+#undef X
+
 
 /* What became of a SIGHUP. */
 enum reload_result { RELOAD_OK, RELOAD_REFUSED, RELOAD_RESULTS };

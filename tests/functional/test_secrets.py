@@ -140,7 +140,7 @@ services:
         whole = printed.stdout.replace('secret: "***"', 'secret: "${SIGNING_KEY}"')
         whole = whole.replace('url: "***"', 'url: "http://x/${TOKEN}"').replace('"***"', '"${TOKEN}"')
         again = self.run_with("--print-config", config=whole)
-        self.assertEqual((again.stdout, again.stderr), (printed.stdout, ""))
+        self.assertEqual((again.stderr, again.stdout), ("", printed.stdout))
 
     def test_a_refused_reload_shows_none(self):
         daemon = harness.Daemon({"services": self.services()}, env={"TOKEN": TOKEN, "SIGNING_KEY": KEY})
