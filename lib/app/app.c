@@ -1,9 +1,9 @@
 /*
  * Start: metrics, store, one listening socket and one shard each, the unfinished
  *        batches of the process before, threads.
- * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
+ * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new batches; running ones get drain_ms) ─► cancel what is
  *        left (stop: shutdown), and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
- * A second signal shortens the drain. Batches that a cancel does not end are a
+ * A second signal cuts the lame duck short, another the drain. Batches that a cancel does not end are a
  * defect, which must not hold the process: it then ends as it is, with status 1.
  */
 #include <errno.h>
@@ -107,10 +107,25 @@ static NORETURN void end_without_order(unsigned shards)
 	_exit(1);
 }
 
+/* Whoever routes requests here learns of the end a moment after us: until then it
+ * sends new ones. Nobody reports the end of this, so it takes its time. */
+static void be_lame_duck(struct app *app)
+{
+	int64_t ms = app->config.limits.lame_duck_ms;
+	uint64_t seen = 0;
+
+	if (ms == 0)
+		return;
+	for (unsigned i = 0; i < app->n; i++)
+		shard_lame_duck(&app->shards[i]);
+	wait_for(app, &seen, UINT64_MAX, true, ms);
+}
+
 static void stop(struct app *app)
 {
 	uint64_t seen = 0;
 
+	be_lame_duck(app);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_drain(&app->shards[i]);
 	if (!wait_for(app, &seen, app->n, true, app->config.limits.drain_ms)) {
@@ -258,6 +273,7 @@ static void free_app(struct app *app)
 	store_close(app->store);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
+	dispatch_tenants_free(app->group.tenants);
 	free(app->services);
 	metrics_free(app->metrics);
 	close(app->done_fd);

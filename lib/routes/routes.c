@@ -175,6 +175,8 @@ static size_t on_head(void *arg, struct http_request *req)
 	struct slice id;
 	const struct route *route = find(req, &id, &allow);
 
+	if (route != NULL && !auth_admits(r, req, route))
+		return 0;
 	/* Where there is no route the body is read, too: it is on its way, and an
 	 * answer before it was read could be lost in a reset. */
 	return route != NULL && route->method != HTTP_POST ? 0 : r->env.config->limits.body_bytes;
@@ -199,7 +201,7 @@ static void on_request(void *arg, struct http_request *req)
 
 	if (route == NULL)
 		answer_unrouted(r, req, &allow);
-	else
+	else if (auth_admits(r, req, route))
 		route->run(r, req, id);
 }
 

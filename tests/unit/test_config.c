@@ -85,6 +85,7 @@ static void assert_defaults(const struct config *c)
 	assert_int_equal(c->limits.body_ms, 60000);
 	assert_int_equal(c->limits.idle_ms, 75000);
 	assert_int_equal(c->limits.write_ms, 30000);
+	assert_int_equal(c->limits.lame_duck_ms, 0);
 	assert_int_equal(c->limits.drain_ms, 25000);
 	assert_int_equal(c->limits.deadline_ms, 30000);
 	assert_int_equal(c->limits.max_deadline_ms, 7 * 24 * 3600000);
@@ -196,7 +197,7 @@ static void every_setting_is_read(void **state)
 		"listen: '[::1]:0'\nshards: 3\nlog: {format: json, level: debug}\nauth: {open: true}\n"
 		"limits: {items: 1000000, body_bytes: 2, payload_bytes: 3, answer_bytes: 4, json_depth: 5, connections: 6,\n"
 		"  queued_items: 7, results_bytes: 8589934592, in_flight: 9, keep_results_ms: 10, header_ms: 11,\n"
-		"  body_ms: 12, idle_ms: 13, write_ms: 14, drain_ms: 0, deadline_ms: 16, max_deadline_ms: 2592000000}\n"
+		"  body_ms: 12, idle_ms: 13, write_ms: 14, lame_duck_ms: 15, drain_ms: 0, deadline_ms: 16, max_deadline_ms: 2592000000}\n"
 		"services:\n"
 		"  partner: {kind: webhook, secret: [whsec_" KEY24 KEY24 ", whsec_" KEY24 "], allow: ['127.0.0.0/8', 'fd00::/8', '::1']}\n"
 		"  push:\n"
@@ -220,6 +221,7 @@ static void every_setting_is_read(void **state)
 	assert_true(c->limits.queued_items == 7 && c->limits.results_bytes == 8589934592 && c->limits.in_flight == 9);
 	assert_true(c->limits.keep_results_ms == 10 && c->limits.header_ms == 11 && c->limits.body_ms == 12);
 	assert_true(c->limits.idle_ms == 13 && c->limits.write_ms == 14 && c->limits.drain_ms == 0);
+	assert_int_equal(c->limits.lame_duck_ms, 15);
 	assert_true(c->limits.deadline_ms == 16 && c->limits.max_deadline_ms == 2592000000);
 	assert_int_equal(c->n_services, 2);
 	assert_int_equal(config_find_service(c, SLICE("push")), 1);
@@ -409,7 +411,7 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("3:3", "limits.itmes: unknown key: did you mean items?")
 	        LINE("4:3", "limits.zzz: unknown key: known here are items, body_bytes, payload_bytes, answer_bytes, "
 	             "json_depth, connections, queued_items, queued_bytes, resident_bytes, stored_items, results_bytes, in_flight, "
-	             "event_readers, event_comment_ms, waiting, keep_results_ms, header_ms, body_ms, idle_ms, write_ms, drain_ms, deadline_ms, max_deadline_ms")
+	             "event_readers, event_comment_ms, waiting, keep_results_ms, header_ms, body_ms, idle_ms, write_ms, lame_duck_ms, drain_ms, deadline_ms, max_deadline_ms")
 	        LINE("5:7", "log.colour: unknown key: known here are format, level")
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
@@ -487,11 +489,10 @@ static void the_store_is_a_directory_or_memory(void **state)
 static void what_comes_later_says_so(void **state)
 {
 	(void)state;
-	refused("auth:\n  keys: [{name: a}]\n" SERVICE
+	refused(SERVICE
 	        "    rate: {per_second: 5}\n    breaker: {open_ms: 5}\n",
-	        LINE("2:3", "auth.keys: not available in this version: use {open: true} behind a proxy that checks its callers")
-	        LINE("7:5", "services.a.rate: not available in this version: use max_in_flight")
-	        LINE("8:5", "services.a.breaker: not available in this version: leave it out"));
+	        LINE("5:5", "services.a.rate: not available in this version: use max_in_flight")
+	        LINE("6:5", "services.a.breaker: not available in this version: leave it out"));
 }
 
 static void listening_beyond_loopback_must_be_meant(void **state)
@@ -509,10 +510,10 @@ static void listening_beyond_loopback_must_be_meant(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(fine); i++)
 		config_free(load(fine[i]));
 	refused("listen: 0.0.0.0:1\n", LINE("1:9", "listen: 0.0.0.0 can be reached from other machines and no caller is "
-	                                    "asked for a key: listen on 127.0.0.1, or set auth: {open: true}"));
+	                                    "asked for a key: give auth.keys, listen on 127.0.0.1, or set auth: {open: true}"));
 	refused("auth: {open: false}\nlisten: \"[::]:1\"\n",
-	        LINE("2:9", "listen: :: can be reached from other machines and no caller is asked for a key: listen on "
-	             "127.0.0.1, or set auth: {open: true}"));
+	        LINE("2:9", "listen: :: can be reached from other machines and no caller is asked for a key: give "
+	             "auth.keys, listen on 127.0.0.1, or set auth: {open: true}"));
 	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
 		char text[64], want[200];
 		size_t quote = wrong[i][0] == '\'';
