@@ -42,6 +42,12 @@ struct app {
  * gets along with `fds` file descriptors. False: they are as they were. */
 bool limits_fit(struct config *c, uint64_t fds);
 
+/* outbound.c: in the main thread. outbound_load(): NULL, and a line in *reterr; for a
+ * reload, it changes nothing until outbound_use(). */
+int outbound_init(const struct config *c) MUST_CHECK;    /* 0 or a negative errno */
+struct xfer_tls_set *outbound_load(const struct config *c, struct buf *reterr) MUST_CHECK;
+void outbound_use(const struct config *c, struct xfer_tls_set *take);
+
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
 void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */

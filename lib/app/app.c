@@ -20,7 +20,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { CANCEL_MS = 15000, QUIESCE_MS = 5000, LOOKUP_THREAD_IDLE_MS = 10000 };
+enum { CANCEL_MS = 15000, QUIESCE_MS = 5000 };
 
 static int64_t now_ms(void)
 {
@@ -281,17 +281,17 @@ static void free_app(struct app *app)
 	free(app);
 }
 
-static int start_transfers(const struct config *c)
+static bool load_certificates(const struct config *c)
 {
-	const struct xfer_names names = {
-		.threads = c->names.threads,
-		.queued = c->names.queued,
-		.ttl_ms = c->names.ttl_ms,
-		.negative_ttl_ms = c->names.negative_ttl_ms,
-		.thread_idle_ms = LOOKUP_THREAD_IDLE_MS,
-	};
+	struct buf err = {0};
+	struct xfer_tls_set *set = outbound_load(c, &err);
 
-	return xfer_global_init(&names);
+	if (set == NULL)
+		fprintf(stderr, "settled: %.*s", (int)err.n, err.p);
+	else
+		outbound_use(c, set);
+	buf_free(&err);
+	return set != NULL;
 }
 
 int app_run(const struct config *config, const char *version)
@@ -307,11 +307,11 @@ int app_run(const struct config *config, const char *version)
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
-	REQUIRE(start_transfers(config) == 0);
+	REQUIRE(outbound_init(config) == 0);
 	app->metrics = dispatch_metrics_new(config, config->shards);
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);
-	if (open_store(app) && start_shards(app, &port) == 0 && recover(app)) {
+	if (load_certificates(config) && open_store(app) && start_shards(app, &port) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
 		serve(app);

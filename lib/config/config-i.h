@@ -49,10 +49,9 @@ bool cfg_node_is_null(const struct node *n);         /* nothing, ~ or null, unqu
 
 /* expand.c. Replaces every ${...} below `n`. */
 void cfg_expand_tree(struct node *n, struct report *rep);
-/* Reads at most `max` bytes; 0 or a negative errno, -EFBIG if there are more.
- * The buffer is not moved while it grows, so a wipe gets every byte. */
-int cfg_file_read(const char *path, size_t max, struct buf *ret);
-void cfg_buf_wipe(struct buf *b);
+
+/* certs.c: a service's certificates and keys, read and forgotten again. */
+void cfg_certs_check(const struct node *map, const struct service *s, struct report *rep);
 
 /* report.c: one line each, "FILE:LINE:COLUMN: path: what is wrong: what to do". */
 void cfg_report_at(struct report *rep, unsigned line, unsigned column, const char *fmt, ...) PRINTF_LIKE(4, 5);
@@ -92,7 +91,7 @@ struct setting_type {
 };
 
 extern const struct setting_type cfg_type_integer, cfg_type_number, cfg_type_bool, cfg_type_choice, cfg_type_word,
-	cfg_type_name, cfg_type_apart, cfg_type_sha256, cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path,
+	cfg_type_name, cfg_type_apart, cfg_type_sha256, cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file,
 	cfg_type_url, cfg_type_headers, cfg_type_secrets, cfg_type_ranges,
 	cfg_type_refuses_with, cfg_type_absent;
 

@@ -29,6 +29,9 @@ static void service_done(struct service *s)
 		free((char *)s->secrets[i].p);
 	}
 	free(s->secrets);
+	free((char *)s->ca_file);
+	free((char *)s->cert_file);
+	free((char *)s->key_file);
 	free(s->allow);
 }
 
@@ -85,6 +88,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	if (kind == NULL || cfg_choice_index(cfg_service_kinds, kind) < 0)
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
+	cfg_certs_check(n, s, rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }
@@ -162,18 +166,18 @@ static void read_file(struct config *c, struct report *rep)
 {
 	struct buf text = {0};
 	struct node *root;
-	int err = cfg_file_read(rep->file, CONFIG_FILE_MAX, &text);
+	int err = buf_read_file(rep->file, CONFIG_FILE_MAX, &text);
 
 	if (err != 0) {
 		rep->n++;
 		buf_printf(rep->out, "%s: %s: %s\n", rep->file,
 		           err == -EFBIG ? "larger than 1 MiB" : strerror(-err),
 		           err == -EFBIG ? "give a smaller file" : "give a file that can be read");
-		cfg_buf_wipe(&text);
+		buf_wipe(&text);
 		return;
 	}
 	root = cfg_tree_parse(buf_slice(&text), rep);
-	cfg_buf_wipe(&text);
+	buf_wipe(&text);
 	if (root != NULL)
 		read_tree(c, root, rep);
 	cfg_node_free(root);

@@ -145,12 +145,12 @@ static void read_bool(const struct setting *s, const struct node *n, void *at, s
 static void read_path(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	enum { LONGEST = 3900 };         /* names of files follow, and PATH_MAX is 4096 */
+	const char *what = s->type == &cfg_type_file ? "a file" : "a directory";
 
-	(void)s;
-	if (!cfg_node_want_text(n, "a directory", rep))
+	if (!cfg_node_want_text(n, what, rep))
 		return;
 	if (n->text.n == 0 || n->text.n > LONGEST) {
-		cfg_report_node(rep, n, "not the path of a directory: give 1 to %d bytes", LONGEST);
+		cfg_report_node(rep, n, "not the path of %s: give 1 to %d bytes", what, LONGEST);
 		return;
 	}
 	free(*(char **)at);
@@ -446,6 +446,7 @@ const struct setting_type cfg_type_listen = {"address:port", read_listen};
 const struct setting_type cfg_type_operations = {"address:port", read_operations};
 const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
 const struct setting_type cfg_type_path = {"directory", read_path};
+const struct setting_type cfg_type_file = {"file", read_path};
 const struct setting_type cfg_type_url = {"URL", read_url};
 const struct setting_type cfg_type_headers = {"map of texts", read_headers};
 const struct setting_type cfg_type_secrets = {"whsec_ and base64, or a list of them", read_secrets};

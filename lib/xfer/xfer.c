@@ -63,7 +63,7 @@ void xfer_metrics_render(struct buf *out)
 void xfer_global_free(void)
 {
 	resolver_free(STEAL_PTR(xfer_resolver));
-	xfer_tls_free();
+	xfer_tls_use(NULL);
 	curl_global_cleanup();
 }
 
