@@ -23,7 +23,7 @@ struct shard {
 	struct httpd *httpd;
 	struct config *config;           /* a reference: what routes and httpd use */
 	struct httpd *operations;        /* of one shard, if it was asked for; NULL */
-	struct loop_msg drain, cancel, quiesce;
+	struct loop_msg lame_duck, drain, cancel, quiesce;
 	struct loop_msg learn, use;      /* the steps of a reload */
 	struct config *next;             /* between them: a reference */
 	struct httpd_tls *next_tls;
@@ -31,10 +31,7 @@ struct shard {
 	int64_t quiet_by_us;
 };
 
-enum {
-	LOOKUPS = 32,                    /* of callers' names at once, per shard */
-	OPERATIONS_CONNECTIONS = 64,     /* at the address for operations */
-};
+enum { OPERATIONS_CONNECTIONS = 64 };    /* at the address for operations */
 
 struct app {
 	const char *config_path;         /* NULL: there is no file */
@@ -70,6 +67,11 @@ struct store_limits app_store_limits(const struct config *c);
 const char **app_service_names(const struct config *c);      /* to be freed; the names are the configuration's */
 bool app_read_tls(const struct config *c, struct httpd_tls **ret, struct buf *reterr) MUST_CHECK;     /* NULL: plain text */
 void app_hide_secrets(const struct config *c);               /* no core dump has them */
+/* outbound.c: in the main thread. outbound_load(): NULL, and a line in *reterr; for a
+ * reload, it changes nothing until outbound_use(). */
+int outbound_init(const struct config *c) MUST_CHECK;    /* 0 or a negative errno */
+struct xfer_tls_set *outbound_load(const struct config *c, struct buf *reterr) MUST_CHECK;
+void outbound_use(const struct config *c, struct xfer_tls_set *take);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
@@ -86,6 +88,7 @@ void shard_use(struct shard *s, struct httpd_tls *tls);
 
 /* The steps of a stop, asked for by the main thread; each shard answers by
  * adding one to done_fd when it has finished `drain` or `quiesce`. */
+void shard_lame_duck(struct shard *s);   /* say that it is not ready, and serve on: no answer of its own */
 void shard_drain(struct shard *s);       /* until its last batch is done */
 void shard_cancel(struct shard *s);      /* end all batches now: no answer of its own */
 void shard_quiesce(struct shard *s);     /* until its connections are closed */

@@ -1,10 +1,10 @@
 /*
  * Start: metrics, store, one listening socket and one shard each, the unfinished
  *        batches of the process before, threads.
- * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
+ * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new batches; running ones get drain_ms) ─► cancel what is
  *        left (stop: shutdown), and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
  * SIGHUP in between: reload.c.
- * A second signal shortens the drain. Batches that a cancel does not end are a
+ * A second signal cuts the lame duck short, another the drain. Batches that a cancel does not end are a
  * defect, which must not hold the process: it then ends as it is, with status 1.
  */
 #include <errno.h>
@@ -113,11 +113,26 @@ static NORETURN void end_without_order(unsigned shards)
 	_exit(1);
 }
 
+/* Whoever routes requests here learns of the end a moment after us: until then it
+ * sends new ones. Nobody reports the end of this, so it takes its time. */
+static void be_lame_duck(struct app *app)
+{
+	int64_t ms = app->config->limits.lame_duck_ms;
+	uint64_t seen = 0;
+
+	if (ms == 0)
+		return;
+	for (unsigned i = 0; i < app->n; i++)
+		shard_lame_duck(&app->shards[i]);
+	app_wait(app, &seen, UINT64_MAX, true, ms);
+}
+
 static void stop(struct app *app)
 {
 	uint64_t seen = 0;
 
 	app->stopping = true;
+	be_lame_duck(app);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_drain(&app->shards[i]);
 	if (!app_wait(app, &seen, app->n, true, app->config->limits.drain_ms)) {
@@ -306,6 +321,19 @@ static void free_app(struct app *app)
 	free(app);
 }
 
+static bool load_certificates(const struct config *c)
+{
+	struct buf err = {0};
+	struct xfer_tls_set *set = outbound_load(c, &err);
+
+	if (set == NULL)
+		fprintf(stderr, "settled: %.*s", (int)err.n, err.p);
+	else
+		outbound_use(c, set);
+	buf_free(&err);
+	return set != NULL;
+}
+
 int app_run(const char *path, struct config *take, const char *version)
 {
 	struct app *app = xcalloc(1, sizeof *app);
@@ -322,12 +350,13 @@ int app_run(const char *path, struct config *take, const char *version)
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
-	REQUIRE(xfer_global_init() == 0);
+	REQUIRE(outbound_init(config) == 0);
 	app->metrics = dispatch_metrics_new(config, config->shards);
 	meter_set((struct meter){app->metrics, 0}, METRIC_RELOADED_AT, 0, 0, time(NULL));
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);
-	if (open_tls(app) && open_store(app) && start_shards(app, &port) == 0 && start_operations(app) == 0 && recover(app)) {
+	if (load_certificates(config) && open_tls(app) && open_store(app) && start_shards(app, &port) == 0 &&
+	    start_operations(app) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
 		serve(app);

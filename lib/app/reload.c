@@ -16,6 +16,12 @@
 #include "app-i.h"
 #include "obs/log.h"
 
+/* What was read of files that the configuration names. */
+struct files {
+	struct httpd_tls *inbound;       /* NULL: plain text */
+	struct xfer_tls_set *outbound;
+};
+
 struct store_limits app_store_limits(const struct config *c)
 {
 	return (struct store_limits){
@@ -111,20 +117,21 @@ static void set_store(struct app *app, const struct config *c)
 }
 
 /* From here on nothing can fail. */
-static void install(struct app *app, struct config *take, struct httpd_tls *take_tls)
+static void install(struct app *app, struct config *take, struct files *files)
 {
 	dispatch_metrics_grow(app->metrics, take, app->config->n_services);
+	outbound_use(take, STEAL_PTR(files->outbound));
 	for (unsigned i = 0; i < app->n; i++)
 		shard_learn(&app->shards[i], take);
 	wait_for_all(app);
 	set_store(app, take);
 	for (unsigned i = 0; i < app->n; i++)
-		shard_use(&app->shards[i], take_tls);
+		shard_use(&app->shards[i], files->inbound);
 	wait_for_all(app);
 	config_unref(app->config);
 	app->config = take;
 	httpd_tls_unref(app->tls);
-	app->tls = take_tls;
+	app->tls = STEAL_PTR(files->inbound);
 	log_set(take->log_format, take->log_level);
 }
 
@@ -147,21 +154,32 @@ bool app_check(const struct config *config, struct buf *reterr)
 {
 	struct httpd_tls *tls;
 	bool ok = app_read_tls(config, &tls, reterr);
+	struct xfer_tls_set *set = outbound_load(config, reterr);
 
 	httpd_tls_unref(tls);
-	return ok;
+	xfer_tls_set_free(set);
+	return ok && set != NULL;
 }
 
-/* All that can fail. The same files may hold another certificate. */
-static bool prepare(struct app *app, struct config *fresh, struct httpd_tls **rettls, struct config_changes *ret,
+static void files_free(struct files *f)
+{
+	httpd_tls_unref(f->inbound);
+	xfer_tls_set_free(f->outbound);
+}
+
+/* All that can fail. The same files may hold other certificates. */
+static bool prepare(struct app *app, struct config *fresh, struct files *ret_files, struct config_changes *ret,
 		    struct buf *reterr)
 {
 	app_hide_secrets(fresh);
 	limits_fit(fresh, app->fds);
-	if (!config_overlay(fresh, app->config, ret, reterr) || !app_read_tls(fresh, rettls, reterr))
+	if (!config_overlay(fresh, app->config, ret, reterr) || !app_read_tls(fresh, &ret_files->inbound, reterr))
+		return false;
+	ret_files->outbound = outbound_load(fresh, reterr);
+	if (ret_files->outbound == NULL)
 		return false;
 	limits_fit_in_flight(fresh, app->fds);
-	if (*rettls != NULL && !httpd_tls_same(*rettls, app->tls))
+	if (ret_files->inbound != NULL && !httpd_tls_same(ret_files->inbound, app->tls))
 		buf_printf(&ret->settings, "%sthe certificate", ret->settings.n > 0 ? ", " : "");
 	return name_services(app, fresh, reterr);
 }
@@ -170,7 +188,7 @@ void app_reload(struct app *app)
 {
 	CLEANUP(config_changes_free) struct config_changes changes = {0};
 	CLEANUP(buf_free) struct buf errors = {0};
-	struct httpd_tls *tls = NULL;
+	CLEANUP(files_free) struct files files = {0};
 	struct config *fresh;
 
 	if (app->config_path == NULL) {
@@ -178,13 +196,12 @@ void app_reload(struct app *app)
 		return;
 	}
 	fresh = config_load(app->config_path, &errors);
-	if (fresh == NULL || !prepare(app, fresh, &tls, &changes, &errors)) {
+	if (fresh == NULL || !prepare(app, fresh, &files, &changes, &errors)) {
 		config_unref(fresh);
-		httpd_tls_unref(tls);
 		refuse_all(app, &errors);
 		return;
 	}
-	install(app, fresh, tls);
+	install(app, fresh, &files);
 	count(app, RELOAD_OK);
 	log_reloaded(&changes);
 }

@@ -16,6 +16,7 @@ enum {
 	CONFIG_ERRORS_MAX = 100,
 	CONFIG_SHARDS_MAX = 64,
 	CONFIG_SERVICE_SLOTS = 256,      /* with all that reloads may add; or twice what the start had */
+	CONFIG_SECRETS_MAX = 8,          /* of one service: its header grows with them */
 };
 
 enum node_kind { NODE_TEXT, NODE_LIST, NODE_MAP };
@@ -49,10 +50,9 @@ bool cfg_node_is_null(const struct node *n);         /* nothing, ~ or null, unqu
 
 /* expand.c. Replaces every ${...} below `n`. */
 void cfg_expand_tree(struct node *n, struct report *rep);
-/* Reads at most `max` bytes; 0 or a negative errno, -EFBIG if there are more.
- * The buffer is not moved while it grows, so a wipe gets every byte. */
-int cfg_file_read(const char *path, size_t max, struct buf *ret);
-void cfg_buf_wipe(struct buf *b);
+
+/* certs.c: a service's certificates and keys, read and forgotten again. */
+void cfg_certs_check(const struct node *map, const struct service *s, struct report *rep);
 
 /* report.c: one line each, "FILE:LINE:COLUMN: path: what is wrong: what to do". */
 void cfg_report_at(struct report *rep, unsigned line, unsigned column, const char *fmt, ...) PRINTF_LIKE(4, 5);
@@ -102,7 +102,7 @@ struct setting_type {
 
 extern const struct setting_type cfg_type_integer, cfg_type_decimal, cfg_type_bool, cfg_type_choice, cfg_type_word,
 	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url, cfg_type_headers,
-	cfg_type_secret, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart,
+	cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart,
 	cfg_type_absent;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
@@ -141,7 +141,7 @@ void cfg_show_text(const struct setting *s, const void *at, enum show_how how, s
 void cfg_show_listen(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_url(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out);
-void cfg_show_secret(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_secrets(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_decimal(const struct setting *s, const void *at, enum show_how how, struct buf *out);

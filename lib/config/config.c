@@ -24,9 +24,14 @@ static void service_done(struct service *s)
 	for (size_t i = 0; i < s->n_headers; i++)
 		wipe_str(s->headers[i]);
 	free(s->headers);
-	if (s->secret.p != NULL)
-		explicit_bzero((char *)s->secret.p, s->secret.n);
-	free((char *)s->secret.p);
+	for (size_t i = 0; i < s->n_secrets; i++) {
+		explicit_bzero((char *)s->secrets[i].p, s->secrets[i].n);
+		free((char *)s->secrets[i].p);
+	}
+	free(s->secrets);
+	free((char *)s->ca_file);
+	free((char *)s->cert_file);
+	free((char *)s->key_file);
 	free(s->allow);
 }
 
@@ -86,7 +91,7 @@ bool config_has_secrets(const struct config *c)
 	for (size_t i = 0; i < c->n_services; i++) {
 		const struct service *s = &c->services[i];
 
-		if (s->n_headers > 0 || s->secret.n > 0 || s->url_hidden || s->key_file != NULL)
+		if (s->n_headers > 0 || s->n_secrets > 0 || s->url_hidden || s->key_file != NULL)
 			return true;
 	}
 	return c->tls_key_file != NULL;
@@ -129,6 +134,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
 	check_rate(s, cfg_node_find(n, "rate"), rep);
+	cfg_certs_check(n, s, rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }
@@ -217,18 +223,18 @@ static void read_file(struct config *c, struct report *rep)
 {
 	struct buf text = {0};
 	struct node *root;
-	int err = cfg_file_read(rep->file, CONFIG_FILE_MAX, &text);
+	int err = buf_read_file(rep->file, CONFIG_FILE_MAX, &text);
 
 	if (err != 0) {
 		rep->n++;
 		buf_printf(rep->out, "%s: %s: %s\n", rep->file,
 		           err == -EFBIG ? "larger than 1 MiB" : strerror(-err),
 		           err == -EFBIG ? "give a smaller file" : "give a file that can be read");
-		cfg_buf_wipe(&text);
+		buf_wipe(&text);
 		return;
 	}
 	root = cfg_tree_parse(buf_slice(&text), rep);
-	cfg_buf_wipe(&text);
+	buf_wipe(&text);
 	if (root != NULL)
 		read_tree(c, root, rep);
 	cfg_node_free(root);

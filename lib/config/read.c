@@ -341,16 +341,39 @@ static void read_headers(const struct setting *s, const struct node *n, void *at
 	}
 }
 
-static void read_secret(const struct setting *s, const struct node *n, void *at, struct report *rep)
+static void read_secret(struct service *svc, const struct node *n, struct report *rep)
 {
 	const char *problem;
 
-	(void)s;
 	if (!cfg_node_want_text(n, "a signing secret", rep) || is_hidden(n, rep))
 		return;
-	problem = cfg_check_secret(n->text, at);
+	problem = cfg_check_secret(n->text, &svc->secrets[svc->n_secrets]);
 	if (problem != NULL)
 		cfg_report_node(rep, n, "%s", problem);
+	else
+		svc->n_secrets++;
+}
+
+/* One secret or a list. secrets and n_secrets are one setting, so `at` is the
+ * whole service. */
+static void read_secrets(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct service *svc = at;
+	size_t count = n->kind == NODE_LIST ? n->last == NULL ? 0 : n->last->index + 1 : 1;
+
+	(void)s;
+	if (n->broken)
+		return;
+	if (count == 0 || count > CONFIG_SECRETS_MAX) {
+		cfg_report_node(rep, n, "%zu secrets: give one, or a list of 1 to %d, the newest first", count,
+		                CONFIG_SECRETS_MAX);
+		return;
+	}
+	svc->secrets = xcalloc(count, sizeof *svc->secrets);
+	if (n->kind != NODE_LIST)
+		read_secret(svc, n, rep);
+	for (const struct node *one = n->kind == NODE_LIST ? n->first : NULL; one != NULL; one = one->next)
+		read_secret(svc, one, rep);
 }
 
 /* allow and n_allow are one setting, so `at` is the whole service. */
@@ -443,7 +466,7 @@ const struct setting_type cfg_type_path = {"directory", read_path, cfg_show_text
 const struct setting_type cfg_type_file = {"file", read_path, cfg_show_text};
 const struct setting_type cfg_type_url = {"URL", read_url, cfg_show_url};
 const struct setting_type cfg_type_headers = {"map of texts", read_headers, cfg_show_headers};
-const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret, cfg_show_secret};
+const struct setting_type cfg_type_secrets = {"whsec_ and base64, or a list of them", read_secrets, cfg_show_secrets};
 const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges, cfg_show_ranges};
 const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with, cfg_show_refuses_with};
 const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name, cfg_show_name};

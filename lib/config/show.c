@@ -132,13 +132,19 @@ void cfg_show_headers(const struct setting *s, const void *at, enum show_how how
 	buf_add_char(out, '}');
 }
 
-void cfg_show_secret(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+void cfg_show_secrets(const struct setting *s, const void *at, enum show_how how, struct buf *out)
 {
-	const struct slice *secret = at;
+	const struct service *svc = at;
 
 	(void)s;
-	if (secret->n > 0)
-		show_hidden(out, *secret, how);
+	if (svc->n_secrets == 0)
+		return;
+	buf_add_str(out, svc->n_secrets > 1 ? "[" : "");
+	for (size_t i = 0; i < svc->n_secrets; i++) {
+		buf_add_str(out, i > 0 ? ", " : "");
+		show_hidden(out, svc->secrets[i], how);
+	}
+	buf_add_str(out, svc->n_secrets > 1 ? "]" : "");
 }
 
 static void show_range(const struct cidr *range, struct buf *out)
