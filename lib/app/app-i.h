@@ -23,6 +23,8 @@ struct shard {
 	struct loop_msg drain, cancel, quiesce;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
+	struct loop_timer *observe;      /* observe.c */
+	int64_t observe_at_us;           /* when it should ring */
 };
 
 enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard */
@@ -43,6 +45,9 @@ struct app {
 /* limits.c: lower limits.connections and limits.in_flight so that the process
  * gets along with `fds` file descriptors. False: they are as they were. */
 bool limits_fit(struct config *c, uint64_t fds);
+
+/* observe.c: from here on the shard measures its loop; s->observe is to be freed. */
+void observe_start(struct shard *s);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);

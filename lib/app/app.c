@@ -30,6 +30,14 @@ static int64_t now_ms(void)
 	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+static int64_t unix_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* Sockets are the currency: take all the descriptors that we may have, and plan
  * to use no more, as an attempt without one fails for no fault of its service. */
 static void share_out_fds(struct config *c)
@@ -275,6 +283,7 @@ int app_run(const struct config *config, const char *version)
 	log_init(config->log_format, config->log_level);
 	app->config = *config;
 	share_out_fds(&app->config);
+	app->group.started_unix_ms = unix_ms();
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);

@@ -130,11 +130,15 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	app->group.members[index] = s->dispatch;
 	app->peers[index] = s->routes;
 	s->httpd = new_httpd(s, take_listen_fd);
-	return s->httpd == NULL ? -errno : 0;
+	if (s->httpd == NULL)
+		return -errno;
+	observe_start(s);
+	return 0;
 }
 
 void shard_close(struct shard *s)
 {
+	loop_timer_free(STEAL_PTR(s->observe));
 	httpd_free(STEAL_PTR(s->httpd));
 }
 

@@ -41,6 +41,7 @@ struct attempt {
 	int64_t deadline_us;             /* the item's */
 	enum why at_deadline;            /* and what it means */
 	int64_t timeout_us;
+	int64_t queued_us;               /* when it was made */
 	/* On the lane's shard. */
 	struct op op;
 	struct list node;                /* a list of its turn, or dispatch.ended */

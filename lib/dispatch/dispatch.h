@@ -29,6 +29,7 @@ struct dispatch_group {
 	uint64_t hash_seed;
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
+	int64_t started_unix_ms;         /* the process */
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
 

@@ -586,6 +586,8 @@ void live_end(struct live *lv)
 	op_finish(&d->ops, &b->op);
 	log_done(lv);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
+	meter_observe_us(d->env.meter, METRIC_BATCH_SECONDS, b->asynchronous, b->outcome - 1,
+			 b->finished_us - b->accepted_us);
 	if (b->stop_reason != STOP_REASON_COMPLETED)
 		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason - STOP_REASON_FIRST_FAILURE, 0, 1);
 	/* A document that was made while it ran would do for a while longer. */

@@ -53,6 +53,10 @@ struct httpd_handler {
 	void (*on_request)(void *arg, struct http_request *r);
 	/* httpd refuses a request by itself. May be NULL. */
 	void (*on_refused)(void *arg, enum problem p);
+	/* A request is over, whether the handler has seen it or not, and what it took
+	 * from its first line. `tag` is what http_tag() left, 0 if nothing did;
+	 * `status` is 0 if its client left before there was an answer. May be NULL. */
+	void (*on_over)(void *arg, unsigned tag, int status, int64_t took_us);
 	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */
 	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
 };
@@ -102,6 +106,7 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
+void http_tag(struct http_request *r, unsigned tag);         /* for on_over */
 
 /* Answer. `headers` are copied; takes the reference on `body` (NULL: empty).
  * HEAD sends no body but its length. At most once per request. */

@@ -112,6 +112,7 @@ void respond_within_body(struct http_request *r, enum problem p, const char *det
 
 	tell_refused(r, p);
 	request_set_state(r, REQ_REFUSED);
+	r->status = status;
 	buf_free(&r->body);
 	request_release(r);
 	r->discarded = 0;

@@ -13,6 +13,7 @@ struct routes {
 	struct routes_env env;
 	struct httpd_handler handler;
 	struct rng rng;
+	unsigned labels[32];             /* routes.c: of each route, for the metrics */
 	struct idmap flights;            /* look.c: looks under way */
 	struct idmap watched;            /* wait.c: batches that somebody here waits for */
 	struct heap until;               /* wait.c: when each wait ends */
@@ -88,8 +89,8 @@ void events_init(struct routes *r);
 void events_free(struct routes *r);
 void events_close(struct routes *r);
 
-/* store_metrics.c: the store's part of /metrics. */
-void store_metrics_render(struct routes *r, struct buf *out);
+/* sampled.c: the metrics that are looked up when somebody asks. */
+void sample(struct routes *r);
 
 #define NO_SUCH_BATCH "no batch with this id is known; results expire"
 #define NO_NEW_BATCHES "no new batches: try another instance, or later"

@@ -3,6 +3,7 @@
  */
 #include "routes-i.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Seconds; until a queue has moved, a batch has gone on. */
@@ -48,14 +49,27 @@ static const char *method_names(enum http_method m)
 	return "";
 }
 
+/* "GET /v1/batches", as the metrics name it. */
+static unsigned label_of(const struct route *route)
+{
+	char name[64];
+	int n = snprintf(name, sizeof name, "%.*s %s", (int)strcspn(method_names(route->method), ","),
+			 method_names(route->method), route->pattern);
+
+	REQUIRE(n > 0 && (size_t)n < sizeof name);
+	return dispatch_metrics_route(name);
+}
+
 /* The route, or NULL with the methods that the path would allow in `allow`. */
-static const struct route *find(const struct http_request *req, struct slice *retid, struct buf *allow)
+static const struct route *find(const struct routes *r, struct http_request *req, struct slice *retid, struct buf *allow)
 {
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		if (!pattern_matches(table[i]->pattern, http_path(req), retid))
 			continue;
-		if (method_matches(table[i]->method, http_method(req)))
+		if (method_matches(table[i]->method, http_method(req))) {
+			http_tag(req, r->labels[i]);
 			return table[i];
+		}
 		buf_add_str(allow, allow->n > 0 ? ", " : "");
 		buf_add_str(allow, method_names(table[i]->method));
 	}
@@ -173,7 +187,7 @@ static size_t on_head(void *arg, struct http_request *req)
 	CLEANUP(buf_free) struct buf allow = {0};
 	struct routes *r = arg;
 	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	const struct route *route = find(r, req, &id, &allow);
 
 	/* Where there is no route the body is read, too: it is on its way, and an
 	 * answer before it was read could be lost in a reset. */
@@ -183,10 +197,10 @@ static size_t on_head(void *arg, struct http_request *req)
 static bool may_lack_body(void *arg, struct http_request *req)
 {
 	CLEANUP(buf_free) struct buf allow = {0};
+	const struct routes *r = arg;
 	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	const struct route *route = find(r, req, &id, &allow);
 
-	(void)arg;
 	return route != NULL && route->body_optional;
 }
 
@@ -195,7 +209,7 @@ static void on_request(void *arg, struct http_request *req)
 	CLEANUP(buf_free) struct buf allow = {0};
 	struct routes *r = arg;
 	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	const struct route *route = find(r, req, &id, &allow);
 
 	if (route == NULL)
 		answer_unrouted(r, req, &allow);
@@ -208,6 +222,14 @@ static void on_refused(void *arg, enum problem p)
 	struct routes *r = arg;
 
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+}
+
+static void on_over(void *arg, unsigned tag, int status, int64_t took_us)
+{
+	struct routes *r = arg;
+
+	meter_add(r->env.meter, METRIC_REQUESTS, tag, dispatch_metrics_status(status), 1);
+	meter_observe_us(r->env.meter, METRIC_REQUEST_SECONDS, tag, 0, took_us);
 }
 
 static void on_end(void *arg, struct http_request *req, void *data, bool gone)
@@ -263,7 +285,10 @@ struct routes *routes_new(const struct routes_env *env)
 	r->env = *env;
 	r->handler = (struct httpd_handler){
 		.arg = r, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request,
-		.on_refused = on_refused, .on_end = on_end};
+		.on_refused = on_refused, .on_over = on_over, .on_end = on_end};
+	_Static_assert(ARRAY_LEN(table) <= ARRAY_LEN(r->labels), "every route has its label");
+	for (size_t i = 0; i < ARRAY_LEN(table); i++)
+		r->labels[i] = label_of(table[i]);
 	rng_seed_from_os(&r->rng);
 	waits_init(r);
 	events_init(r);

@@ -141,7 +141,7 @@ def drop_at(*path):
     return change
 
 
-SETTINGS = settings.HEAD + " Default |\n|---|---|\n| a | 1 |\n"
+SETTINGS = "| Setting | Default |\n|---|---|\n| a | 1 |\n"
 SCHEMAS = ("components", "schemas")
 CHECKS = [
     ("an include that goes up is found",
