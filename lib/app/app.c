@@ -266,6 +266,7 @@ static void free_app(struct app *app)
 	store_close(app->store);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
+	dispatch_tenants_free(app->group.tenants);
 	free(app->services);
 	metrics_free(app->metrics);
 	close(app->done_fd);

@@ -37,7 +37,9 @@ void config_free(struct config *c)
 	for (size_t i = 0; i < c->n_services; i++)
 		service_done(&c->services[i]);
 	free(c->services);
+	cfg_auth_free(c);
 	free((char *)c->listen_host);
+	free((char *)c->operations_host);
 	free((char *)c->store_path);
 	free(c);
 }
@@ -67,7 +69,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	struct service *s;
 	const struct node *kind;
 
-	if (!cfg_check_service_name(n->key)) {
+	if (!cfg_check_name(n->key)) {
 		cfg_report_key(rep, n, "not a service's name: use 1 to 64 of a-z, 0-9, _ and -");
 		return;
 	}
@@ -105,16 +107,29 @@ static const struct node *find_in(const struct node *root, const char *section, 
 	return map == NULL ? NULL : cfg_node_find(map, key);
 }
 
+/* Nobody beyond this machine gets in without a key, unless the operator says so. */
+static void check_reach(const struct config *c, const struct node *root, struct report *rep)
+{
+	const struct node *listen = cfg_node_find(root, "listen");
+	const struct node *operations = cfg_node_find(root, "operations");
+
+	if (listen != NULL && !c->open && c->n_keys == 0 && !cfg_check_is_loopback(c->listen_host))
+		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
+		                "give auth.keys, listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	if (operations != NULL && c->operations_host != NULL && !c->open && !c->open_operations &&
+	    !cfg_check_is_loopback(c->operations_host))
+		cfg_report_node(rep, operations, "%s can be reached from other machines, and nobody is asked for a key "
+		                "there: give an address of 127.0.0.0/8, or set auth: {open_operations: true}",
+		                c->operations_host);
+}
+
 /* What depends on more than one setting. */
 static void check_together(const struct config *c, const struct node *root, struct report *rep)
 {
-	const struct node *listen = cfg_node_find(root, "listen");
 	const struct node *deadline = find_in(root, "limits", "deadline_ms");
 	const struct node *path = find_in(root, "store", "path");
 
-	if (listen != NULL && !c->open && !cfg_check_is_loopback(c->listen_host))
-		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
-		                "listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	check_reach(c, root, rep);
 	if (path != NULL && c->store_memory)
 		cfg_report_node(rep, path, "store.memory is true, so nothing would be kept there: leave one of the two out");
 	if (c->limits.deadline_ms <= c->limits.max_deadline_ms)
@@ -134,6 +149,7 @@ static void read_tree(struct config *c, struct node *root, struct report *rep)
 
 	cfg_expand_tree(root, rep);
 	cfg_settings_read(root, "", c, rep);
+	cfg_auth_read(c, root, rep);
 	services = cfg_node_find(root, "services");
 	if (services != NULL)
 		read_services(c, services, rep);
@@ -168,6 +184,7 @@ struct config *config_load(const char *path, struct buf *reterr)
 	struct report rep = {.out = reterr, .file = path};
 
 	cfg_settings_preset("", c);
+	cfg_auth_init(c);
 	if (path != NULL)
 		read_file(c, &rep);
 	if (rep.n > 0) {

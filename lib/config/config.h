@@ -41,16 +41,19 @@ struct service {
 
 enum key_scope { KEY_TENANT, KEY_ADMIN };
 
+/* Keys are told apart by all of them, so their number is bounded; and so is that of tenants. */
+enum { AUTH_KEYS_MAX = 1000, TENANTS_MAX = 1000, TENANT_NAME_MAX = 64 };
+
 struct auth_key {
 	const char *name;                /* for people */
-	struct slice tenant;             /* KEY_TENANT: whose it is */
+	struct slice tenant;             /* KEY_TENANT: whose it is; n 0: none */
 	enum key_scope scope;
 	unsigned char sha256[32];
 };
 
 /* What one tenant may have; 0: no limit but the process's. */
 struct tenant {
-	const char *name;
+	const char *name;                /* "" of [0] */
 	unsigned weight;                 /* of its turns in a lane, against other tenants' */
 	unsigned max_priority;
 	double batches_per_second, items_per_second;
@@ -88,10 +91,11 @@ struct config {
 	enum log_format log_format;
 	enum log_level log_level;
 	bool open;                       /* auth.open: listen beyond loopback without keys */
+	bool open_operations;            /* auth.open_operations: the same for operations_host, which asks for none */
 	struct auth_key *keys;           /* none: nobody is asked for one */
 	size_t n_keys;
-	struct tenant *tenants;          /* those of the keys, and those under `tenants`; [0] is who has no key */
-	size_t n_tenants;
+	struct tenant *tenants;          /* [0] is who has no key; then those under `tenants`, and those of the keys */
+	size_t n_tenants;                /* at least 1 */
 	const char *operations_host;     /* a second address, for operations alone; NULL: none */
 	unsigned operations_port;
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
@@ -108,6 +112,9 @@ void config_free(struct config *c);              /* NULL is fine */
 
 /* Index of a service by name, or -1. */
 int config_find_service(const struct config *c, struct slice name);
+
+/* Index of a tenant by name; 0 if it is not configured, or has no name. */
+unsigned config_find_tenant(const struct config *c, struct slice name);
 
 /* Every setting under `limits` as it is in force, in the order of the table. */
 void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg);

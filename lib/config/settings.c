@@ -4,9 +4,12 @@
  * Settings of one section stand together.
  */
 #include "config/config-i.h"
+#include "core/batch.h"
 
 #define IN_CONFIG(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
 #define IN_SERVICE(field) offsetof(struct service, field), sizeof(((struct service *)0)->field)
+#define IN_KEY(field) offsetof(struct auth_key, field), sizeof(((struct auth_key *)0)->field)
+#define IN_TENANT(field) offsetof(struct tenant, field), sizeof(((struct tenant *)0)->field)
 #define NOWHERE 0, 0
 
 enum {
@@ -20,6 +23,7 @@ enum {
 #define TIB ((int64_t)1024 * 1024 * MIB)
 
 const char *const cfg_service_kinds[] = {"http", "webhook", NULL};
+static const char *const scopes[] = {"tenant", "admin", NULL};
 static const char *const formats[] = {"logfmt", "json", NULL};
 static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", NULL};
@@ -28,6 +32,8 @@ static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", N
 static const struct setting table[] = {
 	{"listen", &cfg_type_listen, 0, sizeof(struct config), "127.0.0.1:8080", 0, 0, "", NULL, ONLY_NONE,
 	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one."},
+	{"operations", &cfg_type_operations, 0, sizeof(struct config), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "A second address, where probes and metrics are answered without a key, and nothing else."},
 	{"shards", &cfg_type_shards, IN_CONFIG(shards), "auto", 1, CONFIG_SHARDS_MAX, "threads", NULL, ONLY_NONE,
 	 "Event-loop threads; auto is one for each core that the process may use."},
 
@@ -90,8 +96,31 @@ static const struct setting table[] = {
 
 	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},
-	{"auth.keys", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "use {open: true} behind a proxy that checks its callers"},
+	{"auth.open_operations", &cfg_type_bool, IN_CONFIG(open_operations), "false", 0, 0, "", NULL, ONLY_NONE,
+	 "Lets anyone who can connect to `operations` ask there; needed to have it beyond loopback."},
+	{"auth.keys", &cfg_type_apart, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "A list of the keys that callers show as `Authorization: Bearer KEY`; without one nobody is asked."},
+	{"auth.keys.*.name", &cfg_type_name, IN_KEY(name), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "What people call the key. Required."},
+	{"auth.keys.*.sha256", &cfg_type_sha256, IN_KEY(sha256), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The SHA-256 of the key, so that the file does not give the key away. Required."},
+	{"auth.keys.*.scope", &cfg_type_choice, IN_KEY(scope), "tenant", 0, 0, "", scopes, ONLY_NONE,
+	 "tenant: sends and sees its tenant's batches; admin: sees metrics and services, and no batch."},
+	{"auth.keys.*.tenant", &cfg_type_name, IN_KEY(tenant), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Whose key it is. Required for scope tenant."},
+
+	{"tenants", &cfg_type_apart, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "A map from a tenant's name to what it may have; one that only a key names has the defaults."},
+	{"tenants.*.weight", &cfg_type_integer, IN_TENANT(weight), "1", 1, 1000, "shares", NULL, ONLY_NONE,
+	 "Its part of a busy downstream's turns, against those of other tenants."},
+	{"tenants.*.max_priority", &cfg_type_integer, IN_TENANT(max_priority), "9", 0, PRIORITY_MAX, "levels", NULL, ONLY_NONE,
+	 "The highest priority that its batches may ask for."},
+	{"tenants.*.batches_per_second", &cfg_type_number, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
+	 ONLY_NONE, "Its batches are refused with 429 beyond that, after one second's at once; 0 is no limit."},
+	{"tenants.*.items_per_second", &cfg_type_number, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
+	 ONLY_NONE, "The same of the items in its batches; 0 is no limit."},
+	{"tenants.*.queued_items", &cfg_type_integer, IN_TENANT(queued_items), "0", 0, 100 * MILLION, "items", NULL,
+	 ONLY_NONE, "Its unfinished items, those of jobs too; a batch that would exceed it is refused with 429; 0 is no limit."},
 
 	{"services.*.kind", &cfg_type_choice, IN_SERVICE(kind), NULL, 0, 0, "", cfg_service_kinds, ONLY_NONE,
 	 "http: the operator gives the URL; webhook: an item's `to` is the URL, behind the address guard. Required."},
@@ -333,6 +362,29 @@ static void add_services(struct buf *out)
 	}
 }
 
+/* What one could say of one of them: of a list, or by its name. */
+static void add_apart(struct buf *out, const struct setting *of, const char *indent)
+{
+	bool list = strcmp(of->path, "auth.keys") == 0;
+	const char *section = list ? "auth.keys.*" : "tenants.*", *name = strrchr(of->path, '.');
+	CLEANUP(buf_free) struct buf deep = {0};
+
+	buf_printf(&deep, "%s#     ", indent);
+	buf_add_char(&deep, '\0');
+	REQUIRE(!deep.failed);
+	buf_printf(out, "%s# %s\n%s# %s:\n%s#   %s\n", indent, of->why, indent, name == NULL ? of->path : name + 1, indent,
+		   list ? "-" : "NAME:");
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const struct setting *s = &table[i];
+		const char *path = path_in(s, section);
+
+		if (path == NULL)
+			continue;
+		add_comment(out, deep.p, s);
+		buf_printf(out, "%s%s:%s%s\n", deep.p, path, s->preset != NULL ? " " : "", s->preset != NULL ? s->preset : "");
+	}
+}
+
 void config_defaults(struct buf *out)
 {
 	struct slice section = {0};
@@ -343,6 +395,8 @@ void config_defaults(struct buf *out)
 		bool nested = s->path[part.n] == '.';
 		const char *indent = nested ? "  " : "";
 
+		if (s->type == &cfg_type_apart)
+			add_apart(out, s, indent);
 		if (s->preset == NULL || strchr(s->path, '*') != NULL)
 			continue;
 		if (nested && !slice_eq(part, section))

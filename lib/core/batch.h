@@ -169,7 +169,7 @@ struct batch {
 	struct blob *body;               /* the request's bytes; items point into it; may be NULL */
 	struct slice payload;            /* the default payload, which items share by pointer; p NULL: none */
 	struct arena arena;
-	struct slice tenant;             /* whose it is, in the arena; n 0: of the one tenant of a process without keys */
+	struct slice tenant;             /* whose it is, in the arena or for ever; n 0: of who has no key */
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */

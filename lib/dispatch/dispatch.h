@@ -15,6 +15,7 @@
 #include "base/idmap.h"
 #include "config/config.h"
 #include "core/batch.h"
+#include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
 #include "store/store.h"
@@ -30,6 +31,7 @@ struct dispatch_group {
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t started_unix_ms;         /* the process */
+	struct dispatch_tenant tenants[TENANTS_MAX + 1];         /* by their number in the configuration */
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
 

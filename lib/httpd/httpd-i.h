@@ -45,13 +45,15 @@ struct http_request {
 	size_t target_n;                 /* as received */
 	size_t welcome;                  /* body bytes the handler takes */
 	size_t discarded;
+	size_t discard_max;              /* REFUSED: how much of the body is read */
+	uint64_t tag;                    /* the handler's */
 	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;
 	struct blob *blob;
 	void *data;
 	struct MHD_Response *response;   /* built, not yet queued */
 	int status;                      /* 0: no answer yet */
-	unsigned tag;
+	unsigned label;
 	int64_t begun_us;                /* its first line was there */
 	ssize_t (*fill)(void *data, char *out, size_t max);
 	struct loop_fd *watch;

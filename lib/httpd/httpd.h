@@ -44,7 +44,8 @@ struct httpd_handler {
 	void *arg;
 	/* Headers are complete, and a body is to come: how many bytes of it are
 	 * welcome? 0: none; http_respond() may be called instead, and the
-	 * connection then closes. Not called for requests without a body. */
+	 * connection then closes, once a part of the body was read and thrown away
+	 * so that the answer arrives. Not called for requests without a body. */
 	size_t (*on_head)(void *arg, struct http_request *r);
 	/* A POST that says nothing of a body: is it one without? Otherwise, or if this
 	 * is NULL, it is refused with 411. */
@@ -54,9 +55,9 @@ struct httpd_handler {
 	/* httpd refuses a request by itself. May be NULL. */
 	void (*on_refused)(void *arg, enum problem p);
 	/* A request is over, whether the handler has seen it or not, and what it took
-	 * from its first line. `tag` is what http_tag() left, 0 if nothing did;
+	 * from its first line. `label` is what http_set_label() left, 0 if nothing did;
 	 * `status` is 0 if its client left before there was an answer. May be NULL. */
-	void (*on_over)(void *arg, unsigned tag, int status, int64_t took_us);
+	void (*on_over)(void *arg, unsigned label, int status, int64_t took_us);
 	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */
 	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
 };
@@ -106,7 +107,11 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
-void http_tag(struct http_request *r, unsigned tag);         /* for on_over */
+void http_set_label(struct http_request *r, unsigned label); /* for on_over */
+
+/* A number of the handler's own, from on_head or on_request on; 0 at first. */
+void http_set_tag(struct http_request *r, uint64_t tag);
+uint64_t http_tag(const struct http_request *r);
 
 /* Answer. `headers` are copied; takes the reference on `body` (NULL: empty).
  * HEAD sends no body but its length. At most once per request. */

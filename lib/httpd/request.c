@@ -29,9 +29,6 @@
 
 #include "httpd/httpd-i.h"
 
-/* How much of a refused body is read so that the refusal arrives. */
-enum { REFUSED_MAX = 16 * 1024 * 1024 };
-
 #define TO(state) (1u << REQ_##state)
 
 static const unsigned legal[REQ_STATE_MAX] = {
@@ -210,7 +207,7 @@ static void expect_body(struct http_request *r, const struct framing *f)
 
 	r->seen = true;
 	r->welcome = handler->on_head(handler->arg, r);
-	if (r->state == REQ_ANSWERED)
+	if (r->state == REQ_ANSWERED || r->state == REQ_REFUSED)
 		return;
 	if (r->welcome == 0 || f->length > r->welcome) {
 		refuse_body(r);
@@ -257,7 +254,7 @@ static enum MHD_Result on_body(struct http_request *r, const char *p, size_t n)
 {
 	if (r->state == REQ_REFUSED) {
 		r->discarded += n;
-		return r->discarded <= REFUSED_MAX ? MHD_YES : MHD_NO;
+		return r->discarded <= r->discard_max ? MHD_YES : MHD_NO;
 	}
 	if (n > r->welcome - r->body.n) {
 		respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
@@ -334,7 +331,7 @@ static void tell_over(const struct http_request *r)
 	struct httpd *h = request_conn(r)->h;
 
 	if (h->handler.on_over != NULL)
-		h->handler.on_over(h->handler.arg, r->tag, r->status, loop_now_us(h->loop) - r->begun_us);
+		h->handler.on_over(h->handler.arg, r->label, r->status, loop_now_us(h->loop) - r->begun_us);
 }
 
 /* Once for each request line, whatever came of it; before the socket closes. */
@@ -434,13 +431,23 @@ struct blob *http_take_body(struct http_request *r)
 	return STEAL_PTR(r->blob);
 }
 
-void http_tag(struct http_request *r, unsigned tag)
+void http_set_label(struct http_request *r, unsigned label)
 {
-	r->tag = tag;
+	r->label = label;
 }
 
 void http_set_data(struct http_request *r, void *data)
 {
 	r->data = data;
+}
+
+void http_set_tag(struct http_request *r, uint64_t tag)
+{
+	r->tag = tag;
+}
+
+uint64_t http_tag(const struct http_request *r)
+{
+	return r->tag;
 }
 

@@ -31,16 +31,37 @@ struct route_data {
 	void (*on_end)(struct route_data *data, bool gone);
 };
 
+/* Whose keys open a route, where keys are configured. */
+enum access {
+	ACCESS_TENANT,                   /* a tenant's */
+	ACCESS_ADMIN,
+	ACCESS_KEY,                      /* any */
+	ACCESS_ANYBODY,                  /* none is needed */
+};
+
 struct route {
 	const char *pattern;             /* "{id}" stands for one segment */
 	enum http_method method;         /* GET serves HEAD too */
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 	bool body_optional;              /* as `curl -X POST` sends it: with no length either */
+	enum access access;
 };
 
 extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
 	route_get_results, route_get_events, route_list_batches, route_get_services, route_get_limits, route_livez,
 	route_readyz, route_metrics, route_openapi;
+
+/* auth.c: may this caller ask for that? False: no, and the request was answered. */
+bool auth_admits(struct routes *r, struct http_request *req, const struct route *route) MUST_CHECK;
+
+/* The caller's tenant: its number in the configuration, and its name, which is
+ * valid as long as the process. 0, and n 0: where there are no keys. */
+unsigned auth_tenant(const struct http_request *req);
+struct slice auth_tenant_name(struct routes *r, const struct http_request *req);
+
+/* The key of the one line of Authorization; n 0: it has none. */
+struct slice auth_bearer(const char *line);
+const struct auth_key *auth_find(const struct config *c, struct slice key);      /* NULL: it is not known */
 
 /* The shard that has the batch while it is not done. */
 struct routes *batch_owner(struct routes *r, struct batch_id id);

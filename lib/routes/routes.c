@@ -67,7 +67,7 @@ static const struct route *find(const struct routes *r, struct http_request *req
 		if (!pattern_matches(table[i]->pattern, http_path(req), retid))
 			continue;
 		if (method_matches(table[i]->method, http_method(req))) {
-			http_tag(req, r->labels[i]);
+			http_set_label(req, r->labels[i]);
 			return table[i];
 		}
 		buf_add_str(allow, allow->n > 0 ? ", " : "");
@@ -189,6 +189,8 @@ static size_t on_head(void *arg, struct http_request *req)
 	struct slice id;
 	const struct route *route = find(r, req, &id, &allow);
 
+	if (route != NULL && !auth_admits(r, req, route))
+		return 0;
 	/* Where there is no route the body is read, too: it is on its way, and an
 	 * answer before it was read could be lost in a reset. */
 	return route != NULL && route->method != HTTP_POST ? 0 : r->env.config->limits.body_bytes;
@@ -213,7 +215,7 @@ static void on_request(void *arg, struct http_request *req)
 
 	if (route == NULL)
 		answer_unrouted(r, req, &allow);
-	else
+	else if (auth_admits(r, req, route))
 		route->run(r, req, id);
 }
 
@@ -224,12 +226,12 @@ static void on_refused(void *arg, enum problem p)
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
 }
 
-static void on_over(void *arg, unsigned tag, int status, int64_t took_us)
+static void on_over(void *arg, unsigned label, int status, int64_t took_us)
 {
 	struct routes *r = arg;
 
-	meter_add(r->env.meter, METRIC_REQUESTS, tag, dispatch_metrics_status(status), 1);
-	meter_observe_us(r->env.meter, METRIC_REQUEST_SECONDS, tag, 0, took_us);
+	meter_add(r->env.meter, METRIC_REQUESTS, label, dispatch_metrics_status(status), 1);
+	meter_observe_us(r->env.meter, METRIC_REQUEST_SECONDS, label, 0, took_us);
 }
 
 static void on_end(void *arg, struct http_request *req, void *data, bool gone)

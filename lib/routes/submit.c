@@ -317,6 +317,7 @@ void submit_batch(const struct submission *s)
 			   .stream = s->stream && !s->job, .prefer = s->prefer, .goes_on_alone = b->asynchronous};
 	wait_init(&p->wait, r, on_ready);
 	set_trace(r, s->req, b);
+	b->tenant = auth_tenant_name(r, s->req);
 	err = dispatch_submit(r->env.dispatch, b, p->stream ? &streamed : &whole, p);
 	if (err < 0) {
 		free(p);

@@ -485,11 +485,10 @@ static void the_store_is_a_directory_or_memory(void **state)
 static void what_comes_later_says_so(void **state)
 {
 	(void)state;
-	refused("auth:\n  keys: [{name: a}]\n" SERVICE
+	refused(SERVICE
 	        "    rate: {per_second: 5}\n    breaker: {open_ms: 5}\n",
-	        LINE("2:3", "auth.keys: not available in this version: use {open: true} behind a proxy that checks its callers")
-	        LINE("7:5", "services.a.rate: not available in this version: use max_in_flight")
-	        LINE("8:5", "services.a.breaker: not available in this version: leave it out"));
+	        LINE("5:5", "services.a.rate: not available in this version: use max_in_flight")
+	        LINE("6:5", "services.a.breaker: not available in this version: leave it out"));
 }
 
 static void listening_beyond_loopback_must_be_meant(void **state)
@@ -507,10 +506,10 @@ static void listening_beyond_loopback_must_be_meant(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(fine); i++)
 		config_free(load(fine[i]));
 	refused("listen: 0.0.0.0:1\n", LINE("1:9", "listen: 0.0.0.0 can be reached from other machines and no caller is "
-	                                    "asked for a key: listen on 127.0.0.1, or set auth: {open: true}"));
+	                                    "asked for a key: give auth.keys, listen on 127.0.0.1, or set auth: {open: true}"));
 	refused("auth: {open: false}\nlisten: \"[::]:1\"\n",
-	        LINE("2:9", "listen: :: can be reached from other machines and no caller is asked for a key: listen on "
-	             "127.0.0.1, or set auth: {open: true}"));
+	        LINE("2:9", "listen: :: can be reached from other machines and no caller is asked for a key: give "
+	             "auth.keys, listen on 127.0.0.1, or set auth: {open: true}"));
 	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
 		char text[64], want[200];
 		size_t quote = wrong[i][0] == '\'';
