@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "app/app.h"
+#include "app/export.h"
 #include "routes/routes.h"
 
 struct app;
@@ -23,6 +24,9 @@ struct shard {
 	struct loop_msg drain, cancel, quiesce;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
+	struct exporter *exporter;       /* NULL: no traces are recorded */
+	int64_t drain_by_us;             /* the end of the time that a stop may take */
+	bool flushed;                    /* its last spans are gone */
 	struct loop_timer *observe;      /* observe.c */
 	int64_t observe_at_us;           /* when it should ring */
 };

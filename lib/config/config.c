@@ -41,6 +41,10 @@ void config_free(struct config *c)
 	free((char *)c->listen_host);
 	free((char *)c->operations_host);
 	free((char *)c->store_path);
+	wipe_str(c->tracing.endpoint);
+	for (size_t i = 0; i < c->tracing.n_headers; i++)
+		wipe_str(c->tracing.headers[i]);
+	free(c->tracing.headers);
 	free(c);
 }
 

@@ -8,6 +8,7 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  which of them may: room in memory, shared between services
  *   watch.c      who is told that a batch has changed
+ *   trace.c      the spans of batches and attempts
  */
 #pragma once
 
@@ -42,6 +43,7 @@ struct attempt {
 	enum why at_deadline;            /* and what it means */
 	int64_t timeout_us;
 	int64_t queued_us;               /* when it was made */
+	uint64_t span_id;                /* its span, which the downstream is told of */
 	/* On the lane's shard. */
 	struct op op;
 	struct list node;                /* a list of its turn, or dispatch.ended */
@@ -155,6 +157,7 @@ struct dispatch {
 	struct list dirty_lanes;
 	struct list starved;             /* lanes that wait for the shard's own cap */
 	struct list ended;               /* attempts cancelled while queued */
+	int64_t wall_ahead_us;           /* trace.c: the wall's clock, before the loop's */
 	unsigned in_flight, claims;
 	struct channel_scratch scratch;
 	struct buf key;                  /* a default dedupe key, while encoding */
@@ -193,6 +196,11 @@ void batch_resume(struct live *lv);              /* the items that were read bac
 void item_final(struct live *lv, struct item *it, enum code code, enum stop stop);
 struct attempt *attempt_get(struct dispatch *d);
 void attempts_free(struct dispatch *d);
+
+/* trace.c: spans, if traces are recorded and this one is. */
+void trace_accepted(struct dispatch *d, const struct batch *b);
+void trace_done(struct dispatch *d, const struct batch *b);
+void trace_attempt(struct dispatch *d, const struct attempt *a);         /* which its item counts already */
 
 /* jobs.c */
 void jobs_init(struct dispatch *d);

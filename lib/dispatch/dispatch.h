@@ -18,6 +18,7 @@
 #include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
+#include "obs/span.h"
 #include "store/store.h"
 #include "xfer/xfer.h"
 
@@ -42,6 +43,7 @@ struct dispatch_env {
 	const struct config *config;
 	struct dispatch_group *group;
 	struct meter meter;
+	struct spans *spans;             /* NULL: no traces are recorded */
 	unsigned shard;                  /* its place in group->members */
 	uint64_t seed;                   /* of jitter and ids; 0: from the system */
 };

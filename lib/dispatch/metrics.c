@@ -10,7 +10,7 @@ enum { FIRST_ABORT = STOP_REASON_FIRST_FAILURE };
 
 enum label {
 	LABEL_NONE, LABEL_ROUTE, LABEL_HTTP_STATUS, LABEL_MODE, LABEL_OUTCOME, LABEL_STATUS, LABEL_CODE, LABEL_SERVICE,
-	LABEL_REASON, LABEL_PROBLEM, LABEL_LIMIT, LABEL_VERSION, LABEL_MAX,
+	LABEL_REASON, LABEL_PROBLEM, LABEL_LIMIT, LABEL_VERSION, LABEL_SPAN_RESULT, LABEL_MAX,
 };
 
 static const char *const routes[] = {
@@ -35,6 +35,7 @@ static const struct metric_bounds lag_bounds = {lag_us, ARRAY_LEN(lag_us), 10000
 static const struct metric_bounds commit_bounds = {store_timing_bounds_us, ARRAY_LEN(store_timing_bounds_us), 1000000};
 static const struct metric_bounds group_bounds = {store_group_bounds, ARRAY_LEN(store_group_bounds), 1};
 static const char *const batch_modes[] = {"synchronous", "asynchronous"};
+static const char *const span_results[SPAN_RESULT_MAX] = {"exported", "dropped_full", "dropped_failed"};
 static const char *const versions[] = {SETTLED_VERSION};
 
 unsigned dispatch_metrics_route(const char *name)
@@ -133,6 +134,9 @@ static const struct row rows[METRIC_MAX] = {
 		.help = "Requests refused, by problem code."},
 	[METRIC_EVENT_READERS] = {"settled_event_readers", METRIC_GAUGE,
 		.help = "Readers of event streams."},
+	[METRIC_SPANS] = {"settled_spans_total", METRIC_COUNTER, {LABEL_SPAN_RESULT},
+		.help = "Spans of traces, by what became of them: dropped_full is for want of room, dropped_failed by the "
+			"collector's fault."},
 	[METRIC_CONNECTIONS] = {"settled_connections", METRIC_GAUGE,
 		.help = "Callers' connections, open."},
 	[METRIC_LOOP_LAG] = {"settled_loop_lag_seconds", METRIC_HISTOGRAM, {LABEL_NONE}, &lag_bounds,
@@ -219,6 +223,7 @@ static void find_labels(struct labels *l, const struct config *config)
 		[LABEL_REASON] = {"reason", l->reasons + FIRST_ABORT, STOP_REASON_MAX - FIRST_ABORT},
 		[LABEL_PROBLEM] = {"problem", l->problems, PROBLEM_MAX},
 		[LABEL_LIMIT] = {"limit", l->limits.name, l->limits.n},
+		[LABEL_SPAN_RESULT] = {"result", span_results, ARRAY_LEN(span_results)},
 		[LABEL_VERSION] = {"version", versions, ARRAY_LEN(versions)},
 	};
 

@@ -31,6 +31,7 @@ enum metric {
 	METRIC_WAITING,
 	METRIC_REFUSED,                  /* problem */
 	METRIC_EVENT_READERS,
+	METRIC_SPANS,                    /* enum span_result */
 	METRIC_CONNECTIONS,
 	METRIC_LOOP_LAG,
 	/* Of the process: set whenever somebody asks, see lib/routes/sampled.c. */
@@ -56,6 +57,9 @@ enum metric {
 	METRIC_PROCESS_FDS_MAX,
 	METRIC_MAX,
 };
+
+/* What becomes of a span. */
+enum span_result { SPANS_EXPORTED, SPANS_DROPPED_FULL, SPANS_DROPPED_FAILED, SPAN_RESULT_MAX };
 
 /* Label values point into `config`, which must outlive the metrics. */
 struct metrics *dispatch_metrics_new(const struct config *config, unsigned shards) MUST_CHECK;

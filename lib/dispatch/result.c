@@ -261,6 +261,7 @@ void batch_on_result(struct loop_msg *msg)
 		meter_observe_us(d->env.meter, METRIC_QUEUE_SECONDS, a->service, 0, a->started_us - a->queued_us);
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);
+		trace_attempt(d, a);
 		conclude(lv, it, &a->outcome, a->why, a->done_us);
 	} else if (goes_on(lv, a->why)) {
 		/* A lane's shard may go down before this one: to ask it again would be in vain. */
