@@ -21,6 +21,7 @@ struct shard {
 	struct dispatch *dispatch;
 	struct routes *routes;
 	struct httpd *httpd;
+	struct httpd *operations;        /* of one shard, if it was asked for; NULL */
 	struct loop_msg drain, cancel, quiesce;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
@@ -31,7 +32,10 @@ struct shard {
 	int64_t observe_at_us;           /* when it should ring */
 };
 
-enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard */
+enum {
+	LOOKUPS = 32,                    /* of callers' names at once, per shard */
+	OPERATIONS_CONNECTIONS = 64,     /* at the address for operations */
+};
 
 struct app {
 	struct config config;            /* as loaded, but for the caps; what it points at is borrowed */
@@ -55,6 +59,7 @@ void observe_start(struct shard *s);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
+int shard_open_operations(struct shard *s, int take_listen_fd);
 void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */
 void shard_free(struct shard *s);        /* after all are closed, and the store */
 void *shard_run(void *arg);              /* the thread */

@@ -5,12 +5,24 @@
 #include "store/store.h"
 #include "wire/wire.h"
 
+static const char *lane_wait_str(unsigned w)
+{
+	static const char *const names[] = {
+#define X(upper, lower) #lower,
+		LANE_WAIT_TABLE(X)
+#undef X
+	};
+
+	return names[w];
+}
+
 /* The first names of these lists never label anything: "none", "completed". */
 enum { FIRST_ABORT = STOP_REASON_FIRST_FAILURE };
 
 enum label {
 	LABEL_NONE, LABEL_ROUTE, LABEL_HTTP_STATUS, LABEL_MODE, LABEL_OUTCOME, LABEL_STATUS, LABEL_CODE, LABEL_SERVICE,
-	LABEL_REASON, LABEL_PROBLEM, LABEL_LIMIT, LABEL_VERSION, LABEL_SPAN_RESULT, LABEL_MAX,
+	LABEL_REASON, LABEL_PROBLEM, LABEL_LIMIT, LABEL_VERSION, LABEL_SPAN_RESULT,
+	LABEL_LANE_WAIT, LABEL_BREAKER, LABEL_BREAKER_NOT_CLOSED, LABEL_TENANT, LABEL_MAX,
 };
 
 static const char *const routes[] = {
@@ -112,6 +124,23 @@ static const struct row rows[METRIC_MAX] = {
 		.help = "Unfinished items that are not in flight."},
 	[METRIC_LANE_QUEUED] = {"settled_attempts_queued", METRIC_GAUGE, {LABEL_SERVICE},
 		.help = "Attempts that wait for their start, by service."},
+	[METRIC_REPEATS_QUEUED] = {"settled_repeats_queued", METRIC_GAUGE, {LABEL_SERVICE},
+		.help = "Attempts that wait for their start and are not their item's first, by service."},
+	[METRIC_LANES] = {"settled_lanes", METRIC_GAUGE, {LABEL_SERVICE},
+		.help = "Origins that something is known of, by service."},
+	[METRIC_LANES_PAUSED] = {"settled_lanes_paused", METRIC_GAUGE, {LABEL_SERVICE},
+		.help = "Origins that asked for a pause, by service."},
+	[METRIC_LANE_PAUSES] = {"settled_lane_pauses_total", METRIC_COUNTER, {LABEL_SERVICE},
+		.help = "Answers of 429 or 503 with Retry-After that paused an origin, by service."},
+	[METRIC_LANE_WAITS] = {"settled_lane_waits_total", METRIC_COUNTER, {LABEL_SERVICE, LABEL_LANE_WAIT},
+		.help = "How often an origin's attempts began to wait, by service and for what."},
+	[METRIC_BREAKERS] = {"settled_breakers", METRIC_GAUGE, {LABEL_SERVICE, LABEL_BREAKER_NOT_CLOSED},
+		.help = "Origins whose breaker is not closed, by service and state."},
+	[METRIC_BREAKER_TRANSITIONS] = {"settled_breaker_transitions_total", METRIC_COUNTER,
+		{LABEL_SERVICE, LABEL_BREAKER},
+		.help = "Changes of breakers, by service and new state."},
+	[METRIC_REFUSALS] = {"settled_attempts_refused_total", METRIC_COUNTER, {LABEL_SERVICE},
+		.help = "Tries that an open breaker refused, by service."},
 	[METRIC_RESIDENT_JOBS] = {"settled_jobs_resident", METRIC_GAUGE,
 		.help = "Jobs in memory, and on their way into it."},
 	[METRIC_RESIDENT_BYTES] = {"settled_jobs_resident_bytes", METRIC_GAUGE,
@@ -126,6 +155,8 @@ static const struct row rows[METRIC_MAX] = {
 		.help = "Batches that the process before had not finished."},
 	[METRIC_ITEMS_INTERRUPTED] = {"settled_items_interrupted_total", METRIC_COUNTER,
 		.help = "Items that were in flight when the process before ended."},
+	[METRIC_SHED] = {"settled_items_shed_total", METRIC_COUNTER,
+		.help = "Items of best_effort batches that made room for others."},
 	[METRIC_PARKED] = {"settled_requests_parked", METRIC_GAUGE,
 		.help = "Requests waiting for their batch."},
 	[METRIC_WAITING] = {"settled_requests_waiting", METRIC_GAUGE,
@@ -143,6 +174,12 @@ static const struct row rows[METRIC_MAX] = {
 		.help = "How late a timer of an event loop rang; ten looks a second in each shard."},
 	[METRIC_HELD_BYTES] = {"settled_batches_held_bytes", METRIC_GAUGE,
 		.help = "Memory for batches that are not done, and for bodies."},
+	[METRIC_TENANT_BATCHES] = {"settled_tenant_batches_total", METRIC_COUNTER, {LABEL_TENANT},
+		.help = "Batches accepted, by tenant; who has no key has no name."},
+	[METRIC_TENANT_ITEMS] = {"settled_tenant_items_total", METRIC_COUNTER, {LABEL_TENANT},
+		.help = "Items of accepted batches, by tenant."},
+	[METRIC_TENANT_QUEUED] = {"settled_tenant_items_queued", METRIC_GAUGE, {LABEL_TENANT},
+		.help = "Unfinished items, those of jobs too, by tenant."},
 	[METRIC_LIMITS] = {"settled_limit", METRIC_GAUGE, {LABEL_LIMIT},
 		.help = "Each setting under limits, as it is in force."},
 	[METRIC_LOG_DROPPED] = {"settled_log_lines_dropped_total", METRIC_COUNTER,
@@ -189,7 +226,8 @@ static const struct row rows[METRIC_MAX] = {
 struct labels {
 	struct metric_label of[LABEL_MAX];
 	const char *codes[CODE_MAX], *statuses[STATUS_MAX], *outcomes[BATCH_OUTCOME_MAX], *reasons[STOP_REASON_MAX],
-		*problems[PROBLEM_MAX], *services[UINT16_MAX];
+		*problems[PROBLEM_MAX], *waits[LANE_WAIT_MAX], *breakers[BREAKER_STATE_MAX], *services[UINT16_MAX],
+		*tenants[TENANTS_MAX + 1];
 	struct limit_names limits;
 };
 
@@ -204,8 +242,12 @@ static void find_names(struct labels *l, const struct config *config)
 	NAMES(batch_outcome_str, l->outcomes);
 	NAMES(stop_reason_str, l->reasons);
 	NAMES(problem_str, l->problems);
+	NAMES(lane_wait_str, l->waits);
+	NAMES(breaker_state_str, l->breakers);
 	for (size_t i = 0; i < config->n_services; i++)
 		l->services[i] = config->services[i].name;
+	for (size_t i = 0; i < config->n_tenants; i++)
+		l->tenants[i] = config->tenants[i].name;
 	l->limits.n = 0;
 	config_each_limit(config, take_limit, &l->limits);
 }
@@ -220,6 +262,10 @@ static void find_labels(struct labels *l, const struct config *config)
 		[LABEL_STATUS] = {"status", l->statuses, STATUS_MAX},
 		[LABEL_CODE] = {"code", l->codes, CODE_MAX},
 		[LABEL_SERVICE] = {"service", l->services, (unsigned)config->n_services, true},
+		[LABEL_LANE_WAIT] = {"reason", l->waits + 1, LANE_WAIT_MAX - 1},
+		[LABEL_BREAKER] = {"state", l->breakers, BREAKER_STATE_MAX},
+		[LABEL_BREAKER_NOT_CLOSED] = {"state", l->breakers + 1, BREAKER_STATE_MAX - 1},
+		[LABEL_TENANT] = {"tenant", l->tenants, (unsigned)config->n_tenants, true},
 		[LABEL_REASON] = {"reason", l->reasons + FIRST_ABORT, STOP_REASON_MAX - FIRST_ABORT},
 		[LABEL_PROBLEM] = {"problem", l->problems, PROBLEM_MAX},
 		[LABEL_LIMIT] = {"limit", l->limits.name, l->limits.n},

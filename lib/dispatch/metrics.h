@@ -20,6 +20,14 @@ enum metric {
 	METRIC_IN_FLIGHT,                /* service */
 	METRIC_QUEUED,
 	METRIC_LANE_QUEUED,              /* service */
+	METRIC_REPEATS_QUEUED,           /* service */
+	METRIC_LANES,                    /* service */
+	METRIC_LANES_PAUSED,             /* service */
+	METRIC_LANE_PAUSES,              /* service */
+	METRIC_LANE_WAITS,               /* service, enum lane_wait - 1: there is no "nothing" */
+	METRIC_BREAKERS,                 /* service, enum breaker_state - 1: closed ones are not counted */
+	METRIC_BREAKER_TRANSITIONS,      /* service, enum breaker_state */
+	METRIC_REFUSALS,                 /* service */
 	METRIC_RESIDENT_JOBS,
 	METRIC_RESIDENT_BYTES,
 	METRIC_BACKLOG_JOBS,
@@ -27,6 +35,7 @@ enum metric {
 	METRIC_JOB_PARKS,
 	METRIC_JOBS_RECOVERED,
 	METRIC_ITEMS_INTERRUPTED,
+	METRIC_SHED,
 	METRIC_PARKED,
 	METRIC_WAITING,
 	METRIC_REFUSED,                  /* problem */
@@ -36,6 +45,9 @@ enum metric {
 	METRIC_LOOP_LAG,
 	/* Of the process: set whenever somebody asks, see lib/routes/sampled.c. */
 	METRIC_HELD_BYTES,
+	METRIC_TENANT_BATCHES,           /* tenant */
+	METRIC_TENANT_ITEMS,             /* tenant */
+	METRIC_TENANT_QUEUED,            /* tenant */
 	METRIC_LIMITS,                   /* limit, in config_each_limit()'s order */
 	METRIC_LOG_DROPPED,
 	METRIC_STORE_FAILING,
@@ -60,6 +72,11 @@ enum metric {
 
 /* What becomes of a span. */
 enum span_result { SPANS_EXPORTED, SPANS_DROPPED_FULL, SPANS_DROPPED_FAILED, SPAN_RESULT_MAX };
+/* What a lane that has something to start waits for. */
+#define LANE_WAIT_TABLE(X) X(NOTHING, nothing) X(PAUSE, pause) X(RATE, rate) X(BUDGET, retry_budget)
+#define X(upper, lower) LANE_WAIT_##upper,
+enum lane_wait { LANE_WAIT_TABLE(X) LANE_WAIT_MAX };
+#undef X
 
 /* Label values point into `config`, which must outlive the metrics. */
 struct metrics *dispatch_metrics_new(const struct config *config, unsigned shards) MUST_CHECK;

@@ -30,6 +30,17 @@ static void sample_store(struct metrics *m, struct store *store, int64_t now_uni
 	metrics_set_histogram(m, METRIC_STORE_GROUP, t.group_le, t.ops);
 }
 
+static void sample_tenants(struct metrics *m, const struct routes *r)
+{
+	for (unsigned i = 0; i < r->env.config->n_tenants; i++) {
+		struct dispatch_tenant *t = &r->env.group->tenants.of[i];
+
+		metrics_set(m, METRIC_TENANT_BATCHES, i, 0, (int64_t)atomic_load(&t->batches));
+		metrics_set(m, METRIC_TENANT_ITEMS, i, 0, (int64_t)atomic_load(&t->items));
+		metrics_set(m, METRIC_TENANT_QUEUED, i, 0, (int64_t)atomic_load(&t->queued));
+	}
+}
+
 struct limits {
 	struct metrics *metrics;
 	unsigned n;
@@ -95,6 +106,7 @@ void sample(struct routes *r)
 
 	sample_store(m, r->env.store, loop_unix_ms(r->env.loop));
 	config_each_limit(r->env.config, sample_limit, &limits);
+	sample_tenants(m, r);
 	sample_process(m);
 	metrics_set(m, METRIC_HELD_BYTES, 0, 0, (int64_t)atomic_load(&r->env.group->held_bytes));
 	metrics_set(m, METRIC_RECOVERY_SECONDS, 0, 0, r->env.group->recovery_ms * 1000);

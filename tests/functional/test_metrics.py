@@ -164,7 +164,7 @@ class Process(Case):
 
     def test_every_limit_is_a_series(self):
         m = self.exposition()
-        limits = self.settled.ask("GET", "/v1/limits").json
+        limits = {k: v for k, v in self.settled.ask("GET", "/v1/limits").json.items() if isinstance(v, int)}
         self.assertEqual({dict(ls)["limit"]: v for (n, ls), v in m.samples.items() if n == "settled_limit"}, limits)
 
 
