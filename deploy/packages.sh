@@ -11,7 +11,7 @@ PACKAGES_RUN=(libmicrohttpd12 libgnutls30 libcurl4 libjansson4 libevent-core-2.1
 PACKAGES_QUICKSTART=("${PACKAGES_BUILD[@]}" ca-certificates curl)
 # shellcheck disable=SC2034
 PACKAGES_TEST=("${PACKAGES_BUILD[@]}" ca-certificates curl git libcmocka-dev nginx openssl
-	python3-jsonschema shellcheck strace util-linux)
+	prometheus python3-jsonschema python3-venv shellcheck strace util-linux)
 # shellcheck disable=SC2034
 PACKAGES_CI=("${PACKAGES_TEST[@]}" clang valgrind)
 

@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "app/app.h"
+#include "app/export.h"
 #include "routes/routes.h"
 
 struct app;
@@ -29,6 +30,11 @@ struct shard {
 	struct httpd_tls *next_tls;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
+	struct exporter *exporter;       /* NULL: no traces are recorded */
+	int64_t drain_by_us;             /* the end of the time that a stop may take */
+	bool flushed;                    /* its last spans are gone */
+	struct loop_timer *observe;      /* observe.c */
+	int64_t observe_at_us;           /* when it should ring */
 };
 
 enum { OPERATIONS_CONNECTIONS = 64 };    /* at the address for operations */
@@ -72,6 +78,8 @@ void app_hide_secrets(const struct config *c);               /* no core dump has
 int outbound_init(const struct config *c) MUST_CHECK;    /* 0 or a negative errno */
 struct xfer_tls_set *outbound_load(const struct config *c, struct buf *reterr) MUST_CHECK;
 void outbound_use(const struct config *c, struct xfer_tls_set *take);
+/* observe.c: from here on the shard measures its loop; s->observe is to be freed. */
+void observe_start(struct shard *s);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);

@@ -32,6 +32,14 @@ static int64_t now_ms(void)
 	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+static int64_t unix_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* Sockets are the currency: take all the descriptors that we may have, and plan
  * to use no more, as an attempt without one fails for no fault of its service. */
 static void share_out_fds(struct app *app)
@@ -347,6 +355,7 @@ int app_run(const char *path, struct config *take, const char *version)
 	app->config = take;
 	app_hide_secrets(take);
 	share_out_fds(app);
+	app->group.started_unix_ms = unix_ms();
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);

@@ -78,23 +78,11 @@ static void refuse_all(struct app *app, const struct buf *errors)
 
 static void log_reloaded(const struct config_changes *ch)
 {
-	const struct {
-		const char *key;
-		const struct buf *list;
-	} all[] = {{"added", &ch->added}, {"removed", &ch->removed}, {"changed", &ch->changed}, {"settings", &ch->settings}};
-	struct log_field fields[ARRAY_LEN(all) + 1] = {0};
-	size_t n = 0;
-
-	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-		if (all[i].list->n > 0)
-			fields[n++] = LOG_SLICE(all[i].key, buf_slice(all[i].list));
-	}
-	if (n == 0)
-		fields[n++] = LOG_STR("settings", "as they were");
 	if (ch->restart.n > 0)
 		log_event(LOG_WARN, "restart_needed", LOG_SLICE("settings", buf_slice(&ch->restart)),
 			  LOG_STR("effect", "they keep the values that they have"));
-	log_write(LOG_INFO, "reloaded", fields);
+	log_event(LOG_INFO, "reloaded", LOG_SLICE("added", buf_slice(&ch->added)), LOG_SLICE("removed", buf_slice(&ch->removed)),
+		  LOG_SLICE("changed", buf_slice(&ch->changed)), LOG_SLICE("settings", buf_slice(&ch->settings)));
 }
 
 static void wait_for_all(struct app *app)
@@ -119,7 +107,7 @@ static void set_store(struct app *app, const struct config *c)
 /* From here on nothing can fail. */
 static void install(struct app *app, struct config *take, struct files *files)
 {
-	dispatch_metrics_grow(app->metrics, take, app->config->n_services);
+	dispatch_metrics_grow(app->metrics, take, app->config);
 	outbound_use(take, STEAL_PTR(files->outbound));
 	for (unsigned i = 0; i < app->n; i++)
 		shard_learn(&app->shards[i], take);

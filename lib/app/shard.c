@@ -14,7 +14,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { QUIET_LIMIT_US = 2000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
+enum { QUIET_LIMIT_US = 2000000, FLUSH_LIMIT_US = 1000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
 
 static void step_done(struct shard *s)
 {
@@ -43,6 +43,7 @@ static void on_drain(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, drain);
 
+	s->drain_by_us = loop_now_us(s->loop) + s->config->limits.drain_ms * 1000;
 	httpd_last_answers(s->httpd);
 	if (s->operations != NULL)
 		httpd_last_answers(s->operations);
@@ -70,22 +71,32 @@ static void look(void *arg)
 	struct shard *s = arg;
 	int64_t now_us = loop_now_us(s->loop);
 
-	if (connections(s) == 0 || now_us >= s->quiet_by_us)
+	if (s->flushed && (connections(s) == 0 || now_us >= s->quiet_by_us))
 		step_done(s);
 	else
 		loop_timer_at(s->quiet, now_us + QUIET_LOOK_US);
 }
 
+static void on_flushed(void *arg)
+{
+	struct shard *s = arg;
+
+	s->flushed = true;
+}
+
+/* The last spans may take what is left of the drain, and a second of it at most. */
 static void on_quiesce(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, quiesce);
+	int64_t now_us = loop_now_us(s->loop);
 
 	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
 	if (s->operations != NULL)
 		httpd_quiesce(s->operations);
-	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
-	loop_timer_at(s->quiet, loop_now_us(s->loop));
+	exporter_flush(s->exporter, MIN(s->drain_by_us, now_us + FLUSH_LIMIT_US), on_flushed, s);
+	s->quiet_by_us = now_us + QUIET_LIMIT_US;
+	loop_timer_at(s->quiet, now_us);
 }
 
 void shard_lame_duck(struct shard *s)
@@ -194,10 +205,11 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 		close(take_listen_fd);
 		return -ENOMEM;
 	}
+	s->exporter = exporter_new(&(struct exporter_env){.loop = s->loop, .xfer = s->xfer, .config = c, .meter = meter});
 	s->dispatch = dispatch_new(&(struct dispatch_env){.loop = s->loop, .xfer = s->xfer,
 							  .store = app->store, .config = c,
 							  .group = &app->group, .meter = meter,
-							  .shard = index});
+							  .spans = exporter_spans(s->exporter), .shard = index});
 	dispatch_reload(s->dispatch, config_ref(c));
 	s->routes = routes_new(&(struct routes_env){.loop = s->loop, .config = c,
 						    .dispatch = s->dispatch, .group = &app->group,
@@ -206,11 +218,15 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	app->group.members[index] = s->dispatch;
 	app->peers[index] = s->routes;
 	s->httpd = httpd_new(s->loop, take_listen_fd, &hc, routes_handler(s->routes));
-	return s->httpd == NULL ? -errno : 0;
+	if (s->httpd == NULL)
+		return -errno;
+	observe_start(s);
+	return 0;
 }
 
 void shard_close(struct shard *s)
 {
+	loop_timer_free(STEAL_PTR(s->observe));
 	httpd_free(STEAL_PTR(s->operations));
 	httpd_free(STEAL_PTR(s->httpd));
 }
@@ -219,6 +235,7 @@ void shard_free(struct shard *s)
 {
 	routes_free(s->routes);
 	dispatch_free(s->dispatch);
+	exporter_free(s->exporter);
 	xfer_free(s->xfer);
 	loop_timer_free(s->quiet);
 	loop_free(s->loop);

@@ -83,6 +83,9 @@ void cfg_auth_init(struct config *c);    /* the one tenant of who has no key */
 void cfg_auth_read(struct config *c, const struct node *root, struct report *rep);
 void cfg_auth_free(struct config *c);
 
+/* config.c: it may hold credentials. NULL is fine. */
+void cfg_text_wipe(const char *s);
+
 struct setting;
 
 /* To be printed, without secrets; or to be held against another one: then a digest
@@ -103,7 +106,7 @@ struct setting_type {
 extern const struct setting_type cfg_type_integer, cfg_type_decimal, cfg_type_bool, cfg_type_choice, cfg_type_word,
 	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url, cfg_type_headers,
 	cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart,
-	cfg_type_absent;
+	cfg_type_endpoint, cfg_type_trace_headers, cfg_type_absent;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
 
@@ -146,6 +149,7 @@ void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how,
 void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_decimal(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_operations(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_trace_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_name(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_sha256(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_apart(const struct setting *s, const void *at, enum show_how how, struct buf *out);

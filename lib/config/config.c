@@ -9,7 +9,7 @@ const char *service_kind_str(enum service_kind k)
 }
 
 /* A header's or a URL's text may hold credentials. */
-static void wipe_str(const char *s)
+void cfg_text_wipe(const char *s)
 {
 	if (s == NULL)
 		return;
@@ -20,9 +20,9 @@ static void wipe_str(const char *s)
 static void service_done(struct service *s)
 {
 	free((char *)s->name);
-	wipe_str(s->url);
+	cfg_text_wipe(s->url);
 	for (size_t i = 0; i < s->n_headers; i++)
-		wipe_str(s->headers[i]);
+		cfg_text_wipe(s->headers[i]);
 	free(s->headers);
 	for (size_t i = 0; i < s->n_secrets; i++) {
 		explicit_bzero((char *)s->secrets[i].p, s->secrets[i].n);
@@ -48,6 +48,10 @@ void config_free(struct config *c)
 	free((char *)c->store_path);
 	free((char *)c->tls_cert_file);
 	free((char *)c->tls_key_file);
+	cfg_text_wipe(c->tracing.endpoint);
+	for (size_t i = 0; i < c->tracing.n_headers; i++)
+		cfg_text_wipe(c->tracing.headers[i]);
+	free(c->tracing.headers);
 	free(c);
 }
 
@@ -94,7 +98,7 @@ bool config_has_secrets(const struct config *c)
 		if (s->n_headers > 0 || s->n_secrets > 0 || s->url_hidden || s->key_file != NULL)
 			return true;
 	}
-	return c->tls_key_file != NULL;
+	return c->tls_key_file != NULL || c->tracing.n_headers > 0;
 }
 
 static struct service *service_add(struct config *c, struct slice name)

@@ -116,7 +116,9 @@ struct config {
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
 	struct {
 		const char *endpoint;        /* OTLP over HTTP, up to and without /v1/traces; NULL: no spans leave */
-		double ratio;                /* of the traces that begin here */
+		double ratio;                /* of the traces that begin here: 0 to 1 */
+		const char **headers;        /* "Name: value" for the collector */
+		size_t n_headers;
 	} tracing;
 };
 

@@ -105,6 +105,12 @@ static void place_services(struct config *fresh, const struct config *running, s
 	fresh->n_services = n;
 }
 
+static void keep_text(const char **to, const char *from)
+{
+	free((char *)*to);
+	*to = from == NULL ? NULL : xstrdup(from);
+}
+
 /* ---- tenants ---- */
 
 /* [0] is the one without a name. */
@@ -141,6 +147,19 @@ static void place_tenants(struct config *fresh, const struct config *running)
 
 /* ---- the rest ---- */
 
+static void keep_trace_headers(struct config *fresh, const struct config *running)
+{
+	size_t n = running->tracing.n_headers;
+
+	for (size_t i = 0; i < fresh->tracing.n_headers; i++)
+		cfg_text_wipe(fresh->tracing.headers[i]);
+	free(fresh->tracing.headers);
+	fresh->tracing.headers = xcalloc(n + 1, sizeof *fresh->tracing.headers);
+	fresh->tracing.n_headers = n;
+	for (size_t i = 0; i < n; i++)
+		fresh->tracing.headers[i] = xstrdup(running->tracing.headers[i]);
+}
+
 /* The one value that both then have. */
 static void keep(const struct setting *s, struct config *fresh, const struct config *running)
 {
@@ -148,16 +167,15 @@ static void keep(const struct setting *s, struct config *fresh, const struct con
 	const char *from = (const char *)running + s->offset;
 
 	if (s->type == &cfg_type_operations) {
-		free((char *)fresh->operations_host);
-		fresh->operations_host = running->operations_host == NULL ? NULL : xstrdup(running->operations_host);
+		keep_text(&fresh->operations_host, running->operations_host);
 		fresh->operations_port = running->operations_port;
 	} else if (s->type == &cfg_type_listen) {
-		free((char *)fresh->listen_host);
-		fresh->listen_host = xstrdup(running->listen_host);
+		keep_text(&fresh->listen_host, running->listen_host);
 		fresh->listen_port = running->listen_port;
-	} else if (s->type == &cfg_type_path) {
-		free(*(char **)(void *)to);
-		*(char **)(void *)to = xstrdup(*(char *const *)(const void *)from);
+	} else if (s->type == &cfg_type_trace_headers) {
+		keep_trace_headers(fresh, running);
+	} else if (s->type == &cfg_type_path || s->type == &cfg_type_endpoint) {
+		keep_text((const char **)(void *)to, *(const char *const *)(const void *)from);
 	} else {
 		memcpy(to, from, s->size);
 	}
@@ -181,10 +199,8 @@ static void lay_tls(struct config *fresh, const struct config *running, struct c
 {
 	if ((fresh->tls_cert_file == NULL) == (running->tls_cert_file == NULL))
 		return;
-	free((char *)fresh->tls_cert_file);
-	free((char *)fresh->tls_key_file);
-	fresh->tls_cert_file = running->tls_cert_file == NULL ? NULL : xstrdup(running->tls_cert_file);
-	fresh->tls_key_file = running->tls_key_file == NULL ? NULL : xstrdup(running->tls_key_file);
+	keep_text(&fresh->tls_cert_file, running->tls_cert_file);
+	keep_text(&fresh->tls_key_file, running->tls_key_file);
 	add_name(&ret->restart, "tls");
 }
 

@@ -324,21 +324,51 @@ static const char *read_header(const struct node *h, struct report *rep)
 	return line;
 }
 
+static void read_header_lines(const struct node *n, const char ***ret, size_t *retn, struct report *rep)
+{
+	if (!want_kind(n, NODE_MAP, "{Name: value}", rep) || n->first == NULL)
+		return;
+	*ret = xcalloc(n->last->index + 1, sizeof **ret);
+	for (const struct node *h = n->first; h != NULL; h = h->next) {
+		const char *line = read_header(h, rep);
+
+		if (line != NULL)
+			(*ret)[(*retn)++] = line;
+	}
+}
+
 /* headers and n_headers are one setting, so `at` is the whole service. */
 static void read_headers(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	struct service *svc = at;
 
 	(void)s;
-	if (!want_kind(n, NODE_MAP, "{Name: value}", rep) || n->first == NULL)
-		return;
-	svc->headers = xcalloc(n->last->index + 1, sizeof *svc->headers);
-	for (const struct node *h = n->first; h != NULL; h = h->next) {
-		const char *line = read_header(h, rep);
+	read_header_lines(n, &svc->headers, &svc->n_headers, rep);
+}
 
-		if (line != NULL)
-			svc->headers[svc->n_headers++] = line;
-	}
+/* The same of tracing: `at` is its part of the config. */
+static void read_trace_headers(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct config *c = container_of(at, struct config, tracing);
+
+	(void)s;
+	read_header_lines(n, &c->tracing.headers, &c->tracing.n_headers, rep);
+}
+
+static void read_endpoint(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	const char *problem;
+
+	(void)s;
+	if (!cfg_node_want_text(n, "a URL", rep))
+		return;
+	problem = cfg_check_url(n->text.p);
+	if (problem == NULL && strpbrk(n->text.p, "?#{") != NULL)
+		problem = "not the start of a URL: leave out the query, and what is in braces";
+	if (problem != NULL)
+		cfg_report_node(rep, n, "%s", problem);
+	else
+		*(char **)at = strndup(n->text.p, n->text.n - (n->text.n > 0 && n->text.p[n->text.n - 1] == '/'));
 }
 
 static void read_secret(struct service *svc, const struct node *n, struct report *rep)
@@ -472,4 +502,6 @@ const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refu
 const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name, cfg_show_name};
 const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256, cfg_show_sha256};
 const struct setting_type cfg_type_apart = {"see below", read_apart, cfg_show_apart};
+const struct setting_type cfg_type_endpoint = {"URL", read_endpoint, cfg_show_text};
+const struct setting_type cfg_type_trace_headers = {"map of texts", read_trace_headers, cfg_show_trace_headers};
 const struct setting_type cfg_type_absent = {NULL, read_absent};

@@ -143,6 +143,13 @@ static const struct setting table[] = {
 	{"tenants.*.queued_items", &cfg_type_integer, IN_TENANT(queued_items), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Its unfinished items, those of jobs too; a batch that would exceed it is refused with 429; 0 is no limit."},
 
+	{"tracing.endpoint", &cfg_type_endpoint, IN_CONFIG(tracing.endpoint), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Where spans go, as OTLP over HTTP in JSON, up to and without /v1/traces; without it none are recorded.", .restart = true},
+	{"tracing.ratio", &cfg_type_decimal, IN_CONFIG(tracing.ratio), "1", 0, 1, "of all", NULL, ONLY_NONE,
+	 "How many of the traces that begin here are recorded; a caller that brings a trace decides itself."},
+	{"tracing.headers", &cfg_type_trace_headers, IN_CONFIG(tracing), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Sent with every export, such as the credentials for the collector.", .restart = true},
+
 	{"services.*.kind", &cfg_type_choice, IN_SERVICE(kind), NULL, 0, 0, "", cfg_service_kinds, ONLY_NONE,
 	 "http: the operator gives the URL; webhook: an item's `to` is the URL, behind the address guard. Required."},
 	{"services.*.url", &cfg_type_url, IN_SERVICE(url), NULL, 0, 0, "", NULL, ONLY_HTTP,

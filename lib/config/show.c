@@ -112,24 +112,36 @@ void cfg_show_url(const struct setting *s, const void *at, enum show_how how, st
 		cfg_show_quoted(out, slice_str(svc->url));
 }
 
+static void show_lines(const char *const *lines, size_t n_lines, enum show_how how, struct buf *out)
+{
+	if (n_lines == 0)
+		return;
+	buf_add_char(out, '{');
+	for (size_t i = 0; i < n_lines; i++) {
+		size_t n = strcspn(lines[i], ":");
+
+		buf_add_str(out, i > 0 ? ", " : "");
+		cfg_show_quoted(out, (struct slice){lines[i], n});
+		buf_add_str(out, ": ");
+		show_hidden(out, slice_str(lines[i] + n), how);
+	}
+	buf_add_char(out, '}');
+}
+
 void cfg_show_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out)
 {
 	const struct service *svc = at;
 
 	(void)s;
-	if (svc->n_headers == 0)
-		return;
-	buf_add_char(out, '{');
-	for (size_t i = 0; i < svc->n_headers; i++) {
-		const char *line = svc->headers[i];
-		size_t n = strcspn(line, ":");
+	show_lines(svc->headers, svc->n_headers, how, out);
+}
 
-		buf_add_str(out, i > 0 ? ", " : "");
-		cfg_show_quoted(out, (struct slice){line, n});
-		buf_add_str(out, ": ");
-		show_hidden(out, slice_str(line + n), how);
-	}
-	buf_add_char(out, '}');
+void cfg_show_trace_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct config *c = container_of(at, const struct config, tracing);
+
+	(void)s;
+	show_lines(c->tracing.headers, c->tracing.n_headers, how, out);
 }
 
 void cfg_show_secrets(const struct setting *s, const void *at, enum show_how how, struct buf *out)

@@ -11,6 +11,7 @@
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
  *   reload.c     the configurations that are in use here
+ *   trace.c      the spans of batches and attempts
  */
 #pragma once
 
@@ -48,6 +49,8 @@ struct attempt {
 	int64_t deadline_us;             /* the item's */
 	enum why at_deadline;            /* and what it means */
 	int64_t timeout_us;
+	int64_t queued_us;               /* when it was made */
+	uint64_t span_id;                /* its span, which the downstream is told of */
 	/* On the lane's shard. */
 	struct op op;
 	struct list node;                /* a list of its turn, or dispatch.ended */
@@ -212,6 +215,7 @@ struct dispatch {
 	struct list *starved;            /* lanes that wait for a slot, by service */
 	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
+	int64_t wall_ahead_us;           /* trace.c: the wall's clock, before the loop's */
 	unsigned n_idle_lanes, n_starved, claims;
 	struct channel_scratch scratch;
 	struct buf key;                  /* a default dedupe key, while encoding */
@@ -242,6 +246,7 @@ void live_end(struct live *lv);                  /* every item is final */
 bool tenant_queue(struct dispatch *d, const struct batch *b) MUST_CHECK;
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
+void tenant_accepted(struct live *lv);
 
 /* admission.c: room for the batch. False: it is refused, see d->admission.refusal, and
  * nothing is counted; else of best_effort the items without room are final. */
@@ -274,6 +279,11 @@ void batch_resume(struct live *lv);              /* the items that were read bac
 void item_final(struct live *lv, struct item *it, enum code code, enum stop stop);
 struct attempt *attempt_get(struct dispatch *d);
 void attempts_free(struct dispatch *d);
+
+/* trace.c: spans, if traces are recorded and this one is. */
+void trace_accepted(struct dispatch *d, const struct batch *b);
+void trace_done(struct dispatch *d, const struct batch *b);
+void trace_attempt(struct dispatch *d, const struct attempt *a);         /* which its item counts already */
 
 /* jobs.c */
 void jobs_init(struct dispatch *d);

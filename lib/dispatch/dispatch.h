@@ -18,6 +18,7 @@
 #include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
+#include "obs/span.h"
 #include "store/store.h"
 #include "xfer/xfer.h"
 
@@ -41,6 +42,7 @@ struct dispatch_group {
 	atomic_uint shedding;            /* ... and those that are being shed */
 	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
+	int64_t started_unix_ms;         /* the process */
 	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
@@ -52,6 +54,7 @@ struct dispatch_env {
 	const struct config *config;
 	struct dispatch_group *group;
 	struct meter meter;
+	struct spans *spans;             /* NULL: no traces are recorded */
 	unsigned shard;                  /* its place in group->members */
 	uint64_t seed;                   /* of jitter and ids; 0: from the system */
 };

@@ -61,7 +61,7 @@ static struct transfer *transfer_new(struct dispatch *d, struct attempt *a)
 		.id = dedupe_key(d, a),
 		.unix_s = a->started_unix_ms / 1000,
 		.trace = &it->batch->trace,
-		.span_id = rng_u64(&d->rng) | 1,
+		.span_id = a->span_id,
 	};
 	struct exchange e;
 

@@ -142,6 +142,9 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 	tenant_unqueue(d, lv->tenant, 1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -1);
 	meter_add(d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
+	if (it->service != ITEM_NO_SERVICE)
+		meter_observe_us(d->env.meter, METRIC_ITEM_SECONDS, it->service, 0,
+				 loop_now_us(d->env.loop) - lv->batch->accepted_us);
 	meter_add(d->env.meter, METRIC_SHED, 0, 0, stop == STOP_SHED);
 	tell_store(lv, it);
 	if (contract_stops_on(lv->batch->policy.contract, it))
@@ -264,8 +267,10 @@ void batch_on_result(struct loop_msg *msg)
 	if (a->why == WHY_DEADLINE && live_leaving(lv))
 		gate_close(&it->batch->gate, WHY_DEADLINE);
 	if (a->started) {
+		meter_observe_us(d->env.meter, METRIC_QUEUE_SECONDS, a->service, 0, a->started_us - a->queued_us);
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);
+		trace_attempt(d, a);
 		conclude(lv, it, &a->outcome, a->why, a->done_us);
 	} else if (a->refused) {
 		refused(lv, it, a);

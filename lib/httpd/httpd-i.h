@@ -59,7 +59,9 @@ struct http_request {
 	struct blob *blob;
 	void *data;
 	struct MHD_Response *response;   /* built, not yet queued */
-	int status;
+	int status;                      /* 0: no answer yet */
+	unsigned label;
+	int64_t begun_us;                /* its first line was there */
 	ssize_t (*fill)(void *data, char *out, size_t max);
 	struct loop_fd *watch;
 };

@@ -38,6 +38,8 @@ struct http_header {
 	const char *name, *value;
 };
 
+enum { HTTP_MORE = 2 };
+
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_DELETE, HTTP_OTHER };
 
 struct httpd_handler {
@@ -53,8 +55,15 @@ struct httpd_handler {
 	bool (*may_lack_body)(void *arg, struct http_request *r);
 	/* The request is complete. */
 	void (*on_request)(void *arg, struct http_request *r);
+	/* A request that on_request has seen is answered: up to HTTP_MORE headers for whatever
+	 * answer it is, valid until the next call; how many. May be NULL. */
+	size_t (*more_headers)(void *arg, struct http_request *r, struct http_header *ret);
 	/* httpd refuses a request by itself. May be NULL. */
 	void (*on_refused)(void *arg, enum problem p);
+	/* A request is over, whether the handler has seen it or not, and what it took
+	 * from its first line. `label` is what http_set_label() left, 0 if nothing did;
+	 * `status` is 0 if its client left before there was an answer. May be NULL. */
+	void (*on_over)(void *arg, unsigned label, int status, int64_t took_us);
 	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */
 	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
 };
@@ -126,6 +135,7 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
+void http_set_label(struct http_request *r, unsigned label); /* for on_over */
 
 /* A number of the handler's own, from on_head or on_request on; 0 at first. */
 void http_set_tag(struct http_request *r, uint64_t tag);

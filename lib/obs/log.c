@@ -39,7 +39,8 @@ struct line {
 static _Atomic enum log_format format = LOG_LOGFMT;
 static _Atomic enum log_level threshold = LOG_INFO;
 static bool may_block;                   /* standard error has a reader that may stop */
-static atomic_ulong dropped;
+static atomic_ulong dropped;             /* and not told of yet */
+static atomic_ulong dropped_ever;
 
 void log_set(enum log_format new_format, enum log_level level)
 {
@@ -276,6 +277,11 @@ static void put_line(const struct line *l)
 		;
 }
 
+unsigned long log_lines_dropped(void)
+{
+	return atomic_load(&dropped_ever);
+}
+
 void log_write(enum log_level level, const char *event, const struct log_field *fields)
 {
 	struct line l;
@@ -284,6 +290,7 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 
 	if (!has_room()) {
 		atomic_fetch_add(&dropped, 1);
+		atomic_fetch_add(&dropped_ever, 1);
 		errno = saved;
 		return;
 	}
