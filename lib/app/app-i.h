@@ -21,15 +21,12 @@ struct shard {
 	struct routes *routes;
 	struct httpd *httpd;
 	struct httpd *operations;        /* of one shard, if it was asked for; NULL */
-	struct loop_msg drain, cancel, quiesce;
+	struct loop_msg lame_duck, drain, cancel, quiesce;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
 };
 
-enum {
-	LOOKUPS = 32,                    /* of callers' names at once, per shard */
-	OPERATIONS_CONNECTIONS = 64,     /* at the address for operations */
-};
+enum { OPERATIONS_CONNECTIONS = 64 };    /* at the address for operations */
 
 struct app {
 	struct config config;            /* as loaded, but for the caps; what it points at is borrowed */
@@ -57,6 +54,7 @@ void *shard_run(void *arg);              /* the thread */
 
 /* The steps of a stop, asked for by the main thread; each shard answers by
  * adding one to done_fd when it has finished `drain` or `quiesce`. */
+void shard_lame_duck(struct shard *s);   /* say that it is not ready, and serve on: no answer of its own */
 void shard_drain(struct shard *s);       /* until its last batch is done */
 void shard_cancel(struct shard *s);      /* end all batches now: no answer of its own */
 void shard_quiesce(struct shard *s);     /* until its connections are closed */

@@ -1,9 +1,9 @@
 /*
  * Start: metrics, store, one listening socket and one shard each, the unfinished
  *        batches of the process before, threads.
- * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
+ * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new batches; running ones get drain_ms) ─► cancel what is
  *        left (stop: shutdown), and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
- * A second signal shortens the drain. Batches that a cancel does not end are a
+ * A second signal cuts the lame duck short, another the drain. Batches that a cancel does not end are a
  * defect, which must not hold the process: it then ends as it is, with status 1.
  */
 #include <errno.h>
@@ -20,7 +20,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { CANCEL_MS = 15000, QUIESCE_MS = 5000 };
+enum { CANCEL_MS = 15000, QUIESCE_MS = 5000, LOOKUP_THREAD_IDLE_MS = 10000 };
 
 static int64_t now_ms(void)
 {
@@ -107,10 +107,25 @@ static NORETURN void end_without_order(unsigned shards)
 	_exit(1);
 }
 
+/* Whoever routes requests here learns of the end a moment after us: until then it
+ * sends new ones. Nobody reports the end of this, so it takes its time. */
+static void be_lame_duck(struct app *app)
+{
+	int64_t ms = app->config.limits.lame_duck_ms;
+	uint64_t seen = 0;
+
+	if (ms == 0)
+		return;
+	for (unsigned i = 0; i < app->n; i++)
+		shard_lame_duck(&app->shards[i]);
+	wait_for(app, &seen, UINT64_MAX, true, ms);
+}
+
 static void stop(struct app *app)
 {
 	uint64_t seen = 0;
 
+	be_lame_duck(app);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_drain(&app->shards[i]);
 	if (!wait_for(app, &seen, app->n, true, app->config.limits.drain_ms)) {
@@ -286,6 +301,19 @@ static void free_app(struct app *app)
 	free(app);
 }
 
+static int start_transfers(const struct config *c)
+{
+	const struct xfer_names names = {
+		.threads = c->names.threads,
+		.queued = c->names.queued,
+		.ttl_ms = c->names.ttl_ms,
+		.negative_ttl_ms = c->names.negative_ttl_ms,
+		.thread_idle_ms = LOOKUP_THREAD_IDLE_MS,
+	};
+
+	return xfer_global_init(&names);
+}
+
 int app_run(const struct config *config, const char *version)
 {
 	struct app *app = xcalloc(1, sizeof *app);
@@ -299,7 +327,7 @@ int app_run(const struct config *config, const char *version)
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
-	REQUIRE(xfer_global_init() == 0);
+	REQUIRE(start_transfers(config) == 0);
 	app->metrics = dispatch_metrics_new(config, config->shards);
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);

@@ -1,7 +1,7 @@
 /*
  * One shard: its modules made and freed in order, and its part in a stop.
  *
- *   drain ──► last batch done ──► quiesce ──► connections closed ──► loop stopped
+ *   lame duck ──► drain ──► last batch done ──► quiesce ──► connections closed ──► loop stopped
  *
  * Threads: shard_init() and shard_free() run in the main thread while no other
  * does; the steps are posted to the shard and run in its own.
@@ -25,6 +25,17 @@ static void step_done(struct shard *s)
 static void on_idle(void *arg)
 {
 	step_done(arg);
+}
+
+/* Its answers close their connections, so that kept ones move elsewhere too. */
+static void on_lame_duck(struct loop_msg *msg)
+{
+	struct shard *s = container_of(msg, struct shard, lame_duck);
+
+	routes_not_ready(s->routes);
+	httpd_last_answers(s->httpd);
+	log_event(LOG_INFO, "lame_duck", LOG_INT("shard", s->index),
+		  LOG_INT("lame_duck_ms", s->app->config.limits.lame_duck_ms));
 }
 
 static void on_drain(struct loop_msg *msg)
@@ -76,6 +87,12 @@ static void on_quiesce(struct loop_msg *msg)
 	loop_timer_at(s->quiet, loop_now_us(s->loop));
 }
 
+void shard_lame_duck(struct shard *s)
+{
+	s->lame_duck.run = on_lame_duck;
+	loop_post(s->loop, &s->lame_duck);
+}
+
 void shard_drain(struct shard *s)
 {
 	s->drain.run = on_drain;
@@ -121,8 +138,7 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	const struct config *c = &app->config;
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
-		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",
-		.lookups = LOOKUPS};
+		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled"};
 
 	*s = (struct shard){.app = app, .index = index};
 	s->loop = loop_new();

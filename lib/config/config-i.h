@@ -15,6 +15,7 @@ enum {
 	CONFIG_NODES_MAX = 20000,
 	CONFIG_ERRORS_MAX = 100,
 	CONFIG_SHARDS_MAX = 64,
+	CONFIG_SECRETS_MAX = 8,          /* of one service: its header grows with them */
 };
 
 enum node_kind { NODE_TEXT, NODE_LIST, NODE_MAP };
@@ -90,10 +91,9 @@ struct setting_type {
 	void (*read)(const struct setting *s, const struct node *n, void *at, struct report *rep);
 };
 
-extern const struct setting_type cfg_type_integer, cfg_type_decimal, cfg_type_bool, cfg_type_choice, cfg_type_word,
+extern const struct setting_type cfg_type_integer, cfg_type_number, cfg_type_bool, cfg_type_choice, cfg_type_word,
 	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_url, cfg_type_headers,
-	cfg_type_secret, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart,
-	cfg_type_absent;
+	cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
 
@@ -106,7 +106,7 @@ struct setting {
 	const char *unit;
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */
-	const char *why;                 /* one sentence for the operator; absent: what to do instead */
+	const char *why;                 /* one sentence for the operator */
 };
 
 /* settings.c */

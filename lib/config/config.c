@@ -24,9 +24,11 @@ static void service_done(struct service *s)
 	for (size_t i = 0; i < s->n_headers; i++)
 		wipe_str(s->headers[i]);
 	free(s->headers);
-	if (s->secret.p != NULL)
-		explicit_bzero((char *)s->secret.p, s->secret.n);
-	free((char *)s->secret.p);
+	for (size_t i = 0; i < s->n_secrets; i++) {
+		explicit_bzero((char *)s->secrets[i].p, s->secrets[i].n);
+		free((char *)s->secrets[i].p);
+	}
+	free(s->secrets);
 	free(s->allow);
 }
 

@@ -23,7 +23,8 @@ struct service {
 	const char *method;
 	const char **headers;            /* "Name: value"; http only */
 	size_t n_headers;
-	struct slice secret;             /* raw signing key; n 0: unsigned */
+	struct slice *secrets;           /* raw signing keys, newest first; none: unsigned */
+	size_t n_secrets;
 	const char *ca_file;             /* trusted instead of the system's roots; NULL: those */
 	const char *cert_file, *key_file;        /* what the service asks its clients for; NULL: nothing */
 	struct rate_policy rate;         /* per lane */
@@ -83,10 +84,16 @@ struct config {
 		unsigned waiting;            /* requests that wait for a batch's end, per process */
 		int64_t keep_results_ms;
 		int64_t header_ms, body_ms, idle_ms, write_ms; /* inbound, absolute */
+		int64_t lame_duck_ms;        /* after SIGTERM, not ready and yet serving */
 		int64_t drain_ms;
 		int64_t deadline_ms;         /* default of a synchronous batch */
 		int64_t max_deadline_ms;
 	} limits;
+	struct {
+		unsigned threads;            /* for callers' names, and as many for those of services */
+		unsigned queued;             /* names that may wait for a look-up */
+		int64_t ttl_ms, negative_ttl_ms;
+	} names;
 	bool store_memory;               /* keep batches in memory alone ... */
 	const char *store_path;          /* ... or in this directory, made if it is missing */
 	enum log_format log_format;

@@ -148,6 +148,14 @@ bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant,
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
 
+/* What a service's lanes in all shards say of themselves; any thread, so a moment
+ * old. Of several lanes, the one that is the furthest behind. */
+struct dispatch_service {
+	struct rate rate;
+	int64_t paused_until_us;         /* in the past: none is */
+};
+struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service);
+
 /* For leak checks: all zero when nothing is going on, but for the backlog. */
 struct dispatch_usage {
 	unsigned batches, lanes, turns, ops, waits, claims, loads, watches;

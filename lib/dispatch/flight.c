@@ -66,6 +66,7 @@ static struct transfer *transfer_new(struct dispatch *d, struct attempt *a)
 
 	if (d->key.failed || !channel_encode(lane_service(d, a->lane), &m, &d->scratch, &e))
 		return NULL;
+	e.service = a->service;
 	e.answer_limit = d->env.config->limits.answer_bytes;
 	return xfer_start(d->env.xfer, &e, on_transfer_done, a);
 }
