@@ -10,6 +10,8 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
+ *   show.c       what is shown of a batch from memory
+ *   tenants.c    what all shards know of each tenant; quota.c what it may send
  */
 #pragma once
 
