@@ -180,6 +180,24 @@ static void tenants_are_named_and_bounded(void **state)
 	buf_free(&err);
 }
 
+static void keys_are_bounded(void **state)
+{
+	struct buf text = {0}, err = {0};
+
+	(void)state;
+	buf_add_str(&text, "auth:\n  keys:\n");
+	for (unsigned i = 0; i <= AUTH_KEYS_MAX; i++)
+		buf_printf(&text, "    - {name: k%u, scope: admin, sha256: %064x}\n", i, i + 1);
+	buf_add_char(&text, '\0');
+	assert_null(load_text(text.p, &err));
+	buf_add_char(&err, '\0');
+	assert_non_null(strstr(err.p, ":2:3: auth.keys: more than 1000 keys: take some away\n"));
+	*strstr(text.p, "    - {name: k1000,") = '\0';
+	config_free(load(text.p));
+	buf_free(&text);
+	buf_free(&err);
+}
+
 static void open_and_keys_contradict_each_other(void **state)
 {
 	(void)state;
@@ -220,6 +238,7 @@ int main(void)
 		cmocka_unit_test(a_hash_has_64_digits),
 		cmocka_unit_test(no_two_keys_are_the_same),
 		cmocka_unit_test(tenants_are_named_and_bounded),
+		cmocka_unit_test(keys_are_bounded),
 		cmocka_unit_test(open_and_keys_contradict_each_other),
 		cmocka_unit_test(beyond_loopback_with_keys_or_what_says_so),
 	};
