@@ -12,6 +12,8 @@
  *   watch.c      who is told that a batch has changed
  *   reload.c     the configurations that are in use here
  *   trace.c      the spans of batches and attempts
+ *   show.c       what is shown of a batch from memory
+ *   tenants.c    what all shards know of each tenant; quota.c what it may send
  */
 #pragma once
 

@@ -143,12 +143,19 @@ static void forget(struct dispatch *d, struct job *job)
 	free(job);
 }
 
-static void forget_list(struct dispatch *d, struct list *from)
+/* Its items are this process's no more. */
+static void abandon(struct dispatch *d, struct job *job)
+{
+	tenant_unqueue(d, job->tenant_no, job->pending);
+	forget(d, job);
+}
+
+static void abandon_list(struct dispatch *d, struct list *from)
 {
 	struct list *node;
 
 	while ((node = list_pop(from)) != NULL)
-		forget(d, list_entry(node, struct job, due));
+		abandon(d, list_entry(node, struct job, due));
 }
 
 void jobs_free(struct dispatch *d)
@@ -158,10 +165,10 @@ void jobs_free(struct dispatch *d)
 
 	REQUIRE(j->loads == 0);
 	while ((node = heap_pop(&j->asleep, HEAP_NONE)) != NULL)
-		forget(d, container_of(node, struct job, asleep));
+		abandon(d, container_of(node, struct job, asleep));
 	for (size_t i = 0; i <= j->residency.n_services; i++)
-		forget_list(d, &j->due[i]);
-	forget_list(d, &j->urgent);
+		abandon_list(d, &j->due[i]);
+	abandon_list(d, &j->urgent);
 	free(j->due);
 	heap_free(&j->asleep);
 	heap_free(&j->deadlines);
@@ -326,8 +333,7 @@ static void put_back(struct dispatch *d, const struct load *l, enum store_answer
 	if (job->urgent)
 		j->n_urgent--;
 	if (answer == STORE_NOT_FOUND) {
-		tenant_unqueue(d, job->tenant_no, job->pending);
-		forget(d, job);
+		abandon(d, job);
 		return;
 	}
 	job->urgent |= job->end != WHY_NONE;
