@@ -104,19 +104,59 @@ static double pace_of_all(const struct dispatch *d)
 
 /* ---- refusals ---- */
 
-/* Callers that were refused together are not to come back together. */
-static void refuse(struct dispatch *d, const char *detail, double excess, double per_second)
+static const char *const details[] = {
+	[BOUND_ITEMS] = "too many unfinished items; nothing was sent",
+	[BOUND_BYTES] = "too many bytes are held for unfinished batches; nothing was sent",
+	[BOUND_SERVICE] = "too many unfinished items of one of its services; nothing was sent",
+	[BOUND_PACE] = "a service of its items is too far behind; nothing was sent",
+};
+
+/* How much there is of what is bounded. */
+static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t service)
 {
-	double seconds = per_second > 0 ? excess / per_second : RETRY_UNKNOWN_S;
+	const struct dispatch_group *g = d->env.group;
+
+	switch (bound) {
+	case BOUND_ITEMS:
+		return atomic_load(&g->unfinished);
+	case BOUND_BYTES:
+		return atomic_load(&g->held_bytes);
+	case BOUND_SERVICE:
+		return atomic_load(&g->loads[service].items);
+	case BOUND_PACE:
+		return waiting(d, service);
+	}
+	REQUIRE(false);
+}
+
+bool admission_still_refuses(const struct dispatch *d)
+{
+	const struct admission *a = &d->admission;
+
+	return a->level > 0 && level(d, a->bound, a->service) >= a->level;
+}
+
+/* Callers that were refused together are not to come back together. */
+static void refuse(struct dispatch *d, enum bound bound, uint16_t service, double seconds)
+{
 	double jittered = seconds * (1 + (double)rng_below(&d->rng, 256) / 1024);
+	uint64_t now = level(d, bound, service);
 
 	d->admission.refusal = (struct dispatch_refusal){
-		.detail = detail, .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
+		.detail = details[bound], .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
+	d->admission.bound = bound;
+	d->admission.service = service;
+	d->admission.level = now - now / 64;
+}
+
+static double seconds_for(double n, double per_second)
+{
+	return per_second > 0 ? n / per_second : RETRY_UNKNOWN_S;
 }
 
 static void refuse_items(struct dispatch *d, uint64_t excess)
 {
-	refuse(d, "too many unfinished items; nothing was sent", (double)excess, pace_of_all(d));
+	refuse(d, BOUND_ITEMS, 0, seconds_for((double)excess, pace_of_all(d)));
 }
 
 static void refuse_bytes(struct dispatch *d, uint64_t excess)
@@ -124,8 +164,7 @@ static void refuse_bytes(struct dispatch *d, uint64_t excess)
 	const struct dispatch_group *g = d->env.group;
 	double each = (double)atomic_load(&g->held_bytes) / MAX(atomic_load(&g->unfinished), 1u);
 
-	refuse(d, "too many bytes are held for unfinished batches; nothing was sent", (double)excess / MAX(each, 1),
-	       pace_of_all(d));
+	refuse(d, BOUND_BYTES, 0, seconds_for((double)excess / MAX(each, 1), pace_of_all(d)));
 }
 
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d)
@@ -133,7 +172,7 @@ struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d)
 	return d->admission.refusal;
 }
 
-bool dispatch_is_full(struct dispatch *d, size_t body_bytes, bool job)
+bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job)
 {
 	const struct dispatch_group *g = d->env.group;
 	const struct config *c = d->env.config;
@@ -211,8 +250,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
-		refuse(d, "too many unfinished items of one of its services; nothing was sent", (double)(n - room),
-		       outlook_of(d, service)->pace.per_second);
+		refuse(d, BOUND_SERVICE, service, seconds_for(n - room, outlook_of(d, service)->pace.per_second));
 	return room;
 }
 
@@ -226,7 +264,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 	look(d, service);
 	too_long = too_long_s(d, q, service, n);
 	if (too_long > 0) {
-		refuse(d, "a service of its items is too far behind; nothing was sent", too_long, 1);
+		refuse(d, BOUND_PACE, service, too_long);
 		return 0;
 	}
 	fit = take_of_all(d, q, n, &free_items);

@@ -3,6 +3,7 @@
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
  *   admission.c  which batches may come into memory, and what the others are told
+ *   throttle.c   what is refused before it is read
  *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
  *   result.c     what an outcome means, and what the store is told of it
@@ -134,11 +135,31 @@ struct outlook {
 	uint32_t wanted, next;           /* by the batch that asks for room; the next service that it is for */
 };
 
+/* What a batch may be refused by. */
+enum bound { BOUND_ITEMS, BOUND_BYTES, BOUND_SERVICE, BOUND_PACE };
+
 struct admission {
 	struct outlook *outlooks;        /* by service */
 	size_t n_outlooks;
-	struct dispatch_refusal refusal;
+	struct dispatch_refusal refusal; /* the last one ... */
+	enum bound bound;                /* ... by what ... */
+	uint16_t service;                /* ... of which ... */
+	uint64_t level;                  /* ... there was about so much */
 };
+
+/* How much of what is asked is admitted, and whether the loop is late. See throttle.c. */
+struct throttle {
+	double asked, admitted;          /* of about the last second */
+	int64_t since_us;                /* when these were last made less */
+	struct loop_timer *probe;
+	int64_t due_us;                  /* when it should ring; 0: it is not set */
+	int64_t late_until_us;           /* it was late, and counts as late until then */
+};
+
+/* Pure: count a batch; the timer rings; how many of one are to be refused unread. */
+void throttle_count(struct throttle *t, int64_t now_us, bool admitted);
+void throttle_ring(struct throttle *t, int64_t now_us);
+double throttle_refuses(const struct throttle *t, int64_t now_us);
 
 /* A job that is in the store alone. See jobs.c. */
 struct jobs {
@@ -172,8 +193,9 @@ struct dispatch {
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
 	struct jobs jobs;
-	/* admission.c, shed.c */
+	/* admission.c, throttle.c, shed.c */
 	struct admission admission;
+	struct throttle throttle;
 	struct list efforts[PRIORITY_MAX + 1];           /* batches that may be shed, oldest first */
 	struct loop_msg shed;
 	atomic_bool shed_asked;          /* and not looked at yet */
@@ -219,6 +241,14 @@ void admission_give_item(struct live *lv, const struct item *it);        /* it i
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
 void admission_gone(struct live *lv);            /* it leaves memory */
 void admission_free(struct dispatch *d);
+
+bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job);
+bool admission_still_refuses(const struct dispatch *d);          /* by what it refused by last? */
+
+/* throttle.c */
+void throttle_init(struct dispatch *d);
+void throttle_free(struct dispatch *d);
+void throttle_note(struct dispatch *d, bool admitted);   /* of a batch whose caller waits */
 
 /* How much of `limit` a batch may fill. Pure. */
 uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort);

@@ -81,16 +81,16 @@ struct dispatch_listener {
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
 
 /* Why there was no room, and how long it is expected to take until there is, from the
- * pace of the last seconds: of the last -EBUSY, or of dispatch_is_full(). */
+ * pace of the last seconds: of the last -EBUSY, or of dispatch_refuses_unread(). */
 struct dispatch_refusal {
 	const char *detail;              /* static text for people */
 	unsigned retry_after_s;          /* 1 to 60 */
 };
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
 
-/* Before the body of a batch is read: is there room for none, whatever it says?
- * `job`: its items are not counted in memory. */
-bool dispatch_is_full(struct dispatch *d, size_t body_bytes, bool job);
+/* Before the body of a batch is read: is there room for none, or no time to read what
+ * would probably be refused? `job`: its items are not counted in memory. */
+bool dispatch_refuses_unread(struct dispatch *d, size_t body_bytes, bool job);
 
 /* Nobody listens any more: no further call of its listener. */
 void dispatch_detach(struct dispatch *d, struct batch_id id);

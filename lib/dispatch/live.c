@@ -385,11 +385,15 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 {
 	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
 	struct live *lv;
+	bool admitted;
 
 	REQUIRE(take->durable || !take->asynchronous);
 	if (d->draining)
 		return -ESHUTDOWN;
-	if (!admission_take(d, take, counted))
+	admitted = admission_take(d, take, counted);
+	if (counted)
+		throttle_note(d, admitted);
+	if (!admitted)
 		return -EBUSY;
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
 	take->accepted_us = loop_now_us(d->env.loop);

@@ -86,32 +86,62 @@ static void retry_after(const struct http_request *r, char out[12])
 	snprintf(out, 12, "%u", MAX(r->refusal.retry_after_s, 1u));
 }
 
-static void respond_document(struct http_request *r, enum problem p, const char *detail, bool close)
+static struct MHD_Response *response_of_problem(const struct http_request *r, enum problem p, const char *detail)
 {
 	char seconds[12];
 	const struct http_header headers[] = {{"Content-Type", "application/problem+json"}, {"Retry-After", seconds}};
-	int status = problem_status(p);
 	struct blob *doc = problem_document(p, detail);
 	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
 
-	tell_refused(r, p);
 	retry_after(r, seconds);
-	if (resp != NULL && (!add_headers(resp, headers, status == 503 ? 2 : 1) || (close && !add_close(resp))))
+	if (resp != NULL && !add_headers(resp, headers, problem_status(p) == 503 ? 2 : 1))
 		MHD_destroy_response(STEAL_PTR(resp));
-	answered(r, resp, status, REQ_ANSWERED);
+	return resp;
 }
 
 /* What httpd refuses by itself. The connection closes: its next byte may be
  * anything. */
 void respond_problem(struct http_request *r, enum problem p, const char *detail)
 {
-	respond_document(r, p, detail, true);
+	struct MHD_Response *resp = response_of_problem(r, p, detail);
+
+	tell_refused(r, p);
+	if (resp != NULL && !add_close(resp))
+		MHD_destroy_response(STEAL_PTR(resp));
+	answered(r, resp, problem_status(p), REQ_ANSWERED);
+}
+
+/* Under overload there are thousands of these a second. */
+static struct MHD_Response *refusal_response(struct http_request *r)
+{
+	struct httpd *h = request_conn(r)->h;
+
+	if (h->refused != NULL && memcmp(&h->refusal, &r->refusal, sizeof h->refusal) == 0)
+		return h->refused;
+	if (h->refused != NULL)
+		MHD_destroy_response(h->refused);
+	h->refusal = r->refusal;
+	h->refused = response_of_problem(r, r->refusal.problem, r->refusal.detail);
+	return h->refused;
 }
 
 /* The body was whole: the next request may follow. */
-void respond_refusal(struct http_request *r)
+enum MHD_Result respond_refusal(struct http_request *r)
 {
-	respond_document(r, r->refusal.problem, r->refusal.detail, request_conn(r)->h->last_answers);
+	struct conn *c = request_conn(r);
+	struct MHD_Response *resp;
+
+	if (c->h->last_answers) {
+		respond_problem(r, r->refusal.problem, r->refusal.detail);
+		return respond_queue(r);
+	}
+	resp = refusal_response(r);
+	tell_refused(r, r->refusal.problem);
+	request_set_state(r, REQ_ANSWERED);
+	if (resp == NULL || MHD_queue_response(c->mc, (unsigned)problem_status(r->refusal.problem), resp) != MHD_YES)
+		return MHD_NO;
+	deadline_set(c, WAIT_WRITE);
+	return MHD_YES;
 }
 
 /* libmicrohttpd takes no answer while a body arrives, so this one goes to the
