@@ -20,12 +20,13 @@ struct shard {
 	struct dispatch *dispatch;
 	struct routes *routes;
 	struct httpd *httpd;
-	struct loop_msg drain, cancel, quiesce;
+	struct httpd *operations;        /* of one shard, if it was asked for; NULL */
+	struct loop_msg lame_duck, drain, cancel, quiesce;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
 };
 
-enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard */
+enum { OPERATIONS_CONNECTIONS = 64 };    /* at the address for operations */
 
 struct app {
 	struct config config;            /* as loaded, but for the caps; what it points at is borrowed */
@@ -46,12 +47,14 @@ bool limits_fit(struct config *c, uint64_t fds);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
+int shard_open_operations(struct shard *s, int take_listen_fd);
 void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */
 void shard_free(struct shard *s);        /* after all are closed, and the store */
 void *shard_run(void *arg);              /* the thread */
 
 /* The steps of a stop, asked for by the main thread; each shard answers by
  * adding one to done_fd when it has finished `drain` or `quiesce`. */
+void shard_lame_duck(struct shard *s);   /* say that it is not ready, and serve on: no answer of its own */
 void shard_drain(struct shard *s);       /* until its last batch is done */
 void shard_cancel(struct shard *s);      /* end all batches now: no answer of its own */
 void shard_quiesce(struct shard *s);     /* until its connections are closed */

@@ -1,9 +1,9 @@
 /*
  * Start: metrics, store, one listening socket and one shard each, the unfinished
  *        batches of the process before, threads.
- * Stop:  drain (no new batches; running ones get drain_ms) ─► cancel what is
+ * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new batches; running ones get drain_ms) ─► cancel what is
  *        left (stop: shutdown), and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
- * A second signal shortens the drain. Batches that a cancel does not end are a
+ * A second signal cuts the lame duck short, another the drain. Batches that a cancel does not end are a
  * defect, which must not hold the process: it then ends as it is, with status 1.
  */
 #include <errno.h>
@@ -20,7 +20,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { CANCEL_MS = 15000, QUIESCE_MS = 5000 };
+enum { CANCEL_MS = 15000, QUIESCE_MS = 5000, LOOKUP_THREAD_IDLE_MS = 10000 };
 
 static int64_t now_ms(void)
 {
@@ -107,10 +107,25 @@ static NORETURN void end_without_order(unsigned shards)
 	_exit(1);
 }
 
+/* Whoever routes requests here learns of the end a moment after us: until then it
+ * sends new ones. Nobody reports the end of this, so it takes its time. */
+static void be_lame_duck(struct app *app)
+{
+	int64_t ms = app->config.limits.lame_duck_ms;
+	uint64_t seen = 0;
+
+	if (ms == 0)
+		return;
+	for (unsigned i = 0; i < app->n; i++)
+		shard_lame_duck(&app->shards[i]);
+	wait_for(app, &seen, UINT64_MAX, true, ms);
+}
+
 static void stop(struct app *app)
 {
 	uint64_t seen = 0;
 
+	be_lame_duck(app);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_drain(&app->shards[i]);
 	if (!wait_for(app, &seen, app->n, true, app->config.limits.drain_ms)) {
@@ -143,12 +158,19 @@ static void serve(struct app *app)
 		pthread_join(app->shards[i].thread, NULL);
 }
 
-static int cannot_listen(const struct config *c, int err)
+static int cannot_listen(const char *host, unsigned port, const char *setting, int err)
 {
-	fprintf(stderr, "settled: cannot listen on %s:%u: %s: %s\n", c->listen_host, c->listen_port,
-		strerror(-err),
-		err == -EADDRINUSE ? "stop the process that has the port, or choose another with `listen`"
-				   : "check `listen` in the configuration");
+	fprintf(stderr, err == -EADDRINUSE ? "settled: cannot listen on %s:%u: %s: stop the process that has the port, or "
+					     "choose another with `%s`\n"
+					   : "settled: cannot listen on %s:%u: %s: check `%s` in the configuration\n",
+		host, port, strerror(-err), setting);
+	return -1;
+}
+
+static int cannot_start(int err)
+{
+	fprintf(stderr, "settled: cannot start an event loop: %s: check the limits of the process (open files, memory)\n",
+		strerror(-err));
 	return -1;
 }
 
@@ -171,23 +193,36 @@ static int start_shards(struct app *app, unsigned *retport)
 	int err = port == 0 ? 0 : check_port_is_free(c);
 
 	if (err < 0)
-		return cannot_listen(c, err);
+		return cannot_listen(c->listen_host, port, "listen", err);
 	for (unsigned i = 0; i < c->shards; i++) {
 		int fd = httpd_listen(c->listen_host, port, true);
 
 		if (fd < 0)
-			return cannot_listen(c, fd);
+			return cannot_listen(c->listen_host, port, "listen", fd);
 		port = httpd_port(fd);
 		err = shard_init(&app->shards[i], app, i, fd);
 		app->group.n = ++app->n;
-		if (err < 0) {
-			fprintf(stderr, "settled: cannot start an event loop: %s: check the limits of the "
-					"process (open files, memory)\n", strerror(-err));
-			return -1;
-		}
+		if (err < 0)
+			return cannot_start(err);
 	}
 	*retport = port;
 	return 0;
+}
+
+/* One shard is enough for probes and metrics. */
+static int start_operations(struct app *app)
+{
+	const struct config *c = &app->config;
+	int fd, err;
+
+	if (c->operations_host == NULL)
+		return 0;
+	fd = httpd_listen(c->operations_host, c->operations_port, false);
+	if (fd < 0)
+		return cannot_listen(c->operations_host, c->operations_port, "operations", fd);
+	log_event(LOG_INFO, "listening_for_operations", LOG_STR("host", c->operations_host), LOG_INT("port", httpd_port(fd)));
+	err = shard_open_operations(&app->shards[0], fd);
+	return err < 0 ? cannot_start(err) : 0;
 }
 
 static bool open_store(struct app *app)
@@ -258,11 +293,25 @@ static void free_app(struct app *app)
 	store_close(app->store);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
+	dispatch_tenants_free(&app->group.tenants);
 	free(app->services);
 	metrics_free(app->metrics);
 	close(app->done_fd);
 	close(app->signal_fd);
 	free(app);
+}
+
+static int start_transfers(const struct config *c)
+{
+	const struct xfer_names names = {
+		.threads = c->names.threads,
+		.queued = c->names.queued,
+		.ttl_ms = c->names.ttl_ms,
+		.negative_ttl_ms = c->names.negative_ttl_ms,
+		.thread_idle_ms = LOOKUP_THREAD_IDLE_MS,
+	};
+
+	return xfer_global_init(&names);
 }
 
 int app_run(const struct config *config, const char *version)
@@ -278,11 +327,11 @@ int app_run(const struct config *config, const char *version)
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
-	REQUIRE(xfer_global_init() == 0);
+	REQUIRE(start_transfers(config) == 0);
 	app->metrics = dispatch_metrics_new(config, config->shards);
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);
-	if (open_store(app) && start_shards(app, &port) == 0 && recover(app)) {
+	if (open_store(app) && start_shards(app, &port) == 0 && start_operations(app) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
 		serve(app);

@@ -1,19 +1,21 @@
 /*
  * What the process does at once, from the file descriptors that it may have.
  *
- * Each shard needs some for itself and two for each look-up of a name, and the
- * process a reserve. The rest goes to callers (limits.connections) and attempts
+ * Each shard needs some for itself, each look-up of a name two, and the process a
+ * reserve. The rest goes to callers (limits.connections) and attempts
  * (limits.in_flight in each shard, connections kept open included): as
  * configured if that is enough, else to both in the proportion configured, but
  * at least one of each in each shard.
  */
 #include "app-i.h"
 
-enum { RESERVE = 64, SHARD_OWN = 8, LOOKUP_FDS = 2 };
+enum { RESERVE = 64, SHARD_OWN = 8, LOOKUP_FDS = 2, LOOKUP_CLASSES = 2 };
 
 bool limits_fit(struct config *c, uint64_t fds)
 {
-	uint64_t fixed = RESERVE + (uint64_t)c->shards * (SHARD_OWN + LOOKUP_FDS * LOOKUPS);
+	uint64_t fixed = RESERVE + (uint64_t)c->shards * SHARD_OWN +
+			 (uint64_t)c->names.threads * LOOKUP_FDS * LOOKUP_CLASSES +
+			 (c->operations_host == NULL ? 0 : SHARD_OWN + OPERATIONS_CONNECTIONS);
 	uint64_t wanted = c->limits.connections + (uint64_t)c->shards * c->limits.in_flight;
 	uint64_t left = fds > fixed ? fds - fixed : 0;
 

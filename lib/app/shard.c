@@ -1,7 +1,7 @@
 /*
  * One shard: its modules made and freed in order, and its part in a stop.
  *
- *   drain ──► last batch done ──► quiesce ──► connections closed ──► loop stopped
+ *   lame duck ──► drain ──► last batch done ──► quiesce ──► connections closed ──► loop stopped
  *
  * Threads: shard_init() and shard_free() run in the main thread while no other
  * does; the steps are posted to the shard and run in its own.
@@ -27,11 +27,24 @@ static void on_idle(void *arg)
 	step_done(arg);
 }
 
+/* Its answers close their connections, so that kept ones move elsewhere too. */
+static void on_lame_duck(struct loop_msg *msg)
+{
+	struct shard *s = container_of(msg, struct shard, lame_duck);
+
+	routes_not_ready(s->routes);
+	httpd_last_answers(s->httpd);
+	log_event(LOG_INFO, "lame_duck", LOG_INT("shard", s->index),
+		  LOG_INT("lame_duck_ms", s->app->config.limits.lame_duck_ms));
+}
+
 static void on_drain(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, drain);
 
 	httpd_last_answers(s->httpd);
+	if (s->operations != NULL)
+		httpd_last_answers(s->operations);
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
@@ -43,6 +56,12 @@ static void on_cancel(struct loop_msg *msg)
 	dispatch_cancel_all(container_of(msg, struct shard, cancel)->dispatch, WHY_SHUTDOWN);
 }
 
+static unsigned connections(const struct shard *s)
+{
+	return httpd_usage(s->httpd).connections +
+	       (s->operations == NULL ? 0 : httpd_usage(s->operations).connections);
+}
+
 /* Answers are on their way to clients; libmicrohttpd tells nobody when the last
  * byte has left, so look until the connections are closed. */
 static void look(void *arg)
@@ -50,7 +69,7 @@ static void look(void *arg)
 	struct shard *s = arg;
 	int64_t now_us = loop_now_us(s->loop);
 
-	if (httpd_usage(s->httpd).connections == 0 || now_us >= s->quiet_by_us)
+	if (connections(s) == 0 || now_us >= s->quiet_by_us)
 		step_done(s);
 	else
 		loop_timer_at(s->quiet, now_us + QUIET_LOOK_US);
@@ -62,8 +81,16 @@ static void on_quiesce(struct loop_msg *msg)
 
 	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
+	if (s->operations != NULL)
+		httpd_quiesce(s->operations);
 	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
 	loop_timer_at(s->quiet, loop_now_us(s->loop));
+}
+
+void shard_lame_duck(struct shard *s)
+{
+	s->lame_duck.run = on_lame_duck;
+	loop_post(s->loop, &s->lame_duck);
 }
 
 void shard_drain(struct shard *s)
@@ -84,11 +111,12 @@ void shard_quiesce(struct shard *s)
 	loop_post(s->loop, &s->quiesce);
 }
 
-static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
+static struct httpd *new_httpd(struct shard *s, int take_listen_fd, unsigned connections,
+			       const struct httpd_handler *handler)
 {
 	const struct config *c = &s->app->config;
 	const struct httpd_config cfg = {
-		.connections = MAX(1u, c->limits.connections / c->shards),
+		.connections = connections,
 		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
 		.body_ms = c->limits.body_ms,
@@ -96,7 +124,13 @@ static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
 		.write_ms = c->limits.write_ms,
 	};
 
-	return httpd_new(s->loop, take_listen_fd, &cfg, routes_handler(s->routes));
+	return httpd_new(s->loop, take_listen_fd, &cfg, handler);
+}
+
+int shard_open_operations(struct shard *s, int take_listen_fd)
+{
+	s->operations = new_httpd(s, take_listen_fd, OPERATIONS_CONNECTIONS, routes_operations_handler(s->routes));
+	return s->operations == NULL ? -errno : 0;
 }
 
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
@@ -104,8 +138,7 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 	const struct config *c = &app->config;
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
-		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled",
-		.lookups = LOOKUPS};
+		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled"};
 
 	*s = (struct shard){.app = app, .index = index};
 	s->loop = loop_new();
@@ -129,12 +162,13 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 						    .meter = meter});
 	app->group.members[index] = s->dispatch;
 	app->peers[index] = s->routes;
-	s->httpd = new_httpd(s, take_listen_fd);
+	s->httpd = new_httpd(s, take_listen_fd, MAX(1u, c->limits.connections / c->shards), routes_handler(s->routes));
 	return s->httpd == NULL ? -errno : 0;
 }
 
 void shard_close(struct shard *s)
 {
+	httpd_free(STEAL_PTR(s->operations));
 	httpd_free(STEAL_PTR(s->httpd));
 }
 

@@ -1,6 +1,7 @@
 #include "base/digest.h"
 
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <pthread.h>
 
@@ -19,6 +20,11 @@ bool digest_sha256(struct slice s, unsigned char ret[DIGEST_BYTES])
 {
 	pthread_once(&once, fetch);
 	return sha256 != NULL && EVP_Digest(s.p, s.n, ret, NULL, sha256, NULL) == 1;
+}
+
+bool digest_equal(const unsigned char a[DIGEST_BYTES], const unsigned char b[DIGEST_BYTES])
+{
+	return CRYPTO_memcmp(a, b, DIGEST_BYTES) == 0;
 }
 
 static void free_ctx(EVP_MAC_CTX **ctx)

@@ -10,6 +10,9 @@ enum { DIGEST_BYTES = 32 };
 
 bool digest_sha256(struct slice s, unsigned char ret[DIGEST_BYTES]) MUST_CHECK;
 
+/* Are they the same? In a time that does not depend on where they differ. */
+bool digest_equal(const unsigned char a[DIGEST_BYTES], const unsigned char b[DIGEST_BYTES]);
+
 /* The MAC of `parts`, one after the other. */
 bool digest_hmac(struct slice key, const struct slice *parts, size_t n_parts, unsigned char ret[DIGEST_BYTES]) MUST_CHECK;
 

@@ -101,7 +101,7 @@ bool cfg_check_is_loopback(const char *host)
 	return cidr_has(&v4, addr.addr) || cidr_has(&v6, addr.addr);
 }
 
-bool cfg_check_service_name(struct slice name)
+bool cfg_check_name(struct slice name)
 {
 	if (name.n < 1 || name.n > 64)
 		return false;
@@ -110,6 +110,23 @@ bool cfg_check_service_name(struct slice name)
 
 		if (!is_digit(c) && !(c >= 'a' && c <= 'z') && c != '_' && c != '-')
 			return false;
+	}
+	return true;
+}
+
+static int hex_digit(char c)
+{
+	return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+bool cfg_check_sha256(struct slice hex, unsigned char ret[32])
+{
+	if (hex.n != 64)
+		return false;
+	for (size_t i = 0; i < hex.n; i += 2) {
+		if (!is_hex(hex.p[i]) || !is_hex(hex.p[i + 1]))
+			return false;
+		ret[i / 2] = (unsigned char)(hex_digit(hex.p[i]) << 4 | hex_digit(hex.p[i + 1]));
 	}
 	return true;
 }

@@ -15,6 +15,7 @@ enum {
 	CONFIG_NODES_MAX = 20000,
 	CONFIG_ERRORS_MAX = 100,
 	CONFIG_SHARDS_MAX = 64,
+	CONFIG_SECRETS_MAX = 8,          /* of one service: its header grows with them */
 };
 
 enum node_kind { NODE_TEXT, NODE_LIST, NODE_MAP };
@@ -74,7 +75,13 @@ const char *cfg_check_header_value(struct slice value);
 const char *cfg_check_secret(struct slice text, struct slice *ret_key);
 const char *cfg_check_listen(const char *text, char **ret_host, unsigned *ret_port);
 bool cfg_check_is_loopback(const char *host);
-bool cfg_check_service_name(struct slice name);
+bool cfg_check_name(struct slice name);  /* of a service, or a tenant */
+bool cfg_check_sha256(struct slice hex, unsigned char ret[32]);
+
+/* tenants.c: auth.keys and tenants, which belong together. */
+void cfg_auth_init(struct config *c);    /* the one tenant of who has no key */
+void cfg_auth_read(struct config *c, const struct node *root, struct report *rep);
+void cfg_auth_free(struct config *c);
 
 struct setting;
 
@@ -84,22 +91,22 @@ struct setting_type {
 	void (*read)(const struct setting *s, const struct node *n, void *at, struct report *rep);
 };
 
-extern const struct setting_type cfg_type_integer, cfg_type_bool, cfg_type_choice, cfg_type_word, cfg_type_listen,
-	cfg_type_shards, cfg_type_path, cfg_type_url, cfg_type_headers, cfg_type_secret, cfg_type_ranges,
-	cfg_type_refuses_with, cfg_type_absent;
+extern const struct setting_type cfg_type_integer, cfg_type_number, cfg_type_bool, cfg_type_choice, cfg_type_word,
+	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_url, cfg_type_headers,
+	cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
 
 struct setting {
-	const char *path;                /* "services.*.x" is in struct service, all else in struct config */
+	const char *path;                /* "services.*.x" is in struct service, "tenants.*.x" in struct tenant, and so on */
 	const struct setting_type *type;
 	size_t offset, size;
 	const char *preset;              /* the default as a file would say it; NULL: none */
-	int64_t min, max;                /* integers */
+	int64_t min, max;                /* integers and decimals */
 	const char *unit;
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */
-	const char *why;                 /* one sentence for the operator; absent: what to do instead */
+	const char *why;                 /* one sentence for the operator */
 };
 
 /* settings.c */

@@ -24,9 +24,11 @@ static void service_done(struct service *s)
 	for (size_t i = 0; i < s->n_headers; i++)
 		wipe_str(s->headers[i]);
 	free(s->headers);
-	if (s->secret.p != NULL)
-		explicit_bzero((char *)s->secret.p, s->secret.n);
-	free((char *)s->secret.p);
+	for (size_t i = 0; i < s->n_secrets; i++) {
+		explicit_bzero((char *)s->secrets[i].p, s->secrets[i].n);
+		free((char *)s->secrets[i].p);
+	}
+	free(s->secrets);
 	free(s->allow);
 }
 
@@ -37,7 +39,9 @@ void config_free(struct config *c)
 	for (size_t i = 0; i < c->n_services; i++)
 		service_done(&c->services[i]);
 	free(c->services);
+	cfg_auth_free(c);
 	free((char *)c->listen_host);
+	free((char *)c->operations_host);
 	free((char *)c->store_path);
 	free(c);
 }
@@ -62,12 +66,18 @@ static struct service *service_add(struct config *c, struct slice name)
 	return s;
 }
 
+static void check_rate(const struct service *s, const struct node *rate, struct report *rep)
+{
+	if (s->rate.burst > 0 && s->rate.per_second <= 0)
+		cfg_report_node(rep, rate, "a burst of a rate without a limit: give per_second, or leave the burst out");
+}
+
 static void read_service(struct config *c, const struct node *n, struct report *rep)
 {
 	struct service *s;
 	const struct node *kind;
 
-	if (!cfg_check_service_name(n->key)) {
+	if (!cfg_check_name(n->key)) {
 		cfg_report_key(rep, n, "not a service's name: use 1 to 64 of a-z, 0-9, _ and -");
 		return;
 	}
@@ -81,6 +91,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	if (kind == NULL || cfg_choice_index(cfg_service_kinds, kind) < 0)
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
+	check_rate(s, cfg_node_find(n, "rate"), rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }
@@ -105,16 +116,29 @@ static const struct node *find_in(const struct node *root, const char *section, 
 	return map == NULL ? NULL : cfg_node_find(map, key);
 }
 
+/* Nobody beyond this machine gets in without a key, unless the operator says so. */
+static void check_reach(const struct config *c, const struct node *root, struct report *rep)
+{
+	const struct node *listen = cfg_node_find(root, "listen");
+	const struct node *operations = cfg_node_find(root, "operations");
+
+	if (listen != NULL && !c->open && c->n_keys == 0 && !cfg_check_is_loopback(c->listen_host))
+		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
+		                "give auth.keys, listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	if (operations != NULL && c->operations_host != NULL && !c->open && !c->open_operations &&
+	    !cfg_check_is_loopback(c->operations_host))
+		cfg_report_node(rep, operations, "%s can be reached from other machines, and nobody is asked for a key "
+		                "there: give an address of 127.0.0.0/8, or set auth: {open_operations: true}",
+		                c->operations_host);
+}
+
 /* What depends on more than one setting. */
 static void check_together(const struct config *c, const struct node *root, struct report *rep)
 {
-	const struct node *listen = cfg_node_find(root, "listen");
 	const struct node *deadline = find_in(root, "limits", "deadline_ms");
 	const struct node *path = find_in(root, "store", "path");
 
-	if (listen != NULL && !c->open && !cfg_check_is_loopback(c->listen_host))
-		cfg_report_node(rep, listen, "%s can be reached from other machines and no caller is asked for a key: "
-		                "listen on 127.0.0.1, or set auth: {open: true}", c->listen_host);
+	check_reach(c, root, rep);
 	if (path != NULL && c->store_memory)
 		cfg_report_node(rep, path, "store.memory is true, so nothing would be kept there: leave one of the two out");
 	if (c->limits.deadline_ms <= c->limits.max_deadline_ms)
@@ -134,6 +158,7 @@ static void read_tree(struct config *c, struct node *root, struct report *rep)
 
 	cfg_expand_tree(root, rep);
 	cfg_settings_read(root, "", c, rep);
+	cfg_auth_read(c, root, rep);
 	services = cfg_node_find(root, "services");
 	if (services != NULL)
 		read_services(c, services, rep);
@@ -162,12 +187,22 @@ static void read_file(struct config *c, struct report *rep)
 	cfg_report_end(rep);
 }
 
+/* What other settings decide where it was not given. */
+static void fill_in(const struct config *c, struct service *s)
+{
+	if (s->max_payload == 0)
+		s->max_payload = c->limits.payload_bytes;
+	if (s->rate.burst == 0)
+		s->rate.burst = MAX((unsigned)(s->rate.per_second / 10), 1u);
+}
+
 struct config *config_load(const char *path, struct buf *reterr)
 {
 	struct config *c = xcalloc(1, sizeof *c);
 	struct report rep = {.out = reterr, .file = path};
 
 	cfg_settings_preset("", c);
+	cfg_auth_init(c);
 	if (path != NULL)
 		read_file(c, &rep);
 	if (rep.n > 0) {
@@ -179,9 +214,7 @@ struct config *config_load(const char *path, struct buf *reterr)
 		c->services = xcalloc(1, sizeof *c->services);
 		service_add(c, SLICE("webhook"))->kind = SERVICE_WEBHOOK;
 	}
-	for (size_t i = 0; i < c->n_services; i++) {
-		if (c->services[i].max_payload == 0)
-			c->services[i].max_payload = c->limits.payload_bytes;
-	}
+	for (size_t i = 0; i < c->n_services; i++)
+		fill_in(c, &c->services[i]);
 	return c;
 }

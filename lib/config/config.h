@@ -23,7 +23,8 @@ struct service {
 	const char *method;
 	const char **headers;            /* "Name: value"; http only */
 	size_t n_headers;
-	struct slice secret;             /* raw signing key; n 0: unsigned */
+	struct slice *secrets;           /* raw signing keys, newest first; none: unsigned */
+	size_t n_secrets;
 	const char *ca_file;             /* trusted instead of the system's roots; NULL: those */
 	const char *cert_file, *key_file;        /* what the service asks its clients for; NULL: nothing */
 	struct rate_policy rate;         /* per lane */
@@ -41,16 +42,19 @@ struct service {
 
 enum key_scope { KEY_TENANT, KEY_ADMIN };
 
+/* Keys are told apart by all of them, so their number is bounded; and so is that of tenants. */
+enum { AUTH_KEYS_MAX = 1000, TENANTS_MAX = 1000, TENANT_NAME_MAX = 64 };
+
 struct auth_key {
 	const char *name;                /* for people */
-	struct slice tenant;             /* KEY_TENANT: whose it is */
+	struct slice tenant;             /* KEY_TENANT: whose it is; n 0: none */
 	enum key_scope scope;
 	unsigned char sha256[32];
 };
 
 /* What one tenant may have; 0: no limit but the process's. */
 struct tenant {
-	const char *name;
+	const char *name;                /* "" of [0] */
 	unsigned weight;                 /* of its turns in a lane, against other tenants' */
 	unsigned max_priority;
 	double batches_per_second, items_per_second;
@@ -80,19 +84,26 @@ struct config {
 		unsigned waiting;            /* requests that wait for a batch's end, per process */
 		int64_t keep_results_ms;
 		int64_t header_ms, body_ms, idle_ms, write_ms; /* inbound, absolute */
+		int64_t lame_duck_ms;        /* after SIGTERM, not ready and yet serving */
 		int64_t drain_ms;
 		int64_t deadline_ms;         /* default of a synchronous batch */
 		int64_t max_deadline_ms;
 	} limits;
+	struct {
+		unsigned threads;            /* for callers' names, and as many for those of services */
+		unsigned queued;             /* names that may wait for a look-up */
+		int64_t ttl_ms, negative_ttl_ms;
+	} names;
 	bool store_memory;               /* keep batches in memory alone ... */
 	const char *store_path;          /* ... or in this directory, made if it is missing */
 	enum log_format log_format;
 	enum log_level log_level;
 	bool open;                       /* auth.open: listen beyond loopback without keys */
+	bool open_operations;            /* auth.open_operations: the same for operations_host, which asks for none */
 	struct auth_key *keys;           /* none: nobody is asked for one */
 	size_t n_keys;
-	struct tenant *tenants;          /* those of the keys, and those under `tenants`; [0] is who has no key */
-	size_t n_tenants;
+	struct tenant *tenants;          /* [0] is who has no key; then those under `tenants`, and those of the keys */
+	size_t n_tenants;                /* at least 1 */
 	const char *operations_host;     /* a second address, for operations alone; NULL: none */
 	unsigned operations_port;
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
@@ -109,6 +120,9 @@ void config_free(struct config *c);              /* NULL is fine */
 
 /* Index of a service by name, or -1. */
 int config_find_service(const struct config *c, struct slice name);
+
+/* Index of a tenant by name; 0 if it is not configured, or has no name. */
+unsigned config_find_tenant(const struct config *c, struct slice name);
 
 /* Every setting under `limits` as it is in force, in the order of the table. */
 void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg);

@@ -82,6 +82,46 @@ static void read_integer(const struct setting *s, const struct node *n, void *at
 		memcpy(at, &v, sizeof v);
 }
 
+/* A decimal number with up to three places. */
+static bool parse_number(struct slice s, double *ret)
+{
+	const char *dot = s.n == 0 ? NULL : memchr(s.p, '.', s.n);
+	struct slice whole = {s.p, dot == NULL ? s.n : (size_t)(dot - s.p)};
+	struct slice places = dot == NULL ? (struct slice){0} : (struct slice){dot + 1, s.n - whole.n - 1};
+	int64_t v, thousandths = 0;
+
+	if (!parse_integer(whole, &v) || (dot != NULL && (places.n < 1 || places.n > 3)))
+		return false;
+	for (size_t i = 0; i < 3; i++) {
+		char c = i < places.n ? places.p[i] : '0';
+
+		if (c < '0' || c > '9')
+			return false;
+		thousandths = thousandths * 10 + (c - '0');
+	}
+	*ret = (double)v + (double)thousandths / 1000;
+	return true;
+}
+
+static void read_number(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	double v;
+
+	REQUIRE(s->size == sizeof v);
+	if (!cfg_node_want_text(n, "a number", rep))
+		return;
+	if (!n->plain && !n->expanded)
+		cfg_report_node(rep, n, "a text in quotes: give the number without them");
+	else if (!parse_number(n->text, &v))
+		cfg_report_node(rep, n, "%s is not a number: give %lld to %lld %s, with up to three decimal places",
+		                cfg_shown_slice(n->raw).s, (long long)s->min, (long long)s->max, s->unit);
+	else if (v < (double)s->min || v > (double)s->max)
+		cfg_report_node(rep, n, "%s is out of range: give %lld to %lld %s", cfg_shown_slice(n->raw).s,
+		                (long long)s->min, (long long)s->max, s->unit);
+	else
+		memcpy(at, &v, sizeof v);
+}
+
 static bool parse_bool(const struct node *n, bool *ret, struct report *rep)
 {
 	bool is_true = slice_eq(n->text, SLICE("true"));
@@ -161,18 +201,32 @@ static void read_word(const struct setting *s, const struct node *n, void *at, s
 		*(const char **)at = s->choices[i];
 }
 
-/* listen_host and listen_port are one setting, so `at` is the whole config. */
+static void read_address(const struct node *n, const char **host, unsigned *port, struct report *rep)
+{
+	const char *problem;
+
+	if (!cfg_node_want_text(n, "an address and a port", rep))
+		return;
+	problem = cfg_check_listen(n->text.p, (char **)host, port);
+	if (problem != NULL)
+		cfg_report_node(rep, n, "%s is %s", cfg_shown_slice(n->raw).s, problem);
+}
+
+/* A host and its port are one setting, so `at` is the whole config. */
 static void read_listen(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	struct config *c = at;
-	const char *problem;
 
 	(void)s;
-	if (!cfg_node_want_text(n, "an address and a port", rep))
-		return;
-	problem = cfg_check_listen(n->text.p, (char **)&c->listen_host, &c->listen_port);
-	if (problem != NULL)
-		cfg_report_node(rep, n, "%s is %s", cfg_shown_slice(n->raw).s, problem);
+	read_address(n, &c->listen_host, &c->listen_port, rep);
+}
+
+static void read_operations(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct config *c = at;
+
+	(void)s;
+	read_address(n, &c->operations_host, &c->operations_port, rep);
 }
 
 /* The cores that this process may run on. */
@@ -270,16 +324,39 @@ static void read_headers(const struct setting *s, const struct node *n, void *at
 	}
 }
 
-static void read_secret(const struct setting *s, const struct node *n, void *at, struct report *rep)
+static void read_secret(struct service *svc, const struct node *n, struct report *rep)
 {
 	const char *problem;
 
-	(void)s;
 	if (!cfg_node_want_text(n, "a signing secret", rep))
 		return;
-	problem = cfg_check_secret(n->text, at);
+	problem = cfg_check_secret(n->text, &svc->secrets[svc->n_secrets]);
 	if (problem != NULL)
 		cfg_report_node(rep, n, "%s", problem);
+	else
+		svc->n_secrets++;
+}
+
+/* One secret or a list. secrets and n_secrets are one setting, so `at` is the
+ * whole service. */
+static void read_secrets(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct service *svc = at;
+	size_t count = n->kind == NODE_LIST ? n->last == NULL ? 0 : n->last->index + 1 : 1;
+
+	(void)s;
+	if (n->broken)
+		return;
+	if (count == 0 || count > CONFIG_SECRETS_MAX) {
+		cfg_report_node(rep, n, "%zu secrets: give one, or a list of 1 to %d, the newest first", count,
+		                CONFIG_SECRETS_MAX);
+		return;
+	}
+	svc->secrets = xcalloc(count, sizeof *svc->secrets);
+	if (n->kind != NODE_LIST)
+		read_secret(svc, n, rep);
+	for (const struct node *one = n->kind == NODE_LIST ? n->first : NULL; one != NULL; one = one->next)
+		read_secret(svc, one, rep);
 }
 
 /* allow and n_allow are one setting, so `at` is the whole service. */
@@ -318,22 +395,56 @@ static void read_refuses_with(const struct setting *s, const struct node *n, voi
 	}
 }
 
-static void read_absent(const struct setting *s, const struct node *n, void *at, struct report *rep)
+/* A text of its own, or a slice of it. */
+static void read_name(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
+	char *copy;
+
+	if (!cfg_node_want_text(n, "a name", rep))
+		return;
+	if (!cfg_check_name(n->text)) {
+		cfg_report_node(rep, n, "%s is not a name: use 1 to 64 of a-z, 0-9, _ and -", cfg_shown_slice(n->raw).s);
+		return;
+	}
+	copy = xstrdup(n->text.p);
+	if (s->size == sizeof(struct slice))
+		*(struct slice *)at = slice_str(copy);
+	else
+		*(char **)at = copy;
+}
+
+static void read_sha256(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	(void)s;
+	/* It may be the key itself, by mistake: never shown. */
+	if (cfg_node_want_text(n, "64 hexadecimal digits", rep) && !cfg_check_sha256(n->text, at))
+		cfg_report_node(rep, n, "not a SHA-256: give its 64 hexadecimal digits, such as from "
+				"`printf %%s KEY | sha256sum`");
+}
+
+/* Read elsewhere, with what belongs to it. */
+static void read_apart(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	(void)s;
+	(void)n;
 	(void)at;
-	cfg_report_key(rep, n, "not available in this version: %s", s->why);
+	(void)rep;
 }
 
 const struct setting_type cfg_type_integer = {"integer", read_integer};
+const struct setting_type cfg_type_number = {"number", read_number};
 const struct setting_type cfg_type_bool = {"true or false", read_bool};
 const struct setting_type cfg_type_choice = {NULL, read_choice};
 const struct setting_type cfg_type_word = {NULL, read_word};
 const struct setting_type cfg_type_listen = {"address:port", read_listen};
+const struct setting_type cfg_type_operations = {"address:port", read_operations};
 const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
 const struct setting_type cfg_type_path = {"directory", read_path};
 const struct setting_type cfg_type_url = {"URL", read_url};
 const struct setting_type cfg_type_headers = {"map of texts", read_headers};
-const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret};
+const struct setting_type cfg_type_secrets = {"whsec_ and base64, or a list of them", read_secrets};
 const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges};
 const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with};
-const struct setting_type cfg_type_absent = {NULL, read_absent};
+const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name};
+const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256};
+const struct setting_type cfg_type_apart = {"see below", read_apart};

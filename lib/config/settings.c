@@ -3,10 +3,15 @@
  * the documentation are read from it, so a new setting is one new line here.
  * Settings of one section stand together.
  */
+#include <stdio.h>
+
 #include "config/config-i.h"
+#include "core/batch.h"
 
 #define IN_CONFIG(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
 #define IN_SERVICE(field) offsetof(struct service, field), sizeof(((struct service *)0)->field)
+#define IN_KEY(field) offsetof(struct auth_key, field), sizeof(((struct auth_key *)0)->field)
+#define IN_TENANT(field) offsetof(struct tenant, field), sizeof(((struct tenant *)0)->field)
 #define NOWHERE 0, 0
 
 enum {
@@ -20,6 +25,7 @@ enum {
 #define TIB ((int64_t)1024 * 1024 * MIB)
 
 const char *const cfg_service_kinds[] = {"http", "webhook", NULL};
+static const char *const scopes[] = {"tenant", "admin", NULL};
 static const char *const formats[] = {"logfmt", "json", NULL};
 static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", NULL};
@@ -28,6 +34,8 @@ static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", N
 static const struct setting table[] = {
 	{"listen", &cfg_type_listen, 0, sizeof(struct config), "127.0.0.1:8080", 0, 0, "", NULL, ONLY_NONE,
 	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one."},
+	{"operations", &cfg_type_operations, 0, sizeof(struct config), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "A second address, where probes and metrics are answered without a key, and nothing else."},
 	{"shards", &cfg_type_shards, IN_CONFIG(shards), "auto", 1, CONFIG_SHARDS_MAX, "threads", NULL, ONLY_NONE,
 	 "Event-loop threads; auto is one for each core that the process may use."},
 
@@ -78,12 +86,24 @@ static const struct setting table[] = {
 	 "How long a connection may stay open between two requests."},
 	{"limits.write_ms", &cfg_type_integer, IN_CONFIG(limits.write_ms), "30000", 1, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long a caller may take no byte of its answer."},
+	{"limits.lame_duck_ms", &cfg_type_integer, IN_CONFIG(limits.lame_duck_ms), "0", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long a shutdown goes on serving with /readyz at 503, so that whoever routes to it can look elsewhere first."},
 	{"limits.drain_ms", &cfg_type_integer, IN_CONFIG(limits.drain_ms), "25000", 0, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long a shutdown waits for what is in flight; below the 30 s that orchestrators grant."},
 	{"limits.deadline_ms", &cfg_type_integer, IN_CONFIG(limits.deadline_ms), "30000", 1, 30 * DAY, "ms", NULL, ONLY_NONE,
 	 "The deadline of a synchronous batch that brings none."},
 	{"limits.max_deadline_ms", &cfg_type_integer, IN_CONFIG(limits.max_deadline_ms), "604800000", 1, 30 * DAY, "ms", NULL,
 	 ONLY_NONE, "The longest deadline that a batch may ask for."},
+
+	{"names.threads", &cfg_type_integer, IN_CONFIG(names.threads), "16", 1, 256, "threads", NULL, ONLY_NONE,
+	 "Look-ups of callers' host names at once, each in a thread made for it, and as many again for the names of services; a "
+	 "service whose look-ups hang gets half of what is free."},
+	{"names.queued", &cfg_type_integer, IN_CONFIG(names.queued), "4096", 1, MILLION, "names", NULL, ONLY_NONE,
+	 "Host names that may wait for a look-up; for more, attempts fail at once with connect_failed."},
+	{"names.ttl_ms", &cfg_type_integer, IN_CONFIG(names.ttl_ms), "30000", 0, DAY, "ms", NULL, ONLY_NONE,
+	 "How long addresses are kept for new connections, as the system does not say for how long they are good."},
+	{"names.negative_ttl_ms", &cfg_type_integer, IN_CONFIG(names.negative_ttl_ms), "1000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long it is remembered that a name did not resolve, so that repeats do not ask again each time."},
 
 	{"store.path", &cfg_type_path, IN_CONFIG(store_path), "./settled-data", 0, 0, "", NULL, ONLY_NONE,
 	 "The directory that keeps batches over a restart, made if it is missing; one process each."},
@@ -92,8 +112,31 @@ static const struct setting table[] = {
 
 	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},
-	{"auth.keys", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "use {open: true} behind a proxy that checks its callers"},
+	{"auth.open_operations", &cfg_type_bool, IN_CONFIG(open_operations), "false", 0, 0, "", NULL, ONLY_NONE,
+	 "Lets anyone who can connect to `operations` ask there; needed to have it beyond loopback."},
+	{"auth.keys", &cfg_type_apart, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "A list of the keys that callers show as `Authorization: Bearer KEY`; without one nobody is asked."},
+	{"auth.keys.*.name", &cfg_type_name, IN_KEY(name), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "What people call the key. Required."},
+	{"auth.keys.*.sha256", &cfg_type_sha256, IN_KEY(sha256), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The SHA-256 of the key, so that the file does not give the key away. Required."},
+	{"auth.keys.*.scope", &cfg_type_choice, IN_KEY(scope), "tenant", 0, 0, "", scopes, ONLY_NONE,
+	 "tenant: sends and sees its tenant's batches; admin: sees metrics and services, and no batch."},
+	{"auth.keys.*.tenant", &cfg_type_name, IN_KEY(tenant), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Whose key it is. Required for scope tenant."},
+
+	{"tenants", &cfg_type_apart, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "A map from a tenant's name to what it may have; one that only a key names has the defaults."},
+	{"tenants.*.weight", &cfg_type_integer, IN_TENANT(weight), "1", 1, 1000, "shares", NULL, ONLY_NONE,
+	 "Its part of a busy downstream's turns, against those of other tenants."},
+	{"tenants.*.max_priority", &cfg_type_integer, IN_TENANT(max_priority), "9", 0, PRIORITY_MAX, "levels", NULL, ONLY_NONE,
+	 "The highest priority that its batches may ask for."},
+	{"tenants.*.batches_per_second", &cfg_type_number, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
+	 ONLY_NONE, "Its batches are refused with 429 beyond that, after one second's at once; 0 is no limit."},
+	{"tenants.*.items_per_second", &cfg_type_number, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
+	 ONLY_NONE, "The same of the items in its batches; 0 is no limit."},
+	{"tenants.*.queued_items", &cfg_type_integer, IN_TENANT(queued_items), "0", 0, 100 * MILLION, "items", NULL,
+	 ONLY_NONE, "Its unfinished items, those of jobs too; a batch that would exceed it is refused with 429; 0 is no limit."},
 
 	{"services.*.kind", &cfg_type_choice, IN_SERVICE(kind), NULL, 0, 0, "", cfg_service_kinds, ONLY_NONE,
 	 "http: the operator gives the URL; webhook: an item's `to` is the URL, behind the address guard. Required."},
@@ -103,8 +146,8 @@ static const struct setting table[] = {
 	 "The method that the downstream expects."},
 	{"services.*.headers", &cfg_type_headers, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_HTTP,
 	 "Sent with every attempt, such as the credentials for the downstream."},
-	{"services.*.secret", &cfg_type_secret, IN_SERVICE(secret), NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "Signs every attempt as in Standard Webhooks 1.0; without it nothing is signed."},
+	{"services.*.secret", &cfg_type_secrets, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Signs every attempt as in Standard Webhooks 1.0, with each secret of a list, the newest first; without it nothing is signed."},
 	{"services.*.allow", &cfg_type_ranges, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_WEBHOOK,
 	 "Special address ranges that the guard lets through."},
 	{"services.*.attempt_timeout_ms", &cfg_type_integer, IN_SERVICE(attempt_timeout_ms), "5000", 1, HOUR, "ms", NULL,
@@ -117,8 +160,26 @@ static const struct setting table[] = {
 	 ONLY_NONE, "What the downstream takes; limits.payload_bytes if not given."},
 	{"services.*.refuses_with", &cfg_type_refuses_with, IN_SERVICE(refuses_with_503), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "[503] where that answer means that nothing was delivered, so that a repeat is safe."},
-	{"services.*.rate", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "use max_in_flight"},
-	{"services.*.breaker", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "leave it out"},
+	{"services.*.rate.per_second", &cfg_type_number, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
+	 ONLY_NONE, "Attempts to one origin, repeats too, for downstreams that promise no more; 0 is no limit."},
+	{"services.*.rate.burst", &cfg_type_integer, IN_SERVICE(rate.burst), NULL, 1, MILLION, "attempts", NULL, ONLY_NONE,
+	 "Attempts to one origin that may start at once; a tenth of per_second if not given, and at least 1."},
+	{"services.*.breaker.failure_ratio", &cfg_type_number, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
+	 NULL, ONLY_NONE, "An origin that fails so often is left alone, and its items fail fast; 0 is no breaker."},
+	{"services.*.breaker.min_attempts", &cfg_type_integer, IN_SERVICE(breaker.min_attempts), "20", 1, MILLION, "attempts",
+	 NULL, ONLY_NONE, "Fewer in the window say too little to open the breaker."},
+	{"services.*.breaker.window_ms", &cfg_type_integer, IN_SERVICE(breaker.window_ms), "10000", 100, HOUR, "ms", NULL,
+	 ONLY_NONE, "How far the breaker looks back."},
+	{"services.*.breaker.open_ms", &cfg_type_integer, IN_SERVICE(breaker.open_ms), "5000", 10, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long an open breaker refuses before one attempt asks whether the origin is back."},
+	{"services.*.retry_budget.ratio", &cfg_type_number, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
+	 NULL, ONLY_NONE, "Repeats to one origin, so that one which comes back is not drowned in what it missed."},
+	{"services.*.retry_budget.per_second", &cfg_type_number, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
+	 "repeats", NULL, ONLY_NONE, "Repeats that are there in any case: few of them harm nobody."},
+	{"services.*.retry_budget.window_ms", &cfg_type_integer, IN_SERVICE(retry_budget.window_ms), "10000", 100, HOUR, "ms",
+	 NULL, ONLY_NONE, "How far the retry budget looks back."},
+	{"services.*.max_pause_ms", &cfg_type_integer, IN_SERVICE(max_pause_ms), "60000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "The longest pause that an origin gets by Retry-After with 429 or 503, as it may ask for any."},
 };
 
 /* What follows `section` in a setting's path; NULL if it is not in there. */
@@ -195,7 +256,7 @@ static void report_unknown(const struct node *n, const char *section, struct rep
 		const char *path = path_in(&table[i], section);
 		struct slice part = path == NULL ? last : first_part(path);
 
-		if (slice_eq(part, last) || table[i].type == &cfg_type_absent)
+		if (slice_eq(part, last))
 			continue;
 		last = part;
 		buf_printf(&known, "%s%.*s", known.n == 0 ? "" : ", ", (int)part.n, part.p);
@@ -222,11 +283,11 @@ static void read_one(const struct node *n, const char *section, void *base, stru
 		if (path[part.n] == '\0') {
 			table[i].type->read(&table[i], n, (char *)base + table[i].offset, rep);
 		} else {
-			char below[32];
+			char below[64];
+			int len = snprintf(below, sizeof below, "%s%s%.*s", section, section[0] == '\0' ? "" : ".",
+			                   (int)part.n, part.p);
 
-			REQUIRE(section[0] == '\0' && part.n < sizeof below);
-			memcpy(below, part.p, part.n);
-			below[part.n] = '\0';
+			REQUIRE(len > 0 && (size_t)len < sizeof below);
 			cfg_settings_read(n, below, base, rep);
 		}
 		return;
@@ -303,8 +364,6 @@ void config_describe(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 
-		if (s->type == &cfg_type_absent)
-			continue;
 		buf_printf(out, "| `%s` | ", s->path);
 		describe_type(s, out);
 		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
@@ -319,21 +378,56 @@ static void add_comment(struct buf *out, const char *indent, const struct settin
 	buf_printf(out, "%s)\n", s->only == ONLY_HTTP ? "; only http" : s->only == ONLY_WEBHOOK ? "; only webhook" : "");
 }
 
+static void add_value(struct buf *out, const char *indent, const char *key, const struct setting *s)
+{
+	buf_printf(out, "%s%s:%s%s\n", indent, key, s->preset != NULL ? " " : "", s->preset != NULL ? s->preset : "");
+}
+
 /* What no file means for services, and what else one could say of a service. */
 static void add_services(struct buf *out)
 {
+	struct slice section = {0};
+
 	buf_add_str(out, "services:\n  webhook:\n");
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 		const char *path = path_in(s, "services.*");
+		struct slice part = path == NULL ? section : first_part(path);
+		bool nested = path != NULL && path[part.n] == '.';
 
-		if (path == NULL || s->type == &cfg_type_absent)
+		if (path == NULL)
 			continue;
-		add_comment(out, "    ", s);
+		if (nested && !slice_eq(part, section))
+			buf_printf(out, "    # %.*s:\n", (int)part.n, part.p);
+		section = part;
+		add_comment(out, nested ? "    #   " : "    ", s);
 		if (strcmp(path, "kind") == 0)
 			buf_add_str(out, "    kind: webhook\n");
 		else
-			buf_printf(out, "    # %s:%s%s\n", path, s->preset != NULL ? " " : "", s->preset != NULL ? s->preset : "");
+			add_value(out, nested ? "    #   " : "    # ", nested ? path + part.n + 1 : path, s);
+	}
+}
+
+/* What one could say of one of them: of a list, or by its name. */
+static void add_apart(struct buf *out, const struct setting *of, const char *indent)
+{
+	bool list = strcmp(of->path, "auth.keys") == 0;
+	const char *section = list ? "auth.keys.*" : "tenants.*", *name = strrchr(of->path, '.');
+	CLEANUP(buf_free) struct buf deep = {0};
+
+	buf_printf(&deep, "%s#     ", indent);
+	buf_add_char(&deep, '\0');
+	REQUIRE(!deep.failed);
+	buf_printf(out, "%s# %s\n%s# %s:\n%s#   %s\n", indent, of->why, indent, name == NULL ? of->path : name + 1, indent,
+		   list ? "-" : "NAME:");
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		const struct setting *s = &table[i];
+		const char *path = path_in(s, section);
+
+		if (path == NULL)
+			continue;
+		add_comment(out, deep.p, s);
+		buf_printf(out, "%s%s:%s%s\n", deep.p, path, s->preset != NULL ? " " : "", s->preset != NULL ? s->preset : "");
 	}
 }
 
@@ -347,6 +441,8 @@ void config_defaults(struct buf *out)
 		bool nested = s->path[part.n] == '.';
 		const char *indent = nested ? "  " : "";
 
+		if (s->type == &cfg_type_apart)
+			add_apart(out, s, indent);
 		if (s->preset == NULL || strchr(s->path, '*') != NULL)
 			continue;
 		if (nested && !slice_eq(part, section))

@@ -169,7 +169,7 @@ struct batch {
 	struct blob *body;               /* the request's bytes; items point into it; may be NULL */
 	struct slice payload;            /* the default payload, which items share by pointer; p NULL: none */
 	struct arena arena;
-	struct slice tenant;             /* whose it is, in the arena; n 0: of the one tenant of a process without keys */
+	struct slice tenant;             /* whose it is, in the arena or for ever; n 0: of who has no key */
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */
@@ -217,7 +217,12 @@ void item_record(struct item *it, const struct outcome *o, int64_t started_us, i
  * may have been delivered. When it began is not known. *ret: its outcome. */
 void item_record_interrupted(struct item *it, int64_t now_us, int64_t now_unix_ms, struct outcome *ret);
 
-/* The item has its final result; `code` is used only if no attempt was made. */
+/* A try that an open breaker refused: no attempt. What an attempt left stays, as
+ * the last attempt's cause is what is told. */
+void item_refuse(struct item *it, const struct outcome *o);
+
+/* The item has its final result; `code` is used only if no attempt was made, and
+ * of one that was refused the refusal is told rather than CODE_NOT_ATTEMPTED. */
 void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us);
 
 void item_set_state(struct item *it, enum item_state state);

@@ -7,9 +7,9 @@
  *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
  *   result.c     what an outcome means, and what the store is told of it
- *   lane.c       the attempts that were handed to a lane
+ *   lane.c       the attempts that were handed to a lane; its parts are in lane-i.h
  *   jobs.c       jobs that are in the store alone, and how they come back
- *   residency.c  which of them may: room in memory, shared between services
+ *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
  */
 #pragma once
@@ -37,6 +37,10 @@ struct attempt {
 	struct batch_id batch;
 	struct gate *gate;               /* the batch's, which outlives its attempts */
 	uint16_t service;
+	uint16_t tenant;                 /* index into the configuration */
+	unsigned weight;                 /* the tenant's */
+	uint8_t priority;
+	bool repeat;                     /* not the item's first attempt */
 	bool durable;                    /* it needs a claim before it starts */
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */
@@ -48,13 +52,16 @@ struct attempt {
 	struct op op;
 	struct list node;                /* a list of its turn, or dispatch.ended */
 	struct visit *visit;
+	struct lane *lane;               /* until it is handed back */
 	struct turn *turn;               /* while queued */
-	struct lane *lane;               /* while in flight */
+	uint32_t breaker_period;         /* in which it started */
 	struct transfer *transfer;       /* while in flight */
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
-	bool started;                    /* false: nothing was tried, see why */
+	bool started;                    /* false: nothing was tried, see `refused` and why */
+	bool refused;                    /* by the breaker: see outcome */
+	bool no_budget;                  /* its deadline came while it waited for the retry budget */
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
@@ -86,6 +93,7 @@ struct live {
 	int64_t document_until_us;       /* ... and how long it will do */
 	uint32_t room;                   /* taken of jobs.residency; 0: none */
 	uint16_t service;                /* whose room it is */
+	uint16_t tenant;                 /* by its number in the configuration; 0 if it is not there */
 	bool counted;                    /* its items are in group->unfinished */
 	struct list effort;              /* d->efforts, if it may be shed */
 	atomic_uint *effort_of;          /* where its items are counted then; or NULL */
@@ -99,7 +107,8 @@ struct live {
 };
 
 /*
- * Room in memory for jobs, shared between services by dynamic thresholds
+ * Something there is a limit of, shared between services: room in memory for
+ * jobs, by bytes, and slots in flight, one by one. By dynamic thresholds
  * (A. K. Choudhury, E. L. Hahne, "Dynamic queue length thresholds for
  * shared-memory packet switches", IEEE/ACM Transactions on Networking, 1998):
  * a service may take more while what it holds is less than what is free, so
@@ -175,6 +184,12 @@ struct jobs {
 	int64_t backoff_us;              /* ... and how long that was */
 };
 
+/* What any thread may see of a service's lanes on a shard, whose thread writes it:
+ * the latest that any of them came to. See struct dispatch_service. */
+struct lane_board {
+	_Atomic int64_t rate_due_ns, paused_until_us;
+};
+
 struct dispatch {
 	struct dispatch_env env;
 	struct rng rng;
@@ -203,12 +218,16 @@ struct dispatch {
 	struct idmap watches;
 	struct list changed;             /* those to be told */
 	unsigned answers;                /* of the store's, that are awaited for them */
-	/* lane.c */
-	struct idmap lanes, visits, turns;
-	struct list dirty_lanes;
-	struct list starved;             /* lanes that wait for the shard's own cap */
+	/* lane-i.h */
+	struct idmap lanes, visits, turns, shares;
+	struct list dirty_lanes, idle_lanes;
+	struct heap lane_waits;          /* lanes that are to be looked at again */
+	struct residency slots;          /* in flight, against the shard's own cap */
+	struct list *starved;            /* lanes that wait for a slot, by service */
+	struct lane_board *boards;       /* by service */
+	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
-	unsigned in_flight, claims;
+	unsigned n_idle_lanes, n_starved, claims;
 	struct channel_scratch scratch;
 	struct buf key;                  /* a default dedupe key, while encoding */
 };
@@ -233,6 +252,11 @@ void live_shed(struct live *lv);                 /* nothing more of it starts, f
 struct live *live_adopt(struct dispatch *d, struct batch *take);         /* one that was read back */
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */
+
+/* tenants.c: the unfinished items of each tenant. False: they would be more than it may have. */
+bool tenant_queue(struct dispatch *d, const struct batch *b) MUST_CHECK;
+void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
+void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
 
 /* admission.c: room for the batch. False: it is refused, see d->admission.refusal, and
  * nothing is counted; else of best_effort the items without room are final. */
@@ -281,7 +305,7 @@ bool jobs_have_room(const struct dispatch *d, uint16_t service);
 void jobs_take(struct live *lv, uint16_t service, size_t bytes);
 void jobs_give(struct live *lv);
 void jobs_add(struct live *lv, uint16_t service, int64_t due_us);        /* it leaves memory */
-bool jobs_cancel(struct dispatch *d, struct batch_id id);
+bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant);
 void jobs_wake(struct dispatch *d, int64_t now_us);
 void jobs_pump(struct dispatch *d);
 int64_t jobs_next(const struct dispatch *d);
@@ -295,5 +319,6 @@ void watches_pump(struct dispatch *d);
 void lanes_init(struct dispatch *d);
 void lanes_free(struct dispatch *d);
 void lanes_pump(struct dispatch *d);
+void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);

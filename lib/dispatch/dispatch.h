@@ -15,6 +15,7 @@
 #include "base/idmap.h"
 #include "config/config.h"
 #include "core/batch.h"
+#include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
 #include "store/store.h"
@@ -40,6 +41,7 @@ struct dispatch_group {
 	atomic_uint shedding;            /* ... and those that are being shed */
 	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
+	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
 
@@ -74,7 +76,7 @@ struct dispatch_listener {
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
  * reference on success. -EBUSY: there is no room for it, see dispatch_last_refusal();
- * -ESHUTDOWN: draining. Of a best_effort batch the items for which there is no room
+ * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a best_effort batch the items for which there is no room
  * are shed instead, and of one that is here already, too. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
@@ -99,9 +101,10 @@ void dispatch_detach(struct dispatch *d, struct batch_id id);
  * attempt of it starts, in any shard; on_done follows when all are back. */
 void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why);
 
-/* The same for a job that may not be in memory: it is fetched to be ended. False:
- * it is not unfinished here, or it is in the store and this shard goes down. */
-bool dispatch_cancel_job(struct dispatch *d, struct batch_id id);
+/* The same for a tenant's job that may not be in memory: it is fetched to be ended.
+ * False: it is not unfinished here, or is another tenant's, or it is in the store
+ * and this shard goes down. */
+bool dispatch_cancel_job(struct dispatch *d, struct batch_id id, struct slice tenant);
 
 /* A batch that was unfinished when the process before ended: an asynchronous one
  * goes on when its time comes, a synchronous one ends as `interrupted`. Before
@@ -130,19 +133,28 @@ void dispatch_cancel_all(struct dispatch *d, enum why why);
  * a batch's documents. */
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id);
 
-/* Call `show`, at once, with a live batch that the store has not got (it is not
- * durable). False: there is no such batch, or the store has it. */
-bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg);
+/* Call `show`, at once, with a live batch of the tenant that the store has not got
+ * (it is not durable). False: there is no such batch, or the store has it. */
+bool dispatch_show(struct dispatch *d, struct batch_id id, struct slice tenant,
+		   void (*show)(void *arg, const struct batch *b), void *arg);
 
-/* Is the batch shown from memory: does it live here, and is not durable?
+/* Is the tenant's batch shown from memory: does it live here, and is not durable?
  * *retoutcome: NULL until it is done. */
-bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome);
+bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome);
 
 /* Accept nothing more; call on_idle once, when this shard's last batch is done.
  * Jobs start nothing more, and leave memory when what is in flight has come back:
  * the next process goes on with them. */
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
+
+/* What a service's lanes in all shards say of themselves; any thread, so a moment
+ * old. Of several lanes, the one that is the furthest behind. */
+struct dispatch_service {
+	struct rate rate;
+	int64_t paused_until_us;         /* in the past: none is */
+};
+struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service);
 
 /* For leak checks: all zero when nothing is going on, but for the backlog. */
 struct dispatch_usage {

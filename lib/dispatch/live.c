@@ -132,12 +132,14 @@ void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why)
 		cancel(lv, why);
 }
 
-bool dispatch_cancel_job(struct dispatch *d, struct batch_id id)
+bool dispatch_cancel_job(struct dispatch *d, struct batch_id id, struct slice tenant)
 {
 	struct live *lv = live_find(d, id);
 
 	if (lv == NULL)
-		return jobs_cancel(d, id);
+		return jobs_cancel(d, id, tenant);
+	if (!slice_eq(lv->batch->tenant, tenant))
+		return false;
 	cancel(lv, WHY_CANCELLED);
 	return lv->phase != LIVE_FINISHING;
 }
@@ -203,9 +205,17 @@ static struct live *find_shown(struct dispatch *d, struct batch_id id)
 	return lv == NULL || lv->batch->durable ? NULL : lv;
 }
 
-bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg)
+static struct live *find_shown_to(struct dispatch *d, struct batch_id id, struct slice tenant)
 {
-	const struct live *lv = find_shown(d, id);
+	struct live *lv = find_shown(d, id);
+
+	return lv == NULL || !slice_eq(lv->batch->tenant, tenant) ? NULL : lv;
+}
+
+bool dispatch_show(struct dispatch *d, struct batch_id id, struct slice tenant,
+		   void (*show)(void *arg, const struct batch *b), void *arg)
+{
+	const struct live *lv = find_shown_to(d, id, tenant);
 
 	if (lv == NULL)
 		return false;
@@ -231,9 +241,9 @@ struct blob *dispatch_document(struct dispatch *d, struct batch_id id)
 	return lv->document == NULL ? NULL : blob_ref(lv->document);
 }
 
-bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome)
+bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome)
 {
-	const struct live *lv = find_shown(d, id);
+	const struct live *lv = find_shown_to(d, id, tenant);
 
 	if (lv == NULL)
 		return false;
@@ -247,7 +257,8 @@ static struct live *live_new(struct dispatch *d, struct batch *take)
 {
 	struct live *lv = xcalloc(1, sizeof *lv);
 
-	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE};
+	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE,
+			    .tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant)};
 	list_init(&lv->dirty);
 	list_init(&lv->effort);
 	list_append(&d->live, &lv->all);
@@ -363,6 +374,7 @@ static void on_accept(struct store_op *op)
 		place(lv);
 	} else {
 		uncount(lv);
+		tenant_unqueue(lv->d, lv->tenant, lv->batch->counts.pending);
 		gone(lv);
 	}
 }
@@ -385,15 +397,20 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 {
 	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
 	struct live *lv;
-	bool admitted;
+	uint32_t n;
+	bool taken;
 
 	REQUIRE(take->durable || !take->asynchronous);
 	if (d->draining)
 		return -ESHUTDOWN;
-	admitted = admission_take(d, take, counted);
+	if (!tenant_queue(d, take))
+		return -EDQUOT;
+	n = take->counts.pending;
+	taken = admission_take(d, take, counted);
+	tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), n - (taken ? take->counts.pending : 0));
 	if (counted)
-		throttle_note(d, admitted);
-	if (!admitted)
+		throttle_note(d, taken);
+	if (!taken)
 		return -EBUSY;
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
 	take->accepted_us = loop_now_us(d->env.loop);
@@ -523,9 +540,10 @@ static void log_done(const struct live *lv)
 		  LOG_INT("items", b->counts.total), LOG_INT("succeeded", b->counts.succeeded),
 		  LOG_INT("failed", b->counts.failed), LOG_INT("indeterminate", b->counts.indeterminate),
 		  LOG_INT("not_attempted", b->counts.not_attempted),
-		  LOG_INT(b->n_items == b->counts.total ? "attempts" : NULL, attempts),
+		  LOG_INT(b->n_items == b->counts.total ? "attempts" : "attempts_of_rest", attempts),
 		  LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
-		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us));
+		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us),
+		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant));
 }
 
 static void tell_done(struct live *lv)

@@ -53,6 +53,8 @@ struct http_request {
 	size_t target_n;                 /* as received */
 	size_t welcome;                  /* body bytes the handler takes */
 	size_t discarded;
+	size_t discard_max;              /* REFUSED: how much of the body is read */
+	uint64_t tag;                    /* the handler's */
 	struct refusal refusal;
 	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;

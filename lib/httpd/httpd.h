@@ -44,7 +44,8 @@ struct httpd_handler {
 	void *arg;
 	/* Headers are complete, and a body is to come, of so many bytes as far as they
 	 * say: how many bytes of it are welcome? 0: none; http_respond() may be called
-	 * instead, and the connection then closes, or http_refuse(). Not called for
+	 * instead, and the connection then closes, once a part of the body was read and
+	 * thrown away so that the answer arrives; or http_refuse(). Not called for
 	 * requests without a body. */
 	size_t (*on_head)(void *arg, struct http_request *r, size_t body_bytes);
 	/* A POST that says nothing of a body: is it one without? Otherwise, or if this
@@ -103,6 +104,10 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
+
+/* A number of the handler's own, from on_head or on_request on; 0 at first. */
+void http_set_tag(struct http_request *r, uint64_t tag);
+uint64_t http_tag(const struct http_request *r);
 
 /* Answer. `headers` are copied; takes the reference on `body` (NULL: empty).
  * HEAD sends no body but its length. At most once per request. */

@@ -29,9 +29,6 @@
 
 #include "httpd/httpd-i.h"
 
-/* How much of a refused body is read so that the refusal arrives. */
-enum { REFUSED_MAX = 16 * 1024 * 1024 };
-
 /* A refused body that is no longer is awaited: to close costs both sides more. */
 enum { AWAITED_MAX = 64 * 1024 };
 
@@ -230,7 +227,7 @@ static void expect_body(struct http_request *r, const struct framing *f)
 
 	r->seen = true;
 	r->welcome = handler->on_head(handler->arg, r, f->length);
-	if (r->state == REQ_ANSWERED)
+	if (r->state == REQ_ANSWERED || r->state == REQ_REFUSED)
 		return;
 	if (r->refusal.given) {
 		refuse_unread(r, f);
@@ -281,7 +278,7 @@ static enum MHD_Result on_body(struct http_request *r, const char *p, size_t n)
 {
 	if (r->state == REQ_REFUSED) {
 		r->discarded += n;
-		return r->discarded <= REFUSED_MAX ? MHD_YES : MHD_NO;
+		return r->discarded <= r->discard_max ? MHD_YES : MHD_NO;
 	}
 	if (r->refusal.given)
 		return MHD_YES;
@@ -456,5 +453,15 @@ struct blob *http_take_body(struct http_request *r)
 void http_set_data(struct http_request *r, void *data)
 {
 	r->data = data;
+}
+
+void http_set_tag(struct http_request *r, uint64_t tag)
+{
+	r->tag = tag;
+}
+
+uint64_t http_tag(const struct http_request *r)
+{
+	return r->tag;
 }
 

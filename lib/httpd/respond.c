@@ -20,6 +20,10 @@ enum { STREAM_BLOCK = 16 * 1024 };
 /* Never reached: write_ms is the limit. */
 #define END_TIMEOUT_S 86400u
 
+/* How much of a refused body is read so that the refusal arrives: of one that was
+ * begun, and of one that nobody wanted. */
+enum { DISCARD_MAX = 16 * 1024 * 1024, DISCARD_AHEAD_MAX = 1024 * 1024 };
+
 static void free_blob(void *blob)
 {
 	blob_unref(blob);
@@ -80,21 +84,29 @@ static void tell_refused(struct http_request *r, enum problem p)
 		handler->on_refused(handler->arg, p);
 }
 
-/* "1" unless the handler knew better. */
-static void retry_after(const struct http_request *r, char out[12])
+/* The headers of a problem: "1" is when to come again unless the handler knew better. */
+struct problem_headers {
+	struct http_header v[2];
+	size_t n;
+	char seconds[12];
+};
+
+static void problem_headers(const struct http_request *r, enum problem p, struct problem_headers *ret)
 {
-	snprintf(out, 12, "%u", MAX(r->refusal.retry_after_s, 1u));
+	snprintf(ret->seconds, sizeof ret->seconds, "%u", MAX(r->refusal.retry_after_s, 1u));
+	ret->v[0] = (struct http_header){"Content-Type", "application/problem+json"};
+	ret->v[1] = (struct http_header){"Retry-After", ret->seconds};
+	ret->n = problem_status(p) == 503 ? 2 : 1;
 }
 
 static struct MHD_Response *response_of_problem(const struct http_request *r, enum problem p, const char *detail)
 {
-	char seconds[12];
-	const struct http_header headers[] = {{"Content-Type", "application/problem+json"}, {"Retry-After", seconds}};
+	struct problem_headers h;
 	struct blob *doc = problem_document(p, detail);
 	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
 
-	retry_after(r, seconds);
-	if (resp != NULL && !add_headers(resp, headers, problem_status(p) == 503 ? 2 : 1))
+	problem_headers(r, p, &h);
+	if (resp != NULL && !add_headers(resp, h.v, h.n))
 		MHD_destroy_response(STEAL_PTR(resp));
 	return resp;
 }
@@ -144,42 +156,70 @@ enum MHD_Result respond_refusal(struct http_request *r)
 	return MHD_YES;
 }
 
+static void add_head(struct buf *out, int status, const struct http_header *headers, size_t n, size_t body_n)
+{
+	time_t now = time(NULL);
+	struct tm tm;
+	char date[40];
+
+	strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
+	buf_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\n", status,
+		   MHD_get_reason_phrase_for((unsigned)status), date);
+	for (size_t i = 0; i < n; i++)
+		buf_printf(out, "%s: %s\r\n", headers[i].name, headers[i].value);
+	buf_printf(out, "Content-Length: %zu\r\n\r\n", body_n);
+}
+
 /* libmicrohttpd takes no answer while a body arrives, so this one goes to the
  * socket directly; nothing else has been written for this request but perhaps
  * "100 Continue". It fits the socket's buffer; if not, the connection is lost
  * anyway. What is left of the body is then read and thrown away for a while, so
  * that closing does not reset the answer on its way. */
-void respond_within_body(struct http_request *r, enum problem p, const char *detail)
+static void respond_directly(struct http_request *r, int status, const struct http_header *headers, size_t n_headers,
+			     struct blob *take_body)
 {
-	int fd = request_conn(r)->fd, status = problem_status(p);
-	struct blob *doc = problem_document(p, detail);
+	int fd = request_conn(r)->fd;
 	struct buf out = {0};
-	struct tm tm;
-	char date[40];
-	char seconds[12];
-	time_t now = time(NULL);
 
-	retry_after(r, seconds);
-	tell_refused(r, p);
 	request_set_state(r, REQ_REFUSED);
 	buf_free(&r->body);
 	request_release(r);
 	r->discarded = 0;
-	strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
-	if (doc != NULL) {
-		buf_printf(&out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\n", status,
-			   MHD_get_reason_phrase_for((unsigned)status), date);
-		if (status == 503)
-			buf_printf(&out, "Retry-After: %s\r\n", seconds);
-		buf_printf(&out, "Content-Type: application/problem+json\r\nContent-Length: %zu\r\n\r\n", doc->n);
-		buf_add(&out, doc->p, doc->n);
+	if (take_body != NULL) {
+		add_head(&out, status, headers, n_headers, take_body->n);
+		if (r->method != HTTP_HEAD)
+			buf_add(&out, take_body->p, take_body->n);
 	}
-	if (doc == NULL || out.failed || send(fd, out.p, out.n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+	if (take_body == NULL || out.failed || send(fd, out.p, out.n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		shutdown(fd, SHUT_RDWR);
 	else
 		shutdown(fd, SHUT_WR);
 	buf_free(&out);
-	blob_unref(doc);
+	blob_unref(take_body);
+}
+
+void respond_within_body(struct http_request *r, enum problem p, const char *detail)
+{
+	struct problem_headers h;
+
+	tell_refused(r, p);
+	problem_headers(r, p, &h);
+	r->discard_max = DISCARD_MAX;
+	respond_directly(r, problem_status(p), h.v, h.n, problem_document(p, detail));
+}
+
+/* From on_head: before a byte of the body was read. Whoever waits for "100
+ * Continue" sends none, and can have an answer as any other. */
+static bool respond_ahead(struct http_request *r, int status, const struct http_header *headers, size_t n_headers,
+			  struct blob *take_body)
+{
+	if (r->state != REQ_HEAD || http_header(r, "Expect") != NULL)
+		return false;
+	request_set_state(r, REQ_BODY);
+	deadline_set(request_conn(r), WAIT_BODY);
+	r->discard_max = DISCARD_AHEAD_MAX;
+	respond_directly(r, status, headers, n_headers, take_body);
+	return true;
 }
 
 /* Inside libmicrohttpd's call alone. */
@@ -209,6 +249,8 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 	struct MHD_Response *resp;
 
 	REQUIRE(may_answer(r));
+	if (respond_ahead(r, status, headers, n_headers, take_body))
+		return;
 	watch_stop(r);
 	resp = response_from_blob(take_body);
 	if (resp != NULL && !add_headers(resp, headers, n_headers)) {

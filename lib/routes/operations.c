@@ -2,6 +2,7 @@
  * GET /livez, /readyz, /metrics, /openapi.json: what operators and probes ask.
  */
 #include "routes-i.h"
+#include "xfer/xfer.h"
 
 extern const unsigned char openapi_json[];
 extern const size_t openapi_json_len;
@@ -21,14 +22,19 @@ static void livez(struct routes *r, struct http_request *req, struct slice id)
 	answer_json(req, 200, "{\"status\":\"alive\"}");
 }
 
+void routes_not_ready(struct routes *r)
+{
+	r->not_ready = true;
+}
+
 static void readyz(struct routes *r, struct http_request *req, struct slice id)
 {
 	struct store_status store;
 
 	(void)id;
 	store_status(r->env.store, &store);
-	if (dispatch_draining(r->env.dispatch))
-		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "draining: running batches are finished first");
+	if (r->not_ready || dispatch_draining(r->env.dispatch))
+		answer_problem(r, req, PROBLEM_SHUTTING_DOWN, "shutting down: running batches are finished first");
 	else if (store.failing)
 		answer_problem(r, req, PROBLEM_OVERLOADED, store.why);
 	else
@@ -42,6 +48,7 @@ static void metrics(struct routes *r, struct http_request *req, struct slice id)
 	(void)id;
 	metrics_render(r->env.meter.metrics, &text);
 	store_metrics_render(r, &text);
+	xfer_metrics_render(&text);
 	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
 }
 
@@ -55,7 +62,7 @@ static void openapi(struct routes *r, struct http_request *req, struct slice id)
 	answer_text(req, 200, "application/json", blob_from_buf(&text));
 }
 
-const struct route route_livez = {"/livez", HTTP_GET, livez};
-const struct route route_readyz = {"/readyz", HTTP_GET, readyz};
-const struct route route_metrics = {"/metrics", HTTP_GET, metrics};
-const struct route route_openapi = {"/openapi.json", HTTP_GET, openapi};
+const struct route route_livez = {"/livez", HTTP_GET, livez, .access = ACCESS_ANYBODY, .operations = true};
+const struct route route_readyz = {"/readyz", HTTP_GET, readyz, .access = ACCESS_ANYBODY, .operations = true};
+const struct route route_metrics = {"/metrics", HTTP_GET, metrics, .access = ACCESS_ADMIN, .operations = true};
+const struct route route_openapi = {"/openapi.json", HTTP_GET, openapi, .access = ACCESS_ANYBODY, .operations = true};

@@ -9,15 +9,23 @@
 #include "routes/routes.h"
 #include "wire/wire.h"
 
+/* Where requests come in: the argument of httpd's calls. */
+struct door {
+	struct routes *routes;
+	bool operations;                 /* these routes alone, and no key is asked for */
+	struct httpd_handler handler;
+};
+
 struct routes {
 	struct routes_env env;
-	struct httpd_handler handler;
+	struct door front, operations;
 	struct rng rng;
 	struct idmap flights;            /* look.c: looks under way */
 	struct idmap watched;            /* wait.c: batches that somebody here waits for */
 	struct heap until;               /* wait.c: when each wait ends */
 	struct loop_timer *until_timer;
 	atomic_uint waiting;             /* of all shards; the first one's counts */
+	bool not_ready;                  /* the process is to end, and serves on until nobody asks it */
 	bool stopping;                   /* nobody waits any more, and streams of events end */
 	struct idmap pages;              /* page.c: those that several wait for */
 	struct list readers;             /* get_events.c: of events, of this shard */
@@ -30,16 +38,38 @@ struct route_data {
 	void (*on_end)(struct route_data *data, bool gone);
 };
 
+/* Whose keys open a route, where keys are configured. */
+enum access {
+	ACCESS_TENANT,                   /* a tenant's */
+	ACCESS_ADMIN,
+	ACCESS_KEY,                      /* any */
+	ACCESS_ANYBODY,                  /* none is needed */
+};
+
 struct route {
 	const char *pattern;             /* "{id}" stands for one segment */
 	enum http_method method;         /* GET serves HEAD too */
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 	bool body_optional;              /* as `curl -X POST` sends it: with no length either */
+	enum access access;
+	bool operations;                 /* also at the address for operations, without a key */
 };
 
 extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
 	route_get_results, route_get_events, route_list_batches, route_get_services, route_get_limits, route_livez,
 	route_readyz, route_metrics, route_openapi;
+
+/* auth.c: may this caller ask for that? False: no, and the request was answered. */
+bool auth_admits(struct routes *r, struct http_request *req, const struct route *route) MUST_CHECK;
+
+/* The caller's tenant: its number in the configuration, and its name, which is
+ * valid as long as the process. 0, and n 0: where there are no keys. */
+unsigned auth_tenant(const struct http_request *req);
+struct slice auth_tenant_name(struct routes *r, const struct http_request *req);
+
+/* The key of the one line of Authorization; n 0: it has none. */
+struct slice auth_bearer(const char *line);
+const struct auth_key *auth_find(const struct config *c, struct slice key);      /* NULL: it is not known */
 
 /* The shard that has the batch while it is not done. */
 struct routes *batch_owner(struct routes *r, struct batch_id id);
@@ -53,14 +83,16 @@ struct shown {
 	struct blob *head;               /* without results; NULL: no memory, or not from the store */
 };
 
-/* Embed it. on_shown comes once, from the loop, never inside look_start(). */
+/* Embed it. on_shown comes once, from the loop, never inside look_start(). To
+ * any tenant but its own a batch is not found. */
 struct look {
 	struct list node;
+	struct slice tenant;             /* who looks, as auth_tenant_name() has it */
 	void (*on_shown)(struct look *l, const struct shown *s);
 };
 void look_start(struct routes *r, struct look *l, struct batch_id id);
 void look_cancel(struct look *l);        /* also before look_start(), and after on_shown */
-void look_init(struct look *l, void (*on_shown)(struct look *l, const struct shown *s));
+void look_init(struct look *l, struct slice tenant, void (*on_shown)(struct look *l, const struct shown *s));
 
 /* wait.c: wait until a batch is done, at most for a time, and look at it. Embed
  * it. on_ready comes once, from the loop, never inside wait_start(). */
@@ -74,7 +106,8 @@ struct wait {
 	bool counted, last_look, looking;
 	void (*on_ready)(struct wait *w, const struct shown *s);
 };
-void wait_init(struct wait *w, struct routes *r, void (*on_ready)(struct wait *w, const struct shown *s));
+void wait_init(struct wait *w, struct routes *r, struct slice tenant,
+	       void (*on_ready)(struct wait *w, const struct shown *s));
 
 /* False: too many wait already, and nothing was begun. wait_s 0: only look. */
 bool wait_start(struct wait *w, struct batch_id id, int wait_s) MUST_CHECK;

@@ -25,9 +25,15 @@ struct routes;
 struct routes *routes_new(const struct routes_env *env) MUST_CHECK;
 void routes_free(struct routes *r);              /* no request is open any more, and no loop runs */
 
+/* From now on /readyz says that the process ends; all else goes on. In the shard's thread. */
+void routes_not_ready(struct routes *r);
+
 /* The end is near: whoever waits for a batch is answered with what is there, and
  * nobody waits any more; streams of events end. In the shard's thread. */
 void routes_stop(struct routes *r);
 
 /* What to give to httpd_new(); valid as long as the routes. */
 const struct httpd_handler *routes_handler(struct routes *r);
+
+/* The same for an address where operations are, and nothing else; nobody is asked for a key. */
+const struct httpd_handler *routes_operations_handler(struct routes *r);

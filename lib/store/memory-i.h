@@ -9,7 +9,7 @@
 
 struct record {
 	struct idmap_node by_id, by_row, by_key;
-	struct list age;                 /* in memory.by_age */
+	struct list age;                 /* in owner.by_age */
 	struct list phase;               /* in running or in finished */
 	struct heap_node expiry;         /* key: expires_unix_ms; DONE only */
 	struct batch *batch;             /* a copy of its own; or, not durable: the dispatcher's, which is done */
@@ -19,13 +19,23 @@ struct record {
 	size_t bytes;
 };
 
+/* A tenant that ever had a batch here. */
+struct owner {
+	struct idmap_node node;
+	struct list all;                 /* memory.all_owners */
+	struct list by_age;              /* by id, the oldest first */
+	size_t name_n;
+	char name[];
+};
+
 struct undo;
 
 struct memory {
 	struct backend backend;
 	struct idmap by_id, by_row, by_key;
-	struct list by_age;              /* by id, the oldest first */
-	struct list running;             /* by id too */
+	struct idmap owners;             /* by name */
+	struct list all_owners;
+	struct list running;             /* by id */
 	struct list finished;            /* the first to finish first */
 	struct heap expiries;
 	size_t bytes;                    /* of the finished ones */
@@ -45,6 +55,7 @@ static inline struct memory *memory_of(struct backend *b)
 }
 
 struct record *memory_find(const struct memory *m, struct batch_id id);
+struct owner *memory_owner(const struct memory *m, struct slice tenant);  /* NULL: it has none */
 
 static inline bool memory_older(struct batch_id a, struct batch_id b)
 {

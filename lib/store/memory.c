@@ -3,8 +3,8 @@
  * as nobody reads while a group runs. Reads are in memory_read.c.
  *
  * Invariants
- *  1. Outside a group every record is in by_id, by_row and by_age, in by_key if it
- *     has a key, and in running or, once DONE, in finished and expiries.
+ *  1. Outside a group every record is in by_id, by_row and its owner's by_age, in
+ *     by_key if it has a key, and in running or, once DONE, in finished and expiries.
  *  2. `bytes` is the sum over the finished ones, and at most memory_bytes between
  *     groups, but for a single batch that is larger.
  *  3. backend.unfinished is the sum of counts.pending over the running ones.
@@ -50,22 +50,61 @@ static struct record *find_row(const struct memory *m, int64_t row)
 	return node == NULL ? NULL : container_of(node, struct record, by_row);
 }
 
-static struct batch_id key_id(const struct memory *m, const struct batch_key *key)
+static struct batch_id key_id(const struct memory *m, const struct batch *b)
 {
-	return (struct batch_id){slice_hash(key->scope, m->key_seed), slice_hash(key->key, m->key_seed)};
+	uint64_t seed = slice_hash(b->tenant, m->key_seed);
+
+	return (struct batch_id){slice_hash(b->key->scope, seed), slice_hash(b->key->key, seed)};
 }
 
-static const struct batch *find_key(const struct memory *m, const struct batch_key *key)
+/* Who has the key of this one: the same tenant's, in the same scope. */
+static const struct batch *find_key(const struct memory *m, const struct batch *of)
 {
-	struct idmap_node *node = idmap_find(&m->by_key, key_id(m, key));
+	const struct batch_key *key = of->key;
+	struct idmap_node *node = idmap_find(&m->by_key, key_id(m, of));
 
 	for (; node != NULL; node = idmap_next(node)) {
 		const struct batch *b = container_of(node, struct record, by_key)->batch;
 
-		if (slice_eq(b->key->scope, key->scope) && slice_eq(b->key->key, key->key))
+		if (slice_eq(b->tenant, of->tenant) && slice_eq(b->key->scope, key->scope) &&
+		    slice_eq(b->key->key, key->key))
 			return b;
 	}
 	return NULL;
+}
+
+static struct batch_id owner_id(const struct memory *m, struct slice tenant)
+{
+	return (struct batch_id){.lo = slice_hash(tenant, m->key_seed)};
+}
+
+struct owner *memory_owner(const struct memory *m, struct slice tenant)
+{
+	struct idmap_node *node = idmap_find(&m->owners, owner_id(m, tenant));
+
+	for (; node != NULL; node = idmap_next(node)) {
+		struct owner *o = container_of(node, struct owner, node);
+
+		if (slice_eq((struct slice){o->name, o->name_n}, tenant))
+			return o;
+	}
+	return NULL;
+}
+
+static struct owner *owner_get(struct memory *m, struct slice tenant)
+{
+	struct owner *o = memory_owner(m, tenant);
+
+	if (o != NULL)
+		return o;
+	o = xcalloc(1, sizeof *o + tenant.n);
+	o->name_n = tenant.n;
+	if (tenant.n > 0)
+		memcpy(o->name, tenant.p, tenant.n);
+	list_init(&o->by_age);
+	list_append(&m->all_owners, &o->all);
+	idmap_add(&m->owners, &o->node, owner_id(m, tenant));
+	return o;
 }
 
 static struct batch_id age_of(const struct list *node)
@@ -95,8 +134,8 @@ static void link_record(struct memory *m, struct record *rec)
 	idmap_add(&m->by_id, &rec->by_id, b->id);
 	idmap_add(&m->by_row, &rec->by_row, row_id(b->store_row));
 	if (b->key != NULL)
-		idmap_add(&m->by_key, &rec->by_key, key_id(m, b->key));
-	insert(&m->by_age, &rec->age, age_of);
+		idmap_add(&m->by_key, &rec->by_key, key_id(m, b));
+	insert(&owner_get(m, b->tenant)->by_age, &rec->age, age_of);
 	if (b->state == BATCH_DONE) {
 		list_append(&m->finished, &rec->phase);
 		heap_set(&m->expiries, &rec->expiry, b->expires_unix_ms);
@@ -302,7 +341,7 @@ static int add(struct memory *m, struct record *rec)
 static int accept_batch(struct memory *m, struct store_accept *a)
 {
 	const struct batch_key *key = a->batch->key;
-	const struct batch *holder = key == NULL ? NULL : find_key(m, key);
+	const struct batch *holder = key == NULL ? NULL : find_key(m, a->batch);
 	struct record *rec;
 
 	if (holder != NULL) {
@@ -436,6 +475,8 @@ static int delete(struct memory *m, struct store_delete *d)
 {
 	struct record *rec = memory_find(m, d->id);
 
+	if (rec != NULL && d->tenant.p != NULL && !slice_eq(rec->batch->tenant, d->tenant))
+		rec = NULL;
 	if (rec == NULL || rec->batch->state != BATCH_DONE) {
 		d->op.answer = rec == NULL ? STORE_NOT_FOUND : STORE_NOT_DONE;
 		return 0;
@@ -499,6 +540,8 @@ static int each_unfinished(struct backend *b, void (*each)(void *arg, const stru
 			.pending = of->counts.pending,
 			.bytes = (uint32_t)MIN(bytes_of(of), UINT32_MAX),
 			.service = of->n_items == 0 ? ITEM_NO_SERVICE : of->items[0].service,
+			.priority = of->policy.priority,
+			.tenant = of->tenant,
 			.asynchronous = of->asynchronous,
 		});
 	}
@@ -518,8 +561,15 @@ static void close_memory(struct backend *b)
 {
 	struct memory *m = memory_of(b);
 
-	list_foreach(node, &m->by_age)
-		forget(m, list_entry(node, struct record, age));
+	list_foreach(node, &m->all_owners) {
+		struct owner *o = list_entry(node, struct owner, all);
+		struct list *age;
+
+		while ((age = list_pop(&o->by_age)) != NULL)
+			forget(m, list_entry(age, struct record, age));
+		free(o);
+	}
+	idmap_free(&m->owners);
 	idmap_free(&m->by_id);
 	idmap_free(&m->by_row);
 	idmap_free(&m->by_key);
@@ -545,7 +595,7 @@ struct backend *memory_open(const struct store_config *cfg)
 	struct rng rng;
 
 	m->backend = (struct backend){.ops = &ops, .cfg = cfg};
-	list_init(&m->by_age);
+	list_init(&m->all_owners);
 	list_init(&m->running);
 	list_init(&m->finished);
 	rng_seed_from_os(&rng);

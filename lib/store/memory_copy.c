@@ -67,7 +67,7 @@ struct batch *memory_copy_head(const struct batch *from, uint32_t n_items)
 	to->state = from->state;
 	to->outcome = from->outcome;
 	to->stop_reason = from->stop_reason;
-	if (carry(to, from->metadata, &to->metadata) && carry(to, from->trace.state, &to->trace.state) &&
+	if (carry(to, from->metadata, &to->metadata) && carry(to, from->tenant, &to->tenant) && carry(to, from->trace.state, &to->trace.state) &&
 	    carry(to, from->payload, &to->payload) && copy_key(to, from->key))
 		return to;
 	batch_unref(to);
@@ -106,6 +106,7 @@ bool memory_copy_facts(struct item *to, const struct item *from, const struct ba
 	to->latency_ms = from->latency_ms;
 	to->http_status = from->http_status;
 	to->attempts = from->attempts;
+	to->refused = from->refused;
 	to->state = from->state;
 	to->status = from->status;
 	to->code = from->code;

@@ -77,7 +77,7 @@ static int read_batch(const struct memory *m, struct store_read *r)
 {
 	const struct record *rec = memory_find(m, r->id);
 
-	if (rec == NULL) {
+	if (rec == NULL || (r->tenant.p != NULL && !slice_eq(rec->batch->tenant, r->tenant))) {
 		r->op.answer = STORE_NOT_FOUND;
 		return 0;
 	}
@@ -99,16 +99,16 @@ static bool fits(const struct batch *b, const struct store_list *l)
 }
 
 /* Where the newest that is older than l->before may be. */
-static const struct list *list_start(const struct memory *m, const struct store_list *l)
+static const struct list *list_start(const struct memory *m, const struct owner *o, const struct store_list *l)
 {
 	const struct record *rec = memory_find(m, l->before);
-	const struct list *node = m->by_age.prev;
+	const struct list *node = o->by_age.prev;
 
-	if (rec != NULL)
+	if (rec != NULL && slice_eq(rec->batch->tenant, l->tenant))
 		return rec->age.prev;
 	if (batch_id_eq(l->before, (struct batch_id){0}))
 		return node;
-	while (node != &m->by_age && !memory_older(list_entry(node, const struct record, age)->batch->id, l->before))
+	while (node != &o->by_age && !memory_older(list_entry(node, const struct record, age)->batch->id, l->before))
 		node = node->prev;
 	return node;
 }
@@ -116,8 +116,11 @@ static const struct list *list_start(const struct memory *m, const struct store_
 static int list_batches(const struct memory *m, struct store_list *l)
 {
 	uint32_t limit = MIN(l->limit, (uint32_t)STORE_LIST_MAX);
+	const struct owner *o = memory_owner(m, l->tenant);
 
-	for (const struct list *node = list_start(m, l); node != &m->by_age && !l->more; node = node->prev) {
+	if (o == NULL)
+		return 0;
+	for (const struct list *node = list_start(m, o, l); node != &o->by_age && !l->more; node = node->prev) {
 		const struct record *rec = list_entry(node, const struct record, age);
 
 		if (!fits(rec->batch, l))

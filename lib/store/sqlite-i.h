@@ -6,7 +6,8 @@
  * after sqlite_open().
  *
  * On the medium: DIRECTORY/settled.db and its log, DIRECTORY/lock.
- *   batch    one row each: the head. Found by id; `row` is given in order.
+ *   batch    one row each: the head. Found by id; `row` is given in order. `tenant` is
+ *            '' of who has no key.
  *   item     pos = row << ROW_BITS | index: what changes with each attempt
  *   letter   pos as the item's: what is sent. It goes when it was delivered. What
  *            the batch's items share stands once, at SHARED_INDEX.
@@ -60,13 +61,13 @@ _Static_assert(CONTRACT_MAX == 3 && BATCH_RUNNING == 1 && BATCH_DONE == 3 && BAT
 #define HEAD_COLUMNS                                                                          \
 	"row, id, flags, contract, concurrency, deadline_ms, attempt_timeout_ms, "            \
 	"max_attempts, base_ms, cap_ms, given, created, total, service, bytes, retry_of, "    \
-	"metadata, "                                                                          \
+	"metadata, tenant, priority, "                                                        \
 	"trace_id, trace_flags, trace_state, scope, key, digest, "                            \
 	"due, state, outcome, stop_reason, succeeded, failed, indeterminate, not_attempted, " \
 	"pending, finished, duration_us, expires"
 #define ITEM_COLUMNS                                                                                \
 	"pos, id, service, ttl_ms, state, status, code, delivered, stop, duplicate_risk, attempts, " \
-	"http_status, started_us, latency_ms, retry_after_ms, due, settled, message_id, detail, records"
+	"refused, http_status, started_us, latency_ms, retry_after_ms, due, settled, message_id, detail, records"
 
 enum sqlite_write {
 	W_BEGIN, W_COMMIT, W_ROLLBACK,
@@ -139,6 +140,7 @@ void bind_int(struct binder *b, int64_t v);
 void bind_null(struct binder *b);
 void bind_int_or_null(struct binder *b, int64_t v, int64_t null);
 void bind_text(struct binder *b, struct slice s);        /* p NULL: NULL. Borrowed until it ran */
+void bind_name(struct binder *b, struct slice s);        /* p NULL: an empty text */
 void bind_blob(struct binder *b, const void *p, size_t n);
 void bind_id(struct binder *b, struct batch_id id);      /* borrowed: all zero is NULL */
 int sqlite_run(struct binder *b);                        /* SQLITE_OK, or the error; reset in either case */

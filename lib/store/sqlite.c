@@ -44,6 +44,11 @@ void bind_text(struct binder *b, struct slice s)
 	b->rc |= sqlite3_bind_text64(b->st, ++b->at, s.p, s.n, SQLITE_STATIC, SQLITE_UTF8);
 }
 
+void bind_name(struct binder *b, struct slice s)
+{
+	bind_text(b, s.p == NULL ? SLICE("") : s);
+}
+
 void bind_blob(struct binder *b, const void *p, size_t n)
 {
 	b->rc |= sqlite3_bind_blob64(b->st, ++b->at, p, n, SQLITE_STATIC);

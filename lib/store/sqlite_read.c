@@ -71,6 +71,14 @@ static struct slice take_bytes(struct row *r)
 	return s;
 }
 
+/* Valid until the next step. */
+static struct slice borrow_bytes(struct row *r)
+{
+	int at = r->at++;
+
+	return (struct slice){sqlite3_column_blob(r->st, at), (size_t)sqlite3_column_bytes(r->st, at)};
+}
+
 static struct batch_id take_id(struct row *r)
 {
 	int at = r->at++;
@@ -179,6 +187,8 @@ static struct batch *take_head(sqlite3_stmt *st, int *reterr)
 	r.at += 2;
 	b->retry_of = take_id(&r);
 	b->metadata = take_bytes(&r);
+	b->tenant = take_bytes(&r);
+	b->policy.priority = take_below(&r, PRIORITY_MAX + 1);
 	take_exactly(&r, b->trace.id, sizeof b->trace.id);
 	b->trace.flags = (unsigned char)take_below(&r, 256);
 	b->trace.state = take_bytes(&r);
@@ -249,6 +259,7 @@ static void take_facts(struct row *r, struct item *it)
 	it->stop = (uint8_t)take_below(r, STOP_MAX);
 	it->duplicate_risk = take_int(r) != 0;
 	it->attempts = (uint8_t)take_below(r, UINT8_MAX + 1);
+	it->refused = (uint8_t)take_below(r, UINT8_MAX + 1);
 	it->http_status = (uint16_t)take_below(r, UINT16_MAX + 1);
 	it->started_us = take_int(r);
 	it->latency_ms = (int32_t)take_int(r);
@@ -342,7 +353,7 @@ static sqlite3_stmt *items_statement(const struct sqlite *s, const struct store_
 static void note_more(struct store_read *q, sqlite3_stmt *st)
 {
 	q->more = true;
-	q->next = (uint32_t)sqlite3_column_int64(st, q->order == STORE_BY_INDEX ? 1 : 17) & SHARED_INDEX;
+	q->next = (uint32_t)sqlite3_column_int64(st, q->order == STORE_BY_INDEX ? 1 : 18) & SHARED_INDEX;
 }
 
 static int load_items(const struct sqlite *s, struct store_read *q, struct batch *b)
@@ -379,6 +390,7 @@ static int read_batch(const struct sqlite *s, struct store_read *q)
 	int rc, err = 0;
 
 	bind_id(&to, q->id);
+	bind_text(&to, q->tenant);
 	if (to.rc != SQLITE_OK)
 		return reader_error(s, to.rc);
 	if (sqlite3_step(to.st) == SQLITE_ROW)
@@ -415,6 +427,7 @@ static void bind_list(struct binder *to, const struct store_list *l)
 	bind_int(to, l->state);
 	bind_int(to, l->outcome);
 	bind_int(to, (int64_t)l->limit + 1);
+	bind_name(to, l->tenant);
 	if (l->key.p != NULL)
 		bind_text(to, l->key);
 }
@@ -509,6 +522,8 @@ int sqlite_each_unfinished(struct backend *b, void (*each)(void *arg, const stru
 		u.asynchronous = take_int(&r) & HEAD_ASYNCHRONOUS;
 		u.created_unix_ms = take_int(&r);
 		u.deadline_unix_ms = u.created_unix_ms + take_int(&r);
+		u.tenant = borrow_bytes(&r);
+		u.priority = take_below(&r, PRIORITY_MAX + 1);
 		err = r.err;
 		if (err == 0)
 			each(arg, &u);

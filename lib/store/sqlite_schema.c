@@ -31,6 +31,19 @@ static const char *const steps[] = {
 	"CREATE INDEX settling ON item (settled) WHERE settled IS NOT NULL;"
 	"CREATE TABLE letter (pos INTEGER PRIMARY KEY, \"to\" TEXT, dedupe TEXT, payload BLOB);"
 	"CREATE TABLE dead (row INTEGER PRIMARY KEY);",
+	/* 2: whose a batch is. What was there before is nobody's who has a key. */
+	"ALTER TABLE batch ADD COLUMN tenant TEXT NOT NULL DEFAULT '';"
+	"ALTER TABLE batch ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;"
+	"ALTER TABLE item ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;"
+	"DROP INDEX keyed;"
+	"DROP INDEX unfinished;"
+	"DROP INDEX ended;"
+	"CREATE UNIQUE INDEX keyed ON batch (tenant, key, scope) WHERE key IS NOT NULL;"
+	"CREATE INDEX unfinished ON batch (id, state, due, pending, bytes, service, flags, created, deadline_ms, tenant, priority)"
+	" WHERE state < 3;"
+	"CREATE INDEX owned ON batch (tenant, id);"
+	"CREATE INDEX owned_unfinished ON batch (tenant, id) WHERE state < 3;"
+	"CREATE INDEX owned_ended ON batch (tenant, outcome, id) WHERE state = 3;",
 };
 
 /* quick_check reads everything: of a large file as much as fits into this time. */
@@ -40,14 +53,14 @@ static const char *const write_sql[W_MAX] = {
 	[W_BEGIN] = "BEGIN IMMEDIATE",
 	[W_COMMIT] = "COMMIT",
 	[W_ROLLBACK] = "ROLLBACK",
-	[W_KEY] = "SELECT id, digest FROM batch WHERE key = ? AND scope = ?",
+	[W_KEY] = "SELECT id, digest FROM batch INDEXED BY keyed WHERE tenant = ? AND key = ? AND scope = ?",
 	[W_ADD_BATCH] = "INSERT INTO batch (" HEAD_COLUMNS ") VALUES "
-		"(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-	[W_ADD_ITEM] = "REPLACE INTO item (" ITEM_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+		"(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+	[W_ADD_ITEM] = "REPLACE INTO item (" ITEM_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 	[W_ADD_LETTER] = "REPLACE INTO letter (pos, \"to\", dedupe, payload) VALUES (?,?,?,?)",
 	[W_CLAIM] = "UPDATE item SET in_flight = 1, status = 1 WHERE pos = ? AND state < 3",
 	[W_UPDATE] = "UPDATE item SET in_flight = NULL, state = ?, status = ?, code = ?, delivered = ?, stop = ?, "
-		"duplicate_risk = ?, attempts = ?, http_status = ?, started_us = ?, latency_ms = ?, "
+		"duplicate_risk = ?, attempts = ?, refused = ?, http_status = ?, started_us = ?, latency_ms = ?, "
 		"retry_after_ms = ?, due = ?, settled = ?, message_id = ?, detail = ?, records = ? WHERE pos = ?",
 	[W_DROP_LETTER] = "DELETE FROM letter WHERE pos = ?",
 	[W_HEAD] = "SELECT state, pending FROM batch WHERE row = ?",
@@ -58,7 +71,7 @@ static const char *const write_sql[W_MAX] = {
 		"indeterminate = ?, not_attempted = ?, pending = ?, finished = ?, duration_us = ?, expires = ? "
 		"WHERE row = ?",
 	[W_PARK] = "UPDATE batch SET due = ? WHERE row = ? AND state < 3",
-	[W_BY_ID] = "SELECT row, state FROM batch WHERE id = ?",
+	[W_BY_ID] = "SELECT row, state FROM batch WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)",
 	[W_BURY] = "INSERT INTO dead (row) VALUES (?)",
 	[W_DROP_BATCH] = "DELETE FROM batch WHERE row = ?",
 	[W_OLDEST] = "SELECT created FROM batch INDEXED BY unfinished WHERE state < 3 ORDER BY id LIMIT 1",
@@ -70,7 +83,8 @@ static const char *const write_sql[W_MAX] = {
 	[W_SOME_ITEMS] = "SELECT pos FROM item WHERE pos BETWEEN ? AND ? ORDER BY pos",
 	[W_DROP_ITEMS] = "DELETE FROM item WHERE pos BETWEEN ? AND ?",
 	[W_DROP_DEAD] = "DELETE FROM dead WHERE row = ?",
-	[W_UNFINISHED] = "SELECT id, due, pending, bytes, service, flags, created, deadline_ms FROM batch INDEXED BY unfinished "
+	[W_UNFINISHED] = "SELECT id, due, pending, bytes, service, flags, created, deadline_ms, tenant, priority "
+		"FROM batch INDEXED BY unfinished "
 		"WHERE state < 3 ORDER BY id",
 };
 
@@ -81,18 +95,19 @@ static const char *const write_sql[W_MAX] = {
 #define LIST_REST " AND id < ?1 AND (?2 < 0 OR state = ?2) AND (?3 < 0 OR outcome = ?3) ORDER BY id DESC LIMIT ?4"
 
 static const char *const read_sql[R_MAX] = {
-	[R_HEAD] = "SELECT " HEAD_COLUMNS " FROM batch WHERE id = ?",
+	[R_HEAD] = "SELECT " HEAD_COLUMNS " FROM batch WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)",
 	[R_BY_INDEX] = ITEMS_FROM " FROM item" BY_INDEX,
 	[R_BY_INDEX_LETTERS] = LETTERS_FROM " FROM item LEFT JOIN letter USING (pos)" BY_INDEX,
 	[R_BY_SETTLING] = ITEMS_FROM " FROM item INDEXED BY settling" BY_SETTLING,
 	[R_BY_SETTLING_LETTERS] = LETTERS_FROM " FROM item INDEXED BY settling LEFT JOIN letter USING (pos)"
 		BY_SETTLING,
 	[R_SHARED] = "SELECT payload FROM letter WHERE pos = ?",
-	[R_LIST] = "SELECT " HEAD_COLUMNS " FROM batch WHERE true" LIST_REST,
-	[R_LIST_LIVE] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY unfinished WHERE state < 3" LIST_REST,
-	[R_LIST_ENDED] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY ended WHERE state = 3 AND outcome = ?3"
+	[R_LIST] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY owned WHERE tenant = ?5" LIST_REST,
+	[R_LIST_LIVE] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY owned_unfinished WHERE tenant = ?5 AND state < 3"
 		LIST_REST,
-	[R_LIST_KEY] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY keyed WHERE key = ?5" LIST_REST,
+	[R_LIST_ENDED] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY owned_ended WHERE tenant = ?5 AND state = 3 AND outcome = ?3"
+		LIST_REST,
+	[R_LIST_KEY] = "SELECT " HEAD_COLUMNS " FROM batch INDEXED BY keyed WHERE tenant = ?5 AND key = ?6" LIST_REST,
 	[R_BEGIN] = "BEGIN",
 	[R_COMMIT] = "COMMIT",
 };

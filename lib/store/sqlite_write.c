@@ -157,6 +157,8 @@ static void bind_acceptance(struct sqlite *s, struct binder *to, const struct ba
 	bind_int(to, bytes_of(b));
 	bind_id(to, b->retry_of);
 	bind_text(to, b->metadata.n > 0 ? b->metadata : (struct slice){0});
+	bind_name(to, b->tenant);
+	bind_int(to, p->priority);
 	bind_blob(to, b->trace.id, sizeof b->trace.id);
 	bind_int(to, b->trace.flags);
 	bind_text(to, b->trace.state.n > 0 ? b->trace.state : (struct slice){0});
@@ -246,6 +248,7 @@ static void bind_facts(struct sqlite *s, struct binder *to, const struct batch *
 	bind_int(to, it->stop);
 	bind_int(to, it->duplicate_risk);
 	bind_int(to, it->attempts);
+	bind_int(to, it->refused);
 	bind_int(to, it->http_status);
 	bind_int(to, started_unix_us(b, it));
 	bind_int(to, it->latency_ms);
@@ -326,6 +329,7 @@ static int look_for_key(struct sqlite *s, struct store_accept *a)
 
 	if (key == NULL)
 		return SQLITE_OK;
+	bind_name(&b, a->batch->tenant);
 	bind_text(&b, key->key);
 	bind_text(&b, key->scope);
 	if (b.rc != SQLITE_OK)
@@ -547,6 +551,7 @@ static int forget(struct sqlite *s, struct store_delete *d)
 	int rc, end;
 
 	bind_id(&b, d->id);
+	bind_text(&b, d->tenant);
 	if (b.rc != SQLITE_OK)
 		return b.rc;
 	rc = sqlite3_step(st);

@@ -62,7 +62,7 @@ struct store_accept {
 	struct store_op op;              /* STORE_ACCEPT */
 	struct batch *batch;             /* a reference, the store's to drop */
 	uint32_t n_settled;
-	struct batch_id existing;        /* STORE_KEY_EXISTS: who has batch->key in its scope ... */
+	struct batch_id existing;        /* STORE_KEY_EXISTS: which of its tenant's has batch->key in its scope ... */
 	bool same_body;                  /* ... and whether its digest is the same */
 };
 
@@ -106,6 +106,7 @@ struct store_park {
 struct store_delete {
 	struct store_op op;              /* STORE_DELETE */
 	struct batch_id id;
+	struct slice tenant;             /* another's is not found; p NULL: whoever's. Borrowed until on_done */
 };
 
 enum store_order { STORE_BY_INDEX, STORE_BY_SETTLING };
@@ -121,6 +122,7 @@ enum store_order { STORE_BY_INDEX, STORE_BY_SETTLING };
 struct store_read {
 	struct store_op op;              /* STORE_READ */
 	struct batch_id id;
+	struct slice tenant;             /* another's is not found; p NULL: whoever's. Borrowed until on_done */
 	enum store_order order;
 	uint32_t from;                   /* the first index, or the first seq, that is wanted */
 	uint32_t limit;                  /* items; 0: the head alone */
@@ -136,9 +138,10 @@ struct store_read {
 
 enum { STORE_LIST_MAX = 200 };
 
-/* Heads of batches, newest first. */
+/* Heads of a tenant's batches, newest first. */
 struct store_list {
 	struct store_op op;              /* STORE_LIST */
+	struct slice tenant;             /* n 0: of who has no key. Borrowed until on_done */
 	int state;                       /* enum batch_state, -1: any */
 	int outcome;                     /* enum batch_outcome, -1: any */
 	struct slice key;                /* p NULL: any. Borrowed until on_done */
@@ -161,6 +164,8 @@ struct store_unfinished {
 	uint32_t pending;                /* its items that are not final */
 	uint32_t bytes;                  /* about what it takes in memory */
 	uint16_t service;                /* of its first item; or ITEM_NO_SERVICE */
+	unsigned priority;
+	struct slice tenant;             /* valid in the call */
 	bool asynchronous;
 };
 

@@ -156,22 +156,14 @@ static CURLcode on_handshake(CURL *easy, void *ssl_ctx, void *arg)
 }
 
 /* False: no memory, or a libcurl without something that safety needs. */
-bool xfer_easy_confine(CURL *c)
-{
-	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
-	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
-	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
-	       /* Without it, giving up on a slow name blocks the loop until it resolves. */
-	       curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK;
-}
-
-/* False: as above. */
 static bool set_constants(struct transfer *t)
 {
 	CURL *c = t->easy;
 	const struct xfer *x = t->x;
 
+	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+	/* Addresses come from the resolver, which keeps them longer. */
+	curl_easy_setopt(c, CURLOPT_DNS_CACHE_TIMEOUT, 1L);
 	curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(c, CURLOPT_HTTP09_ALLOWED, 0L);
 	curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
@@ -182,7 +174,9 @@ static bool set_constants(struct transfer *t)
 	curl_easy_setopt(c, CURLOPT_MAXAGE_CONN, (long)MAX(x->idle_ms / 1000, INT64_C(1)));
 	curl_easy_setopt(c, CURLOPT_FORBID_REUSE, (long)(x->max_idle == 0));
 	set_callbacks(t);
-	return xfer_easy_confine(c) &&
+	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
+	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
+	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAINFO, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAPATH, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, on_handshake) == CURLE_OK &&
@@ -210,6 +204,7 @@ void xfer_transfer_free(struct transfer *t)
 		return;
 	curl_easy_cleanup(t->easy);
 	buf_free(&t->body);
+	buf_free(&t->addresses);
 	free(t->copy);
 	free(t);
 }
@@ -325,10 +320,12 @@ bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 	t->fd = -1;
 	t->lookup = NULL;
 	t->seen = (struct evidence){.retry_after_ms = RETRY_AFTER_NONE};
+	t->service = e->service;
 	t->guarded = e->guarded;
 	t->tls = strncasecmp(e->url, "https:", 6) == 0;
 	t->body_n = e->body.n;
 	t->answer_limit = e->answer_limit;
+	curl_easy_setopt(t->easy, CURLOPT_RESOLVE, NULL);
 	if (!copy_lists(t, e, &headers))
 		return false;
 	curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, headers);
@@ -444,6 +441,8 @@ static struct verdict judge(const struct transfer *t, CURLcode rc)
 {
 	struct verdict v = by_code(rc);
 
+	if (rc == CURLE_COULDNT_RESOLVE_HOST && t->seen.name_fault != NULL)
+		v.detail = t->seen.name_fault;
 	if (rc == CURLE_COULDNT_CONNECT)
 		v.detail = connect_detail(t->easy);
 	if (t->seen.resend)

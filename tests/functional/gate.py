@@ -110,6 +110,15 @@ class Held:
         self.send(path, f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
         self.requests.pop(path).close()
 
+    def answer_any(self):
+        """Answer the oldest request that waits; its path."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.requests, harness.LIMIT_S):
+                raise AssertionError("no request")
+            path = next(iter(self.requests))
+        self.answer(path)
+        return path
+
     def wait_gone(self, path):
         """Until the daemon has closed the connection of this request."""
         try:

@@ -26,13 +26,39 @@ static int64_t pick(const int64_t *v, size_t n)
 	return v[dice_below(n)];
 }
 
+/* How much each lane may do, and what makes it stop. */
+static void plan_protection(struct service *s)
+{
+	static const double rates[] = {0.5, 1, 3, 7.3, 10, 100, 1000}, ratios[] = {0.25, 0.5, 1}, parts[] = {0, 0.2, 1},
+			    floors[] = {0, 0.1, 1, 10};
+	static const unsigned bursts[] = {1, 1, 2, 5, 100};
+
+	if (!sim.guarded)
+		return;
+	s->max_pause_ms = dice_chance(50) ? 60000 : dice_log(1, 60000);
+	if ( dice_chance(50))
+		s->rate = (struct rate_policy){rates[dice_below(ARRAY_LEN(rates))], bursts[dice_below(ARRAY_LEN(bursts))]};
+	if (dice_chance(50))
+		s->breaker = (struct breaker_policy){.failure_ratio = ratios[dice_below(ARRAY_LEN(ratios))],
+						     .min_attempts = few(5), .window_ms = dice_log(10, 20000),
+						     .open_ms = dice_log(1, 20000)};
+	s->retry_budget = (struct budget_policy){.ratio = 0.2, .per_second = 1000, .window_ms = 10000};
+	if (dice_chance(50))
+		s->retry_budget = (struct budget_policy){parts[dice_below(ARRAY_LEN(parts))],
+							 floors[dice_below(ARRAY_LEN(floors))], dice_log(10, 20000)};
+}
+
 void plan_services(void)
 {
 	static const char *headers[] = {"authorization: Bearer secret"};
+	static struct slice secrets[] = {{"0123456789abcdef0123456789abcdef", 32}, {"fedcba9876543210fedcba9876543210", 32}};
 	static const int64_t caps[] = {1, 1, 2, 4, 64};
 
 	sim.config.n_services = few(MAX_SERVICES);
 	sim.config.services = sim.services;
+	sim.nobody = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
+	sim.config.tenants = &sim.nobody;
+	sim.config.n_tenants = 1;
 	for (size_t i = 0; i < sim.config.n_services; i++) {
 		bool webhook = dice_chance(40);
 
@@ -43,12 +69,14 @@ void plan_services(void)
 			.method = "POST",
 			.headers = webhook ? NULL : headers,
 			.n_headers = webhook ? 0 : 1,
-			.secret = dice_chance(20) ? SLICE("0123456789abcdef0123456789abcdef") : (struct slice){0},
+			.secrets = secrets,
+			.n_secrets = dice_chance(20) ? 1 + (size_t)dice_below(2) : 0,
 			.attempt_timeout_ms = dice_log(1, 10000),
 			.max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps)),
 			.max_payload = dice_chance(10) ? 40 : 65536,
 			.refuses_with_503 = dice_chance(30),
 		};
+		plan_protection(&sim.services[i]);
 	}
 }
 

@@ -156,6 +156,7 @@ static struct rig {
 	struct xfer xfer;
 	struct dispatch_group group;
 	struct config config;
+	struct tenant tenant;            /* who has no key */
 	struct service services[N_SERVICES];
 	struct metrics *metrics;
 	struct dispatch *d;
@@ -242,7 +243,9 @@ static int rig_open(void **state)
 			.name = i == 0 ? "one" : "two", .kind = SERVICE_HTTP, .method = "POST",
 			.url = i == 0 ? "http://127.0.0.1:1/{to}" : "http://127.0.0.1:2/{to}",
 			.attempt_timeout_ms = 60000, .max_in_flight = 4, .max_payload = 1000};
-	rig.config = (struct config){.services = rig.services, .n_services = N_SERVICES};
+	rig.tenant = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
+	rig.config = (struct config){.services = rig.services, .n_services = N_SERVICES,
+				     .tenants = &rig.tenant, .n_tenants = 1};
 	rig.config.limits.queued_items = 1000;
 	rig.config.limits.queued_bytes = rig.config.limits.resident_bytes = 1 << 30;
 	rig.config.limits.in_flight = 100;

@@ -23,6 +23,7 @@ static const struct policy odd_policy = {
 	.continue_on_disconnect = true,
 	.include_attempts = true,
 	.concurrency = 17,
+	.priority = 7,
 	.given = GIVEN_DEADLINE | GIVEN_BASE,
 	.deadline_ms = 86400000,
 	.attempt_timeout_ms = 4321,
@@ -43,6 +44,8 @@ static inline struct batch *odd_batch(struct batch_id id)
 	b->trace.state = in_arena(b, SLICE("vendor=a,other=b"));
 	b->metadata = in_arena(b, SLICE("{\"campaign\":\"Fr\xc3\xbchling \\u0000\"}"));
 	b->payload = in_arena(b, SLICE("{\"default\":1.10}"));
+	b->tenant = in_arena(b, SLICE("shop-7"));
+	b->items[2].refused = 9;
 	rig_key(b, "/v1/batches", "a \"key\" of 'odd' bytes; --", 0xfe);
 	b->items[0].payload = b->items[1].payload = b->payload;
 	b->items[2].payload = in_arena(b, SLICE("{\"a\":\"\0\xff\xfe'\"}"));
@@ -74,6 +77,7 @@ static inline void assert_policy(const struct policy *got, const struct policy *
 	assert_int_equal(got->continue_on_disconnect, want->continue_on_disconnect);
 	assert_int_equal(got->include_attempts, want->include_attempts);
 	assert_int_equal(got->concurrency, want->concurrency);
+	assert_int_equal(got->priority, want->priority);
 	assert_int_equal(got->given, want->given);
 	assert_int_equal(got->deadline_ms, want->deadline_ms);
 	assert_int_equal(got->attempt_timeout_ms, want->attempt_timeout_ms);
@@ -100,6 +104,7 @@ static inline void assert_head(const struct batch *got, const struct batch *want
 	assert_int_equal(got->durable, want->durable);
 	assert_string_equal(got->durability, want->durable ? kind->durability : "memory");
 	assert_true(batch_id_eq(got->retry_of, want->retry_of));
+	assert_true(slice_eq(got->tenant, want->tenant));
 	assert_int_equal(got->metadata.n, want->metadata.n);
 	assert_memory_equal(got->metadata.p, want->metadata.p, want->metadata.n);
 	assert_memory_equal(got->trace.id, want->trace.id, sizeof want->trace.id);
@@ -155,6 +160,8 @@ static inline void assert_item(const struct batch *got_in, const struct batch *w
 	assert_int_equal(got->ttl_ms, want->ttl_ms);
 	assert_int_equal(got->state, want->state == ITEM_QUEUED ? ITEM_PENDING : want->state);
 	assert_int_equal(got->attempts, want->attempts);
+	if (want->attempts > 0)
+		assert_int_equal(got->refused, want->refused);
 	assert_int_equal(got->code, want->code);
 	assert_int_equal(got->delivered, want->delivered);
 	assert_int_equal(got->stop, want->stop);

@@ -76,12 +76,12 @@ static void a_service_name_fits_a_label_and_a_path(void **state)
 
 	(void)state;
 	memset(name, 'a', sizeof name);
-	assert_true(cfg_check_service_name(SLICE("a-b_0")));
-	assert_true(cfg_check_service_name((struct slice){name, 64}));
-	assert_false(cfg_check_service_name((struct slice){name, 65}));
-	assert_false(cfg_check_service_name(SLICE("")));
-	assert_false(cfg_check_service_name(SLICE("a.b")));
-	assert_false(cfg_check_service_name(SLICE("a/b")));
+	assert_true(cfg_check_name(SLICE("a-b_0")));
+	assert_true(cfg_check_name((struct slice){name, 64}));
+	assert_false(cfg_check_name((struct slice){name, 65}));
+	assert_false(cfg_check_name(SLICE("")));
+	assert_false(cfg_check_name(SLICE("a.b")));
+	assert_false(cfg_check_name(SLICE("a/b")));
 }
 
 int main(void)

@@ -113,6 +113,7 @@ static void a_job_stands_after_a_restart_as_it_was_left(void **state)
 	assert_int_equal(seen.n, 1);
 	assert_told(&seen.v[0], b, 777);
 	again->key = b->key;
+	again->tenant = b->tenant;
 	assert_int_equal(rig_do(s, &a.op, STORE_ACCEPT), STORE_KEY_EXISTS);
 	assert_true(batch_id_eq(a.existing, b->id));
 	batch_unref(b);
