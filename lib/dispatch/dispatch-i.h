@@ -257,6 +257,7 @@ void live_end(struct live *lv);                  /* every item is final */
 bool tenant_queue(struct dispatch *d, const struct batch *b) MUST_CHECK;
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
+void tenant_accepted(struct live *lv);
 
 /* admission.c: room for the batch. False: it is refused, see d->admission.refusal, and
  * nothing is counted; else of best_effort the items without room are final. */

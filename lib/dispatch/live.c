@@ -350,6 +350,7 @@ static void place(struct live *lv)
 	bool wanted = lv->listener != NULL || lv->end_early != WHY_NONE;
 
 	count_refused_items(lv);
+	tenant_accepted(lv);
 	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(d, service))) {
 		uncount(lv);
 		jobs_add(lv, service, loop_now_us(d->env.loop));
@@ -424,6 +425,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 		lv->phase = LIVE_ACCEPTING;
 	} else {
 		count_refused_items(lv);
+		tenant_accepted(lv);
 		begin(lv);
 	}
 	return 0;

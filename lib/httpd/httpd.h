@@ -38,6 +38,8 @@ struct http_header {
 	const char *name, *value;
 };
 
+enum { HTTP_MORE = 2 };
+
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_DELETE, HTTP_OTHER };
 
 struct httpd_handler {
@@ -53,6 +55,9 @@ struct httpd_handler {
 	bool (*may_lack_body)(void *arg, struct http_request *r);
 	/* The request is complete. */
 	void (*on_request)(void *arg, struct http_request *r);
+	/* A request that on_request has seen is answered: up to HTTP_MORE headers for whatever
+	 * answer it is, valid until the next call; how many. May be NULL. */
+	size_t (*more_headers)(void *arg, struct http_request *r, struct http_header *ret);
 	/* httpd refuses a request by itself. May be NULL. */
 	void (*on_refused)(void *arg, enum problem p);
 	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */

@@ -51,6 +51,17 @@ static bool add_headers(struct MHD_Response *resp, const struct http_header *hea
 	return true;
 }
 
+/* Those that the handler has for any answer. */
+static bool add_more_headers(struct http_request *r, struct MHD_Response *resp)
+{
+	const struct httpd_handler *handler = &request_conn(r)->h->handler;
+	struct http_header more[HTTP_MORE];
+
+	if (handler->more_headers == NULL)
+		return true;
+	return add_headers(resp, more, handler->more_headers(handler->arg, r, more));
+}
+
 static bool add_close(struct MHD_Response *resp)
 {
 	return MHD_add_response_header(resp, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES;
@@ -253,7 +264,7 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 		return;
 	watch_stop(r);
 	resp = response_from_blob(take_body);
-	if (resp != NULL && !add_headers(resp, headers, n_headers)) {
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp))) {
 		/* An answer without its headers would say something else. */
 		MHD_destroy_response(resp);
 		respond_problem(r, PROBLEM_INTERNAL, NULL);
@@ -309,7 +320,7 @@ void http_stream(struct http_request *r, int status, const struct http_header *h
 	/* To HEAD it would send the end of chunks that it did not begin. */
 	if (resp != NULL && r->method == HTTP_HEAD)
 		MHD_set_response_options(resp, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
-	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_close(resp)))
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp) || !add_close(resp)))
 		MHD_destroy_response(STEAL_PTR(resp));
 	watch_start(r);
 	answered(r, resp, status, REQ_STREAM);

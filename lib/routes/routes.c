@@ -235,6 +235,13 @@ static void on_request(void *arg, struct http_request *req)
 		route->run(door->routes, req, id);
 }
 
+static size_t more_headers(void *arg, struct http_request *req, struct http_header *ret)
+{
+	const struct door *door = arg;
+
+	return quota_headers(door->routes, req, ret);
+}
+
 static void on_refused(void *arg, enum problem p)
 {
 	const struct door *door = arg;
@@ -292,7 +299,7 @@ static void door_init(struct door *d, struct routes *r, bool operations)
 {
 	*d = (struct door){
 		.routes = r, .operations = operations,
-		.handler = {.arg = d, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request,
+		.handler = {.arg = d, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request, .more_headers = more_headers,
 			    .on_refused = on_refused, .on_end = on_end}};
 }
 
