@@ -92,7 +92,8 @@ struct live {
 	struct blob *document;           /* dispatch_document()'s last, or NULL ... */
 	int64_t document_until_us;       /* ... and how long it will do */
 	uint32_t room;                   /* taken of jobs.residency; 0: none */
-	uint16_t service;                /* whose room it is */
+	uint16_t service;                /* whose room it is ... */
+	uint8_t class;                   /* ... and of which of its classes */
 	uint16_t tenant;                 /* by its number in the configuration; 0 if it is not there */
 	bool counted;                    /* its items are in group->unfinished */
 	struct list effort;              /* d->efforts, if it may be shed */
@@ -124,6 +125,8 @@ void residency_init(struct residency *r, size_t n_services);
 void residency_free(struct residency *r);
 /* Whoever takes only when it may never makes `used` more than the limit and one. */
 bool residency_may_take(const struct residency *r, size_t limit, uint16_t service);
+/* The same for one of several parts of a service, which holds so much. */
+bool residency_part_may_take(const struct residency *r, size_t limit, size_t held);
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
@@ -171,11 +174,22 @@ void throttle_ring(struct throttle *t, int64_t now_us);
 double throttle_refuses(const struct throttle *t, int64_t now_us);
 
 /* A job that is in the store alone. See jobs.c. */
+/* Jobs of one service that are due. Tenants, and the origins of a service that has
+ * several, are hashed into classes, each of which holds less than a part of the room
+ * that is left, so that one that hangs leaves most of it to the others. */
+enum { JOB_CLASSES = 16, JOB_CLASS_NONE = 0 };
+
+struct shelf {
+	struct list due[JOB_CLASSES];    /* oldest first */
+	size_t held[JOB_CLASSES];        /* room */
+	unsigned n_due, turn;            /* the class whose turn it is */
+};
+
 struct jobs {
 	struct idmap by_id;
 	struct heap asleep;              /* by due time */
 	struct heap deadlines;           /* of those that wait and are not urgent */
-	struct list *due;                /* by service, oldest first */
+	struct shelf *shelves;           /* by service; the last for ITEM_NO_SERVICE */
 	struct list urgent;              /* to be ended, or over: past the others, and room */
 	struct residency residency;
 	size_t turn;                     /* the service whose turn it is */
@@ -302,10 +316,10 @@ void attempts_free(struct dispatch *d);
 /* jobs.c */
 void jobs_init(struct dispatch *d);
 void jobs_free(struct dispatch *d);
-bool jobs_have_room(const struct dispatch *d, uint16_t service);
-void jobs_take(struct live *lv, uint16_t service, size_t bytes);
+bool jobs_have_room(struct live *lv);            /* and sets whose room it is */
+void jobs_take(struct live *lv, size_t bytes);
 void jobs_give(struct live *lv);
-void jobs_add(struct live *lv, uint16_t service, int64_t due_us);        /* it leaves memory */
+void jobs_add(struct live *lv, int64_t due_us);  /* it leaves memory */
 bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant);
 void jobs_wake(struct dispatch *d, int64_t now_us);
 void jobs_pump(struct dispatch *d);

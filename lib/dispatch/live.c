@@ -346,19 +346,18 @@ static void place(struct live *lv)
 {
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
-	uint16_t service = b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service;
 	bool wanted = lv->listener != NULL || lv->end_early != WHY_NONE;
 
 	count_refused_items(lv);
 	tenant_accepted(lv);
-	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(d, service))) {
+	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(lv))) {
 		uncount(lv);
-		jobs_add(lv, service, loop_now_us(d->env.loop));
+		jobs_add(lv, loop_now_us(d->env.loop));
 		gone(lv);
 		return;
 	}
 	if (b->asynchronous)
-		jobs_take(lv, service, b->held_bytes);
+		jobs_take(lv, b->held_bytes);
 	begin(lv);
 	if (lv->end_early != WHY_NONE)
 		cancel(lv, lv->end_early);
@@ -482,7 +481,7 @@ static void on_park(struct store_op *op)
 	}
 	meter_add(d->env.meter, METRIC_JOB_PARKS, 0, 0, 1);
 	unwind(lv);
-	jobs_add(lv, lv->service, at_us);
+	jobs_add(lv, at_us);
 	gone(lv);
 }
 
