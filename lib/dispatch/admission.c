@@ -1,13 +1,13 @@
 /*
  * Admission: what comes into memory, and what those are told that do not.
  *
- * Each bound (limits.queued_items, limits.queued_bytes, a service's max_queued and
- * its limits.queue_ms) is shared out by urgency. A batch of priority p may fill it
+ * Each bound (limits.queued_items, limits.queued_bytes, limits.connections for callers
+ * who wait, a service's max_queued and its limits.queue_ms) is shared out by urgency. A batch of priority p may fill it
  * to (41 + p)/50, so that the last fifth has a slice for each priority, and only
  * 9 has all of it. best_effort has the first four fifths: above them its items
  * are shed, before anybody is refused.
  *
- * Of the process's bounds on items and bytes one service of several may take more
+ * Of the process's bounds on items, bytes and callers one service of several may take more
  * only while it holds less than is left: dynamic thresholds, as in residency.c.
  *
  * A service is too far behind if its queue, at the pace of the last seconds, would
@@ -107,6 +107,7 @@ static double pace_of_all(const struct dispatch *d)
 static const char *const details[] = {
 	[BOUND_ITEMS] = "too many unfinished items; nothing was sent",
 	[BOUND_BYTES] = "too many bytes are held for unfinished batches; nothing was sent",
+	[BOUND_CALLERS] = "too many callers wait for unfinished batches; nothing was sent",
 	[BOUND_SERVICE] = "too many unfinished items of one of its services; nothing was sent",
 	[BOUND_PACE] = "a service of its items is too far behind; nothing was sent",
 };
@@ -121,6 +122,8 @@ static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t servi
 		return atomic_load(&g->unfinished);
 	case BOUND_BYTES:
 		return atomic_load(&g->held_bytes);
+	case BOUND_CALLERS:
+		return atomic_load(&g->callers);
 	case BOUND_SERVICE:
 		return atomic_load(&g->loads[service].items);
 	case BOUND_PACE:
@@ -208,11 +211,12 @@ static double too_long_s(struct dispatch *d, const struct ask *q, uint16_t servi
 {
 	int64_t patience_ms = MIN(d->env.config->limits.queue_ms, q->b->policy.deadline_ms / 2);
 	double pace = outlook_of(d, service)->pace.per_second;
-	uint64_t ahead = waiting(d, service);
+	uint64_t ahead = waiting(d, service), others = atomic_load(&d->env.group->loads[service].batches);
 
 	if (ahead < BEHIND_MIN || pace <= 0 || patience_ms == 0)
 		return 0;
-	ahead = MIN(ahead, (uint64_t)n * atomic_load(&d->env.group->loads[service].batches));
+	/* The asking batch is one of them. */
+	ahead = MIN(ahead, n * (others - MIN(others, 1u)));
 	return (double)ahead / pace - (double)share_of(q, (uint64_t)patience_ms) / 1000;
 }
 
@@ -394,6 +398,46 @@ static bool admit_bytes(struct dispatch *d, struct batch *b, bool counted, bool 
 	return true;
 }
 
+/* ---- callers ---- */
+
+/* How many more there are than may be, of a batch whose caller waits; not above 0: it is
+ * counted. Each holds a connection, which others need. *retshed: as for bytes. */
+static int64_t take_caller(struct dispatch *d, const struct batch *b, bool *retshed)
+{
+	struct service_load *l = load_of(d, b);
+	uint64_t limit = d->env.config->limits.connections;
+	uint64_t used = atomic_fetch_add(&d->env.group->callers, 1), held = atomic_fetch_add(&l->batches, 1);
+	uint64_t share = used == 0 ? limit : admission_share(limit, b->policy.priority, false);
+	int64_t excess = (int64_t)(used + 1 - MIN(share, used + 1));
+
+	if (d->env.config->n_services > 1 && held > 0)
+		excess = MAX(excess, (int64_t)(used + held + 1) - (int64_t)share);
+	*retshed |= used > 0 && used + 1 > admission_share(limit, b->policy.priority, true) &&
+		    b->policy.contract == CONTRACT_BEST_EFFORT;
+	if (excess <= 0)
+		return 0;
+	atomic_fetch_sub(&d->env.group->callers, 1);
+	atomic_fetch_sub(&l->batches, 1);
+	return excess;
+}
+
+static bool admit_caller(struct dispatch *d, const struct batch *b, bool *retshed)
+{
+	const struct dispatch_group *g = d->env.group;
+	int64_t excess = take_caller(d, b, retshed);
+	double each = (double)atomic_load(&g->unfinished) / MAX(atomic_load(&g->callers), 1u);
+
+	if (excess > 0)
+		refuse(d, BOUND_CALLERS, 0, seconds_for((double)excess * each, pace_of_all(d)));
+	return excess <= 0;
+}
+
+static void give_caller(struct dispatch *d, const struct batch *b)
+{
+	atomic_fetch_sub(&d->env.group->callers, 1);
+	atomic_fetch_sub(&load_of(d, b)->batches, 1);
+}
+
 /* ---- in and out ---- */
 
 bool admission_take(struct dispatch *d, struct batch *b, bool counted)
@@ -402,12 +446,16 @@ bool admission_take(struct dispatch *d, struct batch *b, bool counted)
 
 	if (!admit_bytes(d, b, counted, &shed_all))
 		return false;
-	taken = !counted || admit_items(d, b, shed_all);
-	shed_if_full(d);
+	if (!counted)
+		return true;
+	taken = admit_caller(d, b, &shed_all);
+	if (taken && !admit_items(d, b, shed_all)) {
+		give_caller(d, b);
+		taken = false;
+	}
 	if (!taken)
 		batch_count_no_more(b);
-	else if (counted)
-		atomic_fetch_add(&load_of(d, b)->batches, 1);
+	shed_if_full(d);
 	return taken;
 }
 
@@ -438,5 +486,5 @@ void admission_give_rest(struct live *lv)
 void admission_gone(struct live *lv)
 {
 	if (lv->counted)
-		atomic_fetch_sub(&load_of(lv->d, lv->batch)->batches, 1);
+		give_caller(lv->d, lv->batch);
 }

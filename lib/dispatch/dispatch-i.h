@@ -148,7 +148,7 @@ struct outlook {
 };
 
 /* What a batch may be refused by. */
-enum bound { BOUND_ITEMS, BOUND_BYTES, BOUND_SERVICE, BOUND_PACE };
+enum bound { BOUND_ITEMS, BOUND_BYTES, BOUND_CALLERS, BOUND_SERVICE, BOUND_PACE };
 
 struct admission {
 	struct outlook *outlooks;        /* by service */

@@ -39,6 +39,7 @@ struct dispatch_group {
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
 	atomic_uint shedding;            /* ... and those that are being shed */
+	atomic_uint callers;             /* who wait for batches that are not done */
 	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	struct dispatch_tenants tenants;

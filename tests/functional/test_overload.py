@@ -215,6 +215,19 @@ class SeveralServices(Case):
         self.accept(self.one())
 
 
+class Callers(Case):
+    config = {"limits": {"connections": 20}, "services": {"webhook": WEBHOOK, "other": WEBHOOK}}
+
+    def test_callers_of_a_hung_service_leave_connections_to_the_others(self):
+        socks = [self.hold(1, f"a{n}-") for n in range(10)]
+        self.refuse(self.one(), "callers")
+        self.accept(self.one(service="other"))
+        answer = self.settled.post(self.one(), {"Prefer": "respond-async"})
+        self.assertEqual(answer.status, 202)
+        self.leave(*socks)
+        self.accept(self.one())
+
+
 class Shards(Case):
     config = {"shards": 2, "limits": {"queued_items": 50}, "services": {"webhook": {**WEBHOOK, "max_in_flight": 2}}}
 

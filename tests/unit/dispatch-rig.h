@@ -249,6 +249,7 @@ static int rig_open(void **state)
 	rig.config.limits.queued_items = 1000;
 	rig.config.limits.queued_bytes = rig.config.limits.resident_bytes = 1 << 30;
 	rig.config.limits.in_flight = 100;
+	rig.config.limits.connections = 1000;
 	rig.config.limits.keep_results_ms = 1000000;
 	rig.config.limits.answer_bytes = 1000;
 	rig.group.n = 1;

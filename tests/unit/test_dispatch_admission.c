@@ -94,6 +94,7 @@ static int close_and_check(void **state)
 {
 	rig_close(state);
 	assert_int_equal(best_effort_items(&rig.group), 0);
+	assert_int_equal(rig.group.callers, 0);
 	for (unsigned s = 0; s < N_SERVICES; s++) {
 		assert_int_equal(rig.group.loads[s].items, 0);
 		assert_int_equal(rig.group.loads[s].batches, 0);
@@ -219,6 +220,40 @@ static void bytes_have_the_same_slices(void **state)
 	assert_refused(effort(1, ONE, 9), "bytes");
 	assert_true(admission_is_full(rig.d, 1, true));
 	assert_false(admission_is_full(rig.d, 0, true));
+}
+
+/* ---- callers ---- */
+
+/* Each holds a connection, which others need. */
+static void callers_who_wait_have_the_same_slices(void **state)
+{
+	struct batch *b;
+
+	(void)state;
+	rig.config.n_services = 1;
+	rig.config.limits.connections = 10;
+	for (unsigned i = 0; i < 8; i++)
+		assert_accepted(plain(1, ONE, 5));
+	b = effort(1, ONE, 5);
+	assert_int_equal(count_shed(b), 1);
+	batch_unref(b);
+	run_for(1);
+	assert_accepted(plain(1, ONE, 0));
+	assert_refused(plain(1, ONE, 0), "callers");
+	assert_accepted(plain(1, ONE, 5));
+	assert_refused(plain(1, ONE, 9), "callers");
+	assert_int_equal(rig.group.callers, 10);
+	assert_int_equal(unfinished(), 10);
+}
+
+static void callers_of_one_service_leave_connections_to_the_others(void **state)
+{
+	(void)state;
+	rig.config.limits.connections = 10;
+	for (unsigned i = 0; i < 5; i++)
+		assert_accepted(plain(1, ONE, 9));
+	assert_refused(plain(1, ONE, 9), "callers");
+	assert_accepted(plain(1, TWO, 9));
 }
 
 /* ---- before the body ---- */
@@ -484,6 +519,8 @@ int main(void)
 		RIG(one_of_several_services_holds_less_than_what_is_left),
 		RIG(a_mixed_batch_is_counted_per_service_or_not_at_all),
 		RIG(bytes_have_the_same_slices),
+		RIG(callers_who_wait_have_the_same_slices),
+		RIG(callers_of_one_service_leave_connections_to_the_others),
 		RIG(a_full_process_says_so_before_it_reads),
 		RIG(what_has_no_room_is_shed_when_it_comes),
 		RIG(of_a_mixed_batch_those_go_that_have_no_room),
