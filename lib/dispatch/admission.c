@@ -483,8 +483,9 @@ void admission_give_rest(struct live *lv)
 		shed_uncount(lv, b->counts.pending);
 }
 
-void admission_gone(struct live *lv)
+void admission_give_caller(struct live *lv)
 {
-	if (lv->counted)
+	if (lv->awaited)
 		give_caller(lv->d, lv->batch);
+	lv->awaited = false;
 }

@@ -96,6 +96,7 @@ struct live {
 	uint8_t class;                   /* ... and of which of its classes */
 	uint16_t tenant;                 /* by its number in the configuration; 0 if it is not there */
 	bool counted;                    /* its items are in group->unfinished */
+	bool awaited;                    /* its caller is in group->callers */
 	struct list effort;              /* d->efforts, if it may be shed */
 	atomic_uint *effort_of;          /* where its items are counted then; or NULL */
 	bool urgent;                     /* it came back past the others, to be ended */
@@ -278,7 +279,7 @@ void tenant_accepted(struct live *lv);
 bool admission_take(struct dispatch *d, struct batch *b, bool counted);
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
-void admission_gone(struct live *lv);            /* it leaves memory */
+void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */
 void admission_free(struct dispatch *d);
 
 bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job);

@@ -273,7 +273,7 @@ static void gone(struct live *lv)
 	struct dispatch *d = lv->d;
 
 	jobs_give(lv);
-	admission_gone(lv);
+	admission_give_caller(lv);
 	list_remove(&lv->effort);
 	idmap_remove(&d->live_by_id, &lv->node);
 	list_remove(&lv->all);
@@ -418,7 +418,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	lv = live_new(d, take);
 	lv->listener = l;
 	lv->arg = arg;
-	lv->counted = counted;
+	lv->counted = lv->awaited = counted;
 	tell_store(lv);
 	if (take->durable) {
 		lv->phase = LIVE_ACCEPTING;
@@ -595,6 +595,7 @@ void live_end(struct live *lv)
 	b->expires_unix_ms = now_unix_ms + d->env.config->limits.keep_results_ms;
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);
+	admission_give_caller(lv);
 	log_done(lv);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
 	if (b->stop_reason != STOP_REASON_COMPLETED)
