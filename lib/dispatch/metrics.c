@@ -22,6 +22,38 @@ enum { FIRST_ABORT = STOP_REASON_FIRST_FAILURE };
 	for (unsigned i = 0; i < last; i++)                    \
 		array[i] = fn(i)
 
+/* What protects downstreams; see lane-i.h. */
+static void define_lanes(struct metric_def *defs, struct metric_label service)
+{
+	NAMES(lane_wait_str, LANE_WAIT_MAX, waits);
+	NAMES(breaker_state_str, BREAKER_STATE_MAX, states);
+
+	defs[METRIC_REPEATS_QUEUED] = (struct metric_def){
+		"settled_repeats_queued", "Attempts that wait for their start and are not their item's first, by service.",
+		METRIC_GAUGE, {service}};
+	defs[METRIC_LANES] = (struct metric_def){
+		"settled_lanes", "Origins that something is known of, by service.",
+		METRIC_GAUGE, {service}};
+	defs[METRIC_LANES_PAUSED] = (struct metric_def){
+		"settled_lanes_paused", "Origins that asked for a pause, by service.",
+		METRIC_GAUGE, {service}};
+	defs[METRIC_LANE_PAUSES] = (struct metric_def){
+		"settled_lane_pauses_total", "Answers of 429 or 503 with Retry-After that paused an origin, by service.",
+		METRIC_COUNTER, {service}};
+	defs[METRIC_LANE_WAITS] = (struct metric_def){
+		"settled_lane_waits_total", "How often an origin's attempts began to wait, by service and for what.",
+		METRIC_COUNTER, {service, {"reason", waits + 1, LANE_WAIT_MAX - 1}}};
+	defs[METRIC_BREAKERS] = (struct metric_def){
+		"settled_breakers", "Origins whose breaker is not closed, by service and state.",
+		METRIC_GAUGE, {service, {"state", states + 1, BREAKER_STATE_MAX - 1}}};
+	defs[METRIC_BREAKER_TRANSITIONS] = (struct metric_def){
+		"settled_breaker_transitions_total", "Changes of breakers, by service and new state.",
+		METRIC_COUNTER, {service, {"state", states, BREAKER_STATE_MAX}}};
+	defs[METRIC_REFUSALS] = (struct metric_def){
+		"settled_attempts_refused_total", "Tries that an open breaker refused, by service.",
+		METRIC_COUNTER, {service}};
+}
+
 struct metrics *dispatch_metrics_new(const struct config *config, unsigned shards)
 {
 	static const char *services[UINT16_MAX];
@@ -30,11 +62,9 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 	NAMES(batch_outcome_str, BATCH_OUTCOME_MAX, outcomes);
 	NAMES(stop_reason_str, STOP_REASON_MAX, reasons);
 	NAMES(problem_str, PROBLEM_MAX, problems);
-	NAMES(lane_wait_str, LANE_WAIT_MAX, waits);
-	NAMES(breaker_state_str, BREAKER_STATE_MAX, states);
 	const struct metric_label service = {"service", services, (unsigned)config->n_services};
 	const struct metric_label code = {"code", codes, CODE_MAX};
-	const struct metric_def defs[METRIC_MAX] = {
+	struct metric_def defs[METRIC_MAX] = {
 		[METRIC_BATCHES] = {"settled_batches_total", "Batches settled, by outcome.",
 				    METRIC_COUNTER, {{"outcome", outcomes + 1, BATCH_OUTCOME_MAX - 1}}},
 		[METRIC_ITEMS] = {"settled_items_total", "Items settled, by status and last code.",
@@ -52,26 +82,6 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 				   METRIC_GAUGE, {{0}}},
 		[METRIC_LANE_QUEUED] = {"settled_attempts_queued", "Attempts that wait for their start, by service.",
 					METRIC_GAUGE, {service}},
-		[METRIC_REPEATS_QUEUED] = {"settled_repeats_queued",
-					   "Attempts that wait for their start and are not their item's first, by service.",
-					   METRIC_GAUGE, {service}},
-		[METRIC_LANES] = {"settled_lanes", "Origins that something is known of, by service.",
-				  METRIC_GAUGE, {service}},
-		[METRIC_LANES_PAUSED] = {"settled_lanes_paused", "Origins that asked for a pause, by service.",
-					 METRIC_GAUGE, {service}},
-		[METRIC_LANE_PAUSES] = {"settled_lane_pauses_total",
-					"Answers of 429 or 503 with Retry-After that paused an origin, by service.",
-					METRIC_COUNTER, {service}},
-		[METRIC_LANE_WAITS] = {"settled_lane_waits_total",
-				       "How often an origin's attempts began to wait, by service and for what.",
-				       METRIC_COUNTER, {service, {"reason", waits + 1, LANE_WAIT_MAX - 1}}},
-		[METRIC_BREAKERS] = {"settled_breakers", "Origins whose breaker is not closed, by service and state.",
-				     METRIC_GAUGE, {service, {"state", states + 1, BREAKER_STATE_MAX - 1}}},
-		[METRIC_BREAKER_TRANSITIONS] = {"settled_breaker_transitions_total",
-						"Changes of breakers, by service and new state.",
-						METRIC_COUNTER, {service, {"state", states, BREAKER_STATE_MAX}}},
-		[METRIC_REFUSALS] = {"settled_attempts_refused_total",
-				     "Tries that an open breaker refused, by service.", METRIC_COUNTER, {service}},
 		[METRIC_RESIDENT_JOBS] = {"settled_jobs_resident", "Jobs in memory, and on their way into it.",
 					  METRIC_GAUGE, {{0}}},
 		[METRIC_RESIDENT_BYTES] = {"settled_jobs_resident_bytes", "Memory taken by jobs.",
@@ -100,6 +110,7 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 					  METRIC_GAUGE, {{0}}},
 	};
 
+	define_lanes(defs, service);
 	for (size_t i = 0; i < config->n_services; i++)
 		services[i] = config->services[i].name;
 	return metrics_new(defs, METRIC_MAX, shards);

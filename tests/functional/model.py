@@ -20,7 +20,7 @@ BEFORE_SENDING = ("queue", "resolve", "connect", "tls")
 UNANSWERED = {"permission_denied": {"no"}, "connect_failed": {"no"}, "timeout": {"no", "maybe"},
               "aborted": {"no", "maybe"}, "connection_lost": {"maybe"}, "bad_response": {"maybe"}}
 # Codes of items that were never attempted.
-UNATTEMPTED = {"invalid_item", "payload_too_large", "expired", "not_attempted"}
+UNATTEMPTED = {"invalid_item", "payload_too_large", "expired", "not_attempted", "circuit_open"}
 
 _BY_STATUS = {400: "invalid_item", 422: "invalid_item", 401: "unauthenticated", 403: "permission_denied",
               404: "recipient_not_found", 408: "timeout", 410: "recipient_gone", 413: "payload_too_large",
@@ -96,6 +96,7 @@ class Item:
     result: Optional[dict]
     attempts: list
     requests: list
+    refused: int = 0                    # tries that a breaker refused: no attempts
 
     @property
     def code(self):
@@ -116,7 +117,8 @@ class Item:
 
 def items_of(record):
     results = {r["id"]: r for r in record.final["results"]} if record.final else {}
-    return [Item(plan, results.get(plan.id), record.attempts.get(plan.id, []), requests_of(plan, record))
+    return [Item(plan, results.get(plan.id), record.attempts.get(plan.id, []), requests_of(plan, record),
+                 record.refused.get(plan.id, 0))
             for plan in record.plan.items]
 
 

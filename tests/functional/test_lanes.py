@@ -1,9 +1,11 @@
 """Lanes: what an origin is never sent more of than its service allows, whatever
 shard the requests come in by; pauses that it asks for; and whose turn it is."""
 
+import hashlib
 import re
 import threading
 
+import gate
 import harness
 import kit
 from batch_invariants import most_at_once
@@ -184,21 +186,28 @@ class Pauses(Case):
         self.assertEqual((result["stop"], result["attempts"]), ("deadline", 0))
 
 
-class Turns(kit.HeldCase):
+class Order:
     """One at a time, held until all wait: the order is the lane's alone."""
 
     config = {"services": {"webhook": {**WEBHOOK, "max_in_flight": 1}}}
 
+    def headers(self, name):
+        return {}
+
+    def queued(self):
+        services = self.settled.ask("GET", "/v1/services", headers=self.headers("operator")).json["services"]
+        return services[0]["queued"]
+
     def order(self, *batches):
         """Post each, a batch and its items' name, behind one that is in flight; the names in the order of arrival."""
-        socks = [self.settled.start_post({"items": [item(0, self.held.url("first"))]})]
+        socks = [self.settled.start_post({"items": [item(0, self.held.url("first"))]}, self.headers(batches[0][1]))]
         self.held.wait("first")
         total = 0
         for batch, name, n in batches:
             items = [item(i, self.held.url(f"{name}-{i}")) for i in range(n)]
-            socks.append(self.settled.start_post({"concurrency": n, "items": items, **batch}))
+            socks.append(self.settled.start_post({"concurrency": n, "items": items, **batch}, self.headers(name)))
             total += n
-            kit.until(lambda: self.settled.metrics()['settled_attempts_queued{service="webhook"}'] == total, "all wait")
+            kit.until(lambda: self.queued() == total, "all wait")
         self.held.answer("first")
         came = [self.held.answer_any() for _ in range(total)]
         for sock in socks:
@@ -206,9 +215,54 @@ class Turns(kit.HeldCase):
             sock.close()
         return [path.split("-")[0] for path in came]
 
+
+class Turns(Order, kit.HeldCase):
     def test_a_large_batch_lets_a_small_one_in_between(self):
         came = self.order(({}, "large", 60), ({}, "small", 2))
         self.assertEqual(came[:4].count("small"), 2, came)
+
+    def test_urgent_batches_have_more_turns_and_the_others_some(self):
+        came = self.order(({"priority": 0}, "later", 20), ({"priority": 9}, "now", 40), ({"priority": 4}, "soon", 20))
+        # 1, 10 and 5 of 16, by turns: never more than one beside it.
+        self.assertAlmostEqual(came[:32].count("now"), 20, delta=1, msg=came)
+        self.assertAlmostEqual(came[:32].count("soon"), 10, delta=1, msg=came)
+        self.assertAlmostEqual(came[:32].count("later"), 2, delta=1, msg=came)
+
+    def test_so_do_jobs(self):
+        """What has to be claimed first has its turns where it is claimed."""
+        jobs = {"small": 3, "large": 40}
+        first = self.settled.start_post({"items": [item(0, self.held.url("first"))]})
+        self.held.wait("first")
+        for name, n in reversed(jobs.items()):
+            self.settled.post({"concurrency": n, "priority": 9 if name == "small" else 0,
+                               "items": [item(i, self.held.url(f"{name}-{i}")) for i in range(n)]},
+                              {"Prefer": "respond-async"})
+        kit.until(lambda: self.queued() == 43, "all wait")
+        self.held.answer("first")
+        came = [self.held.answer_any().split("-")[0] for _ in range(43)]
+        first.close()
+        # One of the large one was claimed ahead of the other's coming.
+        self.assertEqual(came[:6].count("small"), 3, came)
+
+
+class TenantsTurns(Order, harness.Case):
+    KEYS = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("one", "three", "operator")}
+    config = {**Order.config, "tenants": {"three": {"weight": 3}}, "auth": {"keys": [
+        {"name": name, "sha256": digest, **({"scope": "admin"} if name == "operator" else {"tenant": name})}
+        for name, digest in KEYS.items()]}}
+
+    def setUp(self):
+        super().setUp()
+        self.held = gate.Held()
+        self.addCleanup(self.held.close)
+
+    def headers(self, name):
+        return {"Authorization": f"Bearer {name if name in self.KEYS else 'one'}"}
+
+    def test_tenants_have_turns_by_their_weights(self):
+        came = self.order(({"priority": 9}, "one", 40), ({"priority": 0}, "three", 30))
+        for n in range(0, 40, 4):
+            self.assertAlmostEqual(came[:n].count("three"), n * 3 / 4, delta=1, msg=came)
 
 
 class Slots(kit.HeldCase):
