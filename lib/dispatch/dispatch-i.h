@@ -3,7 +3,6 @@
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
  *   admission.c  which batches may come into memory, and what the others are told
- *   document.c   what is shown of them
  *   throttle.c   what is refused before it is read
  *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
@@ -12,6 +11,8 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
+ *   show.c       what is shown of a batch from memory
+ *   tenants.c    what all shards know of each tenant; quota.c what it may send
  */
 #pragma once
 

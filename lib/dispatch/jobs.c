@@ -174,12 +174,19 @@ static void forget(struct dispatch *d, struct job *job)
 	free(job);
 }
 
-static void forget_list(struct dispatch *d, struct list *from)
+/* Its items are this process's no more. */
+static void abandon(struct dispatch *d, struct job *job)
+{
+	tenant_unqueue(d, job->tenant_no, job->pending);
+	forget(d, job);
+}
+
+static void abandon_list(struct dispatch *d, struct list *from)
 {
 	struct list *node;
 
 	while ((node = list_pop(from)) != NULL)
-		forget(d, list_entry(node, struct job, due));
+		abandon(d, list_entry(node, struct job, due));
 }
 
 void jobs_free(struct dispatch *d)
@@ -189,10 +196,10 @@ void jobs_free(struct dispatch *d)
 
 	REQUIRE(j->loads == 0);
 	while ((node = heap_pop(&j->asleep, HEAP_NONE)) != NULL)
-		forget(d, container_of(node, struct job, asleep));
+		abandon(d, container_of(node, struct job, asleep));
 	for (size_t i = 0; i < (d->env.config->n_services + 1) * JOB_CLASSES; i++)
-		forget_list(d, &j->shelves[i / JOB_CLASSES].due[i % JOB_CLASSES]);
-	forget_list(d, &j->urgent);
+		abandon_list(d, &j->shelves[i / JOB_CLASSES].due[i % JOB_CLASSES]);
+	abandon_list(d, &j->urgent);
 	free(j->shelves);
 	heap_free(&j->asleep);
 	heap_free(&j->deadlines);
@@ -361,8 +368,7 @@ static void put_back(struct dispatch *d, struct job *job, enum store_answer answ
 	if (job->urgent)
 		j->n_urgent--;
 	if (answer == STORE_NOT_FOUND) {
-		tenant_unqueue(d, job->tenant_no, job->pending);
-		forget(d, job);
+		abandon(d, job);
 		return;
 	}
 	job->urgent |= job->end != WHY_NONE;

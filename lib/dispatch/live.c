@@ -436,6 +436,7 @@ static void leave(struct live *lv)
 
 	if (l != NULL)
 		l->on_done(lv->arg, lv->batch, NULL);
+	tenant_unqueue(lv->d, lv->tenant, lv->batch->counts.pending);
 	unwind(lv);
 	gone(lv);
 }

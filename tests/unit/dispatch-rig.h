@@ -325,6 +325,7 @@ static int rig_close(void **state)
 	rig.store.disk->ops->close(rig.store.disk);
 	metrics_free(rig.metrics);
 	assert_int_equal(rig.group.unfinished, 0);
+	assert_int_equal(rig.group.tenants.of[0].queued, 0);
 	assert_int_equal(rig.group.held_bytes, 0);
 	clock_stop();
 	return 0;

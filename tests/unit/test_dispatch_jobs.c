@@ -35,6 +35,8 @@ static bool nothing_left(void)
 {
 	struct dispatch_usage u = dispatch_usage(rig.d);
 
+	if (u.batches == 0 && u.backlog == 0)
+		assert_int_equal(rig.group.tenants.of[0].queued, 0);
 	return (u.batches | u.backlog | u.lanes | u.turns | u.ops | u.waits | u.claims | u.loads) == 0;
 }
 
@@ -490,6 +492,8 @@ static void a_job_that_is_not_in_memory_is_fetched_to_be_cancelled(void **state)
 	answer_one(&rig.sent[0], 503, 3600000);
 	answer_one(&rig.sent[1], 503, 3600000);
 	run_until(is_parked);
+	assert_int_equal(rig.group.tenants.of[0].queued, 2);
+	assert_false(dispatch_cancel_job(rig.d, id, SLICE("shop")));
 	assert_true(dispatch_cancel_job(rig.d, id, (struct slice){0}));
 	run_until(nothing_left);
 	assert_int_equal(rig.n_sent, 2);

@@ -1,5 +1,5 @@
 /*
- * What is shown of a batch in memory that the store has not got.
+ * What is shown of a batch from memory, to its own tenant.
  */
 #include "dispatch-i.h"
 #include "wire/wire.h"
