@@ -63,14 +63,10 @@ static unsigned stops_of_end(const struct sim_batch *b, const struct sim_item *i
 /* A wait that could end past the item's deadline, whichever of its two is first. */
 static unsigned stops_of_wait(const struct sim_batch *b, const struct sim_item *it)
 {
-	const struct request *r = last_request(it);
 	int64_t deadline = model_deadline_us(b), ttl = model_ttl_us(b, it);
-	int64_t bound = b->want.retry.base_ms, end;
+	int64_t bound = MAX(model_backoff_ms(b, it), model_wish_ms(it)), end;
 
-	for (unsigned i = 1; i < it->starts; i++)
-		bound = MIN(bound * 2, b->want.retry.cap_ms);
-	bound = MAX(MIN(bound, b->want.retry.cap_ms), r->answer.retry_after_ms);
-	end = MAX(r->done_us + bound * 1000, it->final_us);
+	end = MAX(it->tried_us + bound * 1000, it->final_us);
 	if (end < MIN(deadline, ttl) - model_slack_us(b))
 		return 0;
 	if (model_slack_us(b) > 0 && deadline < INT64_MAX && ttl < INT64_MAX && llabs(ttl - deadline) < model_slack_us(b))
@@ -86,7 +82,7 @@ static unsigned stops_after_attempts(const struct sim_batch *b, const struct sim
 		stops |= 1u << STOP_MAYBE_DELIVERED;
 	if (!model_retryable(code))
 		return stops | 1u << STOP_NOT_RETRYABLE;
-	if (it->starts == b->want.retry.max_attempts)
+	if (it->starts + it->refused == b->want.retry.max_attempts)
 		stops |= 1u << STOP_MAX_ATTEMPTS;
 	return stops | stops_of_wait(b, it);
 }

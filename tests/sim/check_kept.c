@@ -31,9 +31,9 @@ static void check_kept_item(const struct sim_item *si, const struct item *it, un
 	CHECK(KEPT, it->index == n && slice_eq(it->id, slice_str(si->id)), "item %u has another id", n);
 	CHECK(KEPT, (it->state == ITEM_FINAL) == (k->state == ITEM_FINAL), "item %u: state %d, not %d", n, it->state,
 	      k->state);
-	CHECK(KEPT, it->attempts == k->attempts && it->delivered == k->delivered &&
+	CHECK(KEPT, it->attempts == k->attempts && it->refused == k->refused && it->delivered == k->delivered &&
 		      it->duplicate_risk == k->duplicate_risk,
-	      "item %u: %u attempts, delivered %u", n, it->attempts, it->delivered);
+	      "item %u: %u attempts, %u refused, delivered %u", n, it->attempts, it->refused, it->delivered);
 	if (it->attempts > 0 || it->state == ITEM_FINAL)
 		CHECK(KEPT, it->code == k->code, "item %u: %s, not %s", n, code_str((enum code)it->code),
 		      code_str((enum code)k->code));

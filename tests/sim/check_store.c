@@ -52,6 +52,7 @@ static void note_item(struct sim_item *si, const struct item *it)
 {
 	si->state = it->state;
 	si->attempts = it->attempts;
+	si->refused = it->refused;
 	si->delivered = it->delivered;
 	si->code = it->code;
 	si->stop = it->stop;
@@ -65,8 +66,8 @@ static void note_item(struct sim_item *si, const struct item *it)
 static void keep_item(struct sim_item *si, const struct item *it)
 {
 	si->kept = (struct step){
-		.state = it->state, .attempts = it->attempts, .delivered = it->delivered, .code = it->code,
-		.stop = it->stop, .status = it->status, .duplicate_risk = it->duplicate_risk,
+		.state = it->state, .attempts = it->attempts, .refused = it->refused, .delivered = it->delivered,
+		.code = it->code, .stop = it->stop, .status = it->status, .duplicate_risk = it->duplicate_risk,
 		.due_unix_ms = it->state == ITEM_WAITING ? it->due_unix_ms : 0,
 	};
 	si->kept_final_us = si->final_us;
@@ -210,14 +211,10 @@ static void check_counts(const struct sim_batch *b, const struct store_update *u
 /* The wait that is written down: within the jitter, and the downstream's wish. */
 static void check_due(const struct sim_batch *b, const struct sim_item *si, const struct item *it)
 {
-	const struct request *last = &sim.requests[si->last];
-	int64_t bound = b->want.retry.base_ms, wish = MAX(last->answer.retry_after_ms, 0), wait;
+	int64_t bound = model_backoff_ms(b, si), wish = model_wish_ms(si), wait;
 
-	CHECK(UPDATE, si->last >= 0, "an item waits that was never tried");
-	for (unsigned i = 1; i < si->starts; i++)
-		bound = MIN(bound * 2, b->want.retry.cap_ms);
-	bound = MIN(bound, b->want.retry.cap_ms);
-	wait = it->due_unix_ms - clock_to_unix_ms(last->done_us);
+	CHECK(UPDATE, si->last >= 0 || si->refused > 0, "an item waits that was never tried");
+	wait = it->due_unix_ms - clock_to_unix_ms(si->tried_us);
 	/* What should have begun already begins now. */
 	CHECK(RETRY_WAIT, wait + 1 >= wish && (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
 	      "a wait of %lld ms, %lld at most", (long long)wait, (long long)MAX(bound, wish));
@@ -240,6 +237,7 @@ static void check_progress(const struct sim_batch *b, struct sim_item *si, const
 	CHECK(UPDATE, it->state != ITEM_QUEUED, "item %u: an update with no news", n);
 	if (last != NULL && last->interrupted && last->done_us == NEVER)
 		last->done_us = clock_now();
+	note_try(b, si, it);
 	if (it->state == ITEM_WAITING && it->due_unix_ms != si->due_unix_ms)
 		check_due(b, si, it);
 }

@@ -26,6 +26,28 @@ static int64_t pick(const int64_t *v, size_t n)
 	return v[dice_below(n)];
 }
 
+/* How much each lane may do, and what makes it stop. */
+static void plan_protection(struct service *s)
+{
+	static const double rates[] = {0.5, 1, 3, 7.3, 10, 100, 1000}, ratios[] = {0.25, 0.5, 1}, parts[] = {0, 0.2, 1},
+			    floors[] = {0, 0.1, 1, 10};
+	static const unsigned bursts[] = {1, 1, 2, 5, 100};
+
+	if (!sim.guarded)
+		return;
+	s->max_pause_ms = dice_chance(50) ? 60000 : dice_log(1, 60000);
+	if ( dice_chance(50))
+		s->rate = (struct rate_policy){rates[dice_below(ARRAY_LEN(rates))], bursts[dice_below(ARRAY_LEN(bursts))]};
+	if (dice_chance(50))
+		s->breaker = (struct breaker_policy){.failure_ratio = ratios[dice_below(ARRAY_LEN(ratios))],
+						     .min_attempts = few(5), .window_ms = dice_log(10, 20000),
+						     .open_ms = dice_log(1, 20000)};
+	s->retry_budget = (struct budget_policy){.ratio = 0.2, .per_second = 1000, .window_ms = 10000};
+	if (dice_chance(50))
+		s->retry_budget = (struct budget_policy){parts[dice_below(ARRAY_LEN(parts))],
+							 floors[dice_below(ARRAY_LEN(floors))], dice_log(10, 20000)};
+}
+
 void plan_services(void)
 {
 	static const char *headers[] = {"authorization: Bearer secret"};
@@ -54,6 +76,7 @@ void plan_services(void)
 			.max_payload = dice_chance(10) ? 40 : 65536,
 			.refuses_with_503 = dice_chance(30),
 		};
+		plan_protection(&sim.services[i]);
 	}
 }
 
@@ -66,6 +89,7 @@ static void plan_limits(void)
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.answer_bytes = 4096;
 	sim.config.limits.json_depth = 64;
+	sim.config.limits.connections = 10000;
 	sim.config.limits.queued_items = dice_chance(10) ? 10 : 100000;
 	sim.config.limits.queued_bytes = (size_t)1 << 30;
 	sim.config.limits.resident_bytes = (size_t)pick(resident, ARRAY_LEN(resident));

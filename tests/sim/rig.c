@@ -15,6 +15,7 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 	sim.services[0] = (struct service){
 		.name = "push", .kind = SERVICE_HTTP, .url = "http://push.test/{to}", .method = "POST",
 		.attempt_timeout_ms = 1000, .max_in_flight = 64, .max_payload = 65536,
+		.retry_budget = {.ratio = 0.2, .per_second = 1000, .window_ms = 10000},
 	};
 	sim.nobody = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
 	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1,
@@ -22,6 +23,7 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 	sim.config.limits.items = 10000;
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.json_depth = 64;
+	sim.config.limits.connections = 10000;
 	sim.config.limits.queued_items = 100000;
 	sim.config.limits.queued_bytes = sim.config.limits.resident_bytes = (size_t)1 << 30;
 	sim.config.limits.stored_items = sim.stored_items = 100000;

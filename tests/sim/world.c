@@ -183,9 +183,32 @@ static void on_tick(struct event *e)
 		event_at(e, clock_now() + 11000000 + 2 * (clock_now() - sim.last_us));
 }
 
+static bool any_open(void)
+{
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		if (sim.batches[i].submitted && !sim.batches[i].done && !sim.batches[i].finish_kept)
+			return true;
+	return false;
+}
+
+/* Just after a lane could go on something must have happened. */
+static void set_lane_tick(void)
+{
+	int64_t slack = 2 * sim.set.delay_us + 8 * sim.set.turn_us + 1, next = account_next_us();
+
+	if (next < INT64_MAX && !heap_has(&sim.lane_tick.due) && any_open())
+		event_at(&sim.lane_tick, next + slack);
+}
+
+static void on_lane_tick(struct event *e)
+{
+	(void)e;
+}
+
 void world_open(void)
 {
 	event_init(&sim.tick, NULL, on_tick);
+	event_init(&sim.lane_tick, NULL, on_lane_tick);
 	doctor_config();
 	sim.disk = store_disk_new(sim.config.limits.stored_items, sim.slow_us);
 	for (unsigned i = 0; i < MAX_SHARDS; i++)
@@ -199,6 +222,7 @@ bool world_step(void)
 		return false;
 	if (!heap_has(&sim.tick.due) && any_unfinished() && !world_goes_down())
 		event_at(&sim.tick, clock_now() + 11000000);
+	set_lane_tick();
 	CHECK(LIVENESS, ++sim.steps < MOST_STEPS, "the world does not come to rest");
 	check_step();
 	fake_loop_enter(NULL);
