@@ -11,7 +11,7 @@ PACKAGES_RUN=(libmicrohttpd12 libcurl4 libjansson4 libevent-core-2.1-7 libyaml-0
 PACKAGES_QUICKSTART=("${PACKAGES_BUILD[@]}" ca-certificates curl)
 # shellcheck disable=SC2034
 PACKAGES_TEST=("${PACKAGES_BUILD[@]}" buildah ca-certificates curl debootstrap git haproxy iproute2 libcmocka-dev nginx
-	openssl python3-jsonschema python3-seccomp shellcheck strace systemd util-linux)
+	openssl prometheus python3-jsonschema python3-seccomp python3-venv shellcheck strace systemd util-linux)
 # shellcheck disable=SC2034
 PACKAGES_CI=("${PACKAGES_TEST[@]}" clang valgrind)
 

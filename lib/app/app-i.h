@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "app/app.h"
+#include "app/export.h"
 #include "routes/routes.h"
 
 struct app;
@@ -20,12 +21,21 @@ struct shard {
 	struct dispatch *dispatch;
 	struct routes *routes;
 	struct httpd *httpd;
+	struct httpd *operations;        /* of one shard, if it was asked for; NULL */
 	struct loop_msg lame_duck, drain, cancel, quiesce;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
+	struct exporter *exporter;       /* NULL: no traces are recorded */
+	int64_t drain_by_us;             /* the end of the time that a stop may take */
+	bool flushed;                    /* its last spans are gone */
+	struct loop_timer *observe;      /* observe.c */
+	int64_t observe_at_us;           /* when it should ring */
 };
 
-enum { LOOKUPS = 32 };                   /* of callers' names at once, per shard */
+enum {
+	LOOKUPS = 32,                    /* of callers' names at once, per shard */
+	OPERATIONS_CONNECTIONS = 64,     /* at the address for operations */
+};
 
 struct app {
 	struct config config;            /* as loaded, but for the caps; what it points at is borrowed */
@@ -44,8 +54,12 @@ struct app {
  * gets along with `fds` file descriptors. False: they are as they were. */
 bool limits_fit(struct config *c, uint64_t fds);
 
+/* observe.c: from here on the shard measures its loop; s->observe is to be freed. */
+void observe_start(struct shard *s);
+
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
+int shard_open_operations(struct shard *s, int take_listen_fd);
 void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */
 void shard_free(struct shard *s);        /* after all are closed, and the store */
 void *shard_run(void *arg);              /* the thread */

@@ -13,7 +13,8 @@ enum { RESERVE = 64, SHARD_OWN = 8, LOOKUP_FDS = 2 };
 
 bool limits_fit(struct config *c, uint64_t fds)
 {
-	uint64_t fixed = RESERVE + (uint64_t)c->shards * (SHARD_OWN + LOOKUP_FDS * LOOKUPS);
+	uint64_t fixed = RESERVE + (uint64_t)c->shards * (SHARD_OWN + LOOKUP_FDS * LOOKUPS) +
+			 (c->operations_host == NULL ? 0 : SHARD_OWN + OPERATIONS_CONNECTIONS);
 	uint64_t wanted = c->limits.connections + (uint64_t)c->shards * c->limits.in_flight;
 	uint64_t left = fds > fixed ? fds - fixed : 0;
 

@@ -13,7 +13,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { QUIET_LIMIT_US = 2000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
+enum { QUIET_LIMIT_US = 2000000, FLUSH_LIMIT_US = 1000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
 
 static void step_done(struct shard *s)
 {
@@ -42,7 +42,10 @@ static void on_drain(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, drain);
 
+	s->drain_by_us = loop_now_us(s->loop) + s->app->config.limits.drain_ms * 1000;
 	httpd_last_answers(s->httpd);
+	if (s->operations != NULL)
+		httpd_last_answers(s->operations);
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
@@ -54,6 +57,12 @@ static void on_cancel(struct loop_msg *msg)
 	dispatch_cancel_all(container_of(msg, struct shard, cancel)->dispatch, WHY_SHUTDOWN);
 }
 
+static unsigned connections(const struct shard *s)
+{
+	return httpd_usage(s->httpd).connections +
+	       (s->operations == NULL ? 0 : httpd_usage(s->operations).connections);
+}
+
 /* Answers are on their way to clients; libmicrohttpd tells nobody when the last
  * byte has left, so look until the connections are closed. */
 static void look(void *arg)
@@ -61,20 +70,32 @@ static void look(void *arg)
 	struct shard *s = arg;
 	int64_t now_us = loop_now_us(s->loop);
 
-	if (httpd_usage(s->httpd).connections == 0 || now_us >= s->quiet_by_us)
+	if (s->flushed && (connections(s) == 0 || now_us >= s->quiet_by_us))
 		step_done(s);
 	else
 		loop_timer_at(s->quiet, now_us + QUIET_LOOK_US);
 }
 
+static void on_flushed(void *arg)
+{
+	struct shard *s = arg;
+
+	s->flushed = true;
+}
+
+/* The last spans may take what is left of the drain, and a second of it at most. */
 static void on_quiesce(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, quiesce);
+	int64_t now_us = loop_now_us(s->loop);
 
 	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
-	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
-	loop_timer_at(s->quiet, loop_now_us(s->loop));
+	if (s->operations != NULL)
+		httpd_quiesce(s->operations);
+	exporter_flush(s->exporter, MIN(s->drain_by_us, now_us + FLUSH_LIMIT_US), on_flushed, s);
+	s->quiet_by_us = now_us + QUIET_LIMIT_US;
+	loop_timer_at(s->quiet, now_us);
 }
 
 void shard_lame_duck(struct shard *s)
@@ -101,11 +122,12 @@ void shard_quiesce(struct shard *s)
 	loop_post(s->loop, &s->quiesce);
 }
 
-static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
+static struct httpd *new_httpd(struct shard *s, int take_listen_fd, unsigned connections,
+			       const struct httpd_handler *handler)
 {
 	const struct config *c = &s->app->config;
 	const struct httpd_config cfg = {
-		.connections = MAX(1u, c->limits.connections / c->shards),
+		.connections = connections,
 		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
 		.body_ms = c->limits.body_ms,
@@ -113,7 +135,13 @@ static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
 		.write_ms = c->limits.write_ms,
 	};
 
-	return httpd_new(s->loop, take_listen_fd, &cfg, routes_handler(s->routes));
+	return httpd_new(s->loop, take_listen_fd, &cfg, handler);
+}
+
+int shard_open_operations(struct shard *s, int take_listen_fd)
+{
+	s->operations = new_httpd(s, take_listen_fd, OPERATIONS_CONNECTIONS, routes_operations_handler(s->routes));
+	return s->operations == NULL ? -errno : 0;
 }
 
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
@@ -136,22 +164,28 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 		close(take_listen_fd);
 		return -ENOMEM;
 	}
+	s->exporter = exporter_new(&(struct exporter_env){.loop = s->loop, .xfer = s->xfer, .config = c, .meter = meter});
 	s->dispatch = dispatch_new(&(struct dispatch_env){.loop = s->loop, .xfer = s->xfer,
 							  .store = app->store, .config = c,
 							  .group = &app->group, .meter = meter,
-							  .shard = index});
+							  .spans = exporter_spans(s->exporter), .shard = index});
 	s->routes = routes_new(&(struct routes_env){.loop = s->loop, .config = c,
 						    .dispatch = s->dispatch, .group = &app->group,
 						    .peers = app->peers, .store = app->store,
 						    .meter = meter});
 	app->group.members[index] = s->dispatch;
 	app->peers[index] = s->routes;
-	s->httpd = new_httpd(s, take_listen_fd);
-	return s->httpd == NULL ? -errno : 0;
+	s->httpd = new_httpd(s, take_listen_fd, MAX(1u, c->limits.connections / c->shards), routes_handler(s->routes));
+	if (s->httpd == NULL)
+		return -errno;
+	observe_start(s);
+	return 0;
 }
 
 void shard_close(struct shard *s)
 {
+	loop_timer_free(STEAL_PTR(s->observe));
+	httpd_free(STEAL_PTR(s->operations));
 	httpd_free(STEAL_PTR(s->httpd));
 }
 
@@ -159,6 +193,7 @@ void shard_free(struct shard *s)
 {
 	routes_free(s->routes);
 	dispatch_free(s->dispatch);
+	exporter_free(s->exporter);
 	xfer_free(s->xfer);
 	loop_timer_free(s->quiet);
 	loop_free(s->loop);

@@ -30,7 +30,7 @@ struct service {
 	struct breaker_policy breaker;   /* per lane */
 	struct budget_policy retry_budget;       /* per lane */
 	int64_t max_pause_ms;            /* of a lane, by Retry-After */
-	uint32_t max_queued;             /* unfinished items in memory */
+	uint32_t max_queued;             /* unfinished items whose callers wait; 0: limits.queued_items */
 	struct cidr *allow;              /* webhook: ranges the guard lets through */
 	size_t n_allow;
 	int64_t attempt_timeout_ms;
@@ -72,6 +72,7 @@ struct config {
 		unsigned json_depth;
 		unsigned connections;        /* inbound, per process */
 		uint32_t queued_items;       /* unfinished items, per process */
+		int64_t queue_ms;            /* that a batch may be expected to wait for a service; 0: any */
 		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
 		size_t resident_bytes;       /* of jobs in memory, per process */
 		uint64_t stored_items;       /* unfinished items in the store */
@@ -102,7 +103,9 @@ struct config {
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
 	struct {
 		const char *endpoint;        /* OTLP over HTTP, up to and without /v1/traces; NULL: no spans leave */
-		double ratio;                /* of the traces that begin here */
+		double ratio;                /* of the traces that begin here: 0 to 1 */
+		const char **headers;        /* "Name: value" for the collector */
+		size_t n_headers;
 	} tracing;
 };
 

@@ -139,10 +139,13 @@ struct gate {
 void gate_close(struct gate *g, enum why why);
 enum why gate_why(const struct gate *g);
 
+enum { TRACE_SAMPLED = 1 };
+
 /* The caller's trace, continued (W3C Trace Context). */
 struct trace {
 	unsigned char id[16];
-	unsigned char flags;
+	unsigned char flags;             /* TRACE_SAMPLED */
+	uint64_t parent;                 /* the caller's span; 0: none, or not known any more */
 	struct slice state;              /* tracestate; n 0: none */
 };
 
@@ -170,10 +173,12 @@ struct batch {
 	struct slice payload;            /* the default payload, which items share by pointer; p NULL: none */
 	struct arena arena;
 	struct slice tenant;             /* whose it is, in the arena or for ever; n 0: of who has no key */
+	struct slice caller;             /* what people call the key it came with, in the arena; n 0: none, or not known any more */
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */
 	atomic_size_t *held;             /* where held_bytes are counted; NULL: nowhere */
+	atomic_size_t *held_too;         /* and of its service; NULL: nowhere */
 	size_t held_bytes;
 	struct item *items;
 	uint32_t n_items;                /* in `items`: all of them, or those that the store was asked for */
@@ -216,7 +221,12 @@ void item_record(struct item *it, const struct outcome *o, int64_t started_us, i
  * may have been delivered. When it began is not known. *ret: its outcome. */
 void item_record_interrupted(struct item *it, int64_t now_us, int64_t now_unix_ms, struct outcome *ret);
 
-/* The item has its final result; `code` is used only if no attempt was made. */
+/* A try that an open breaker refused: no attempt. What an attempt left stays, as
+ * the last attempt's cause is what is told. */
+void item_refuse(struct item *it, const struct outcome *o);
+
+/* The item has its final result; `code` is used only if no attempt was made, and
+ * of one that was refused the refusal is told rather than CODE_NOT_ATTEMPTED. */
 void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us);
 
 void item_set_state(struct item *it, enum item_state state);

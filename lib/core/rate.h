@@ -20,12 +20,18 @@ struct rate {
 	int64_t due_ns;                  /* when all that was taken is paid for; 0: long ago */
 };
 
-/* When the next one may be taken, monotonic; now_us or earlier: now. Never early
- * by rounding. */
+/* When the next one may be taken, monotonic; now or earlier: now. Never early by
+ * rounding. */
 int64_t rate_next_us(const struct rate *r, const struct rate_policy *p);
+
+/* How many may be taken from now_us until `until_us`, that instant included. */
+uint32_t rate_count(const struct rate *r, const struct rate_policy *p, int64_t now_us, int64_t until_us);
 
 /* Take `n` now. With rate_next_us() later than now_us it goes into debt. */
 void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t now_us);
+
+/* What was taken was not used after all. Never more is let through than if it had not been taken. */
+void rate_give_back(struct rate *r, const struct rate_policy *p, unsigned n);
 
 /* Is it as if nothing had ever been taken? Then nothing need remember it. */
 bool rate_idle(const struct rate *r, int64_t now_us);

@@ -31,6 +31,10 @@ static void submit(struct live *lv, struct item *it)
 	a->batch = b->id;
 	a->gate = &b->gate;
 	a->service = it->service;
+	a->tenant = lv->tenant;
+	a->weight = lv->tenant < d->env.config->n_tenants ? d->env.config->tenants[lv->tenant].weight : 1;
+	a->priority = (uint8_t)MIN(b->policy.priority, (unsigned)PRIORITY_MAX);
+	a->repeat = it->attempts > 0;
 	a->durable = b->durable;
 	/* Of a batch that is not durable the row is the store's alone to look at. */
 	if (b->durable)
@@ -41,6 +45,8 @@ static void submit(struct live *lv, struct item *it)
 	a->at_deadline = (enum why)it->op.at_deadline;
 	a->timeout_us = 1000 * (b->policy.attempt_timeout_ms != 0 ? b->policy.attempt_timeout_ms
 								  : s->attempt_timeout_ms);
+	a->span_id = rng_u64(&d->rng) | 1;
+	a->queued_us = loop_now_us(d->env.loop);
 	a->msg.run = lane_on_submit;
 	b->attempts_out++;
 	lv->shards |= UINT64_C(1) << shard;

@@ -18,18 +18,31 @@
 #include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
+#include "obs/span.h"
 #include "store/store.h"
 #include "xfer/xfer.h"
 
 struct dispatch;
 
-/* What all shards share. Written before the shards run; then only the counter. */
+/* What is counted of one service: of batches whose callers wait. */
+struct service_load {
+	atomic_uint items;               /* not final */
+	atomic_uint settled;             /* that have come to an end; wraps */
+	atomic_uint batches;             /* not done; of those whose first item is its own ... */
+	atomic_size_t bytes;             /* ... and what is held for them */
+};
+
+/* What all shards share. Written before the shards run; then only the counters. */
 struct dispatch_group {
 	struct dispatch *members[64];
 	unsigned n;
 	uint64_t hash_seed;
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
+	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
+	atomic_uint shedding;            /* ... and those that are being shed */
+	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
+	int64_t started_unix_ms;         /* the process */
 	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
@@ -41,6 +54,7 @@ struct dispatch_env {
 	const struct config *config;
 	struct dispatch_group *group;
 	struct meter meter;
+	struct spans *spans;             /* NULL: no traces are recorded */
 	unsigned shard;                  /* its place in group->members */
 	uint64_t seed;                   /* of jitter and ids; 0: from the system */
 };
@@ -64,11 +78,24 @@ struct dispatch_listener {
 };
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
- * reference on success. -EBUSY: too many unfinished items, or too many bytes held
- * for batches; -EDQUOT: more unfinished items than its tenant may have; -ESHUTDOWN: draining. A durable batch goes to the store first, and
+ * reference on success. -EBUSY: there is no room for it, see dispatch_last_refusal();
+ * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a best_effort batch the items for which there is no room
+ * are shed instead, and of one that is here already, too. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
+
+/* Why there was no room, and how long it is expected to take until there is, from the
+ * pace of the last seconds: of the last -EBUSY, or of dispatch_is_full(). */
+struct dispatch_refusal {
+	const char *detail;              /* static text for people */
+	unsigned retry_after_s;          /* 1 to 60 */
+};
+struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
+
+/* Before the body of a batch is read: is there room for none, whatever it says?
+ * `job`: its items are not counted in memory. */
+bool dispatch_is_full(struct dispatch *d, size_t body_bytes, bool job);
 
 /* Nobody listens any more: no further call of its listener. */
 void dispatch_detach(struct dispatch *d, struct batch_id id);

@@ -159,6 +159,12 @@ void live_hand_over(struct live *lv)
 	live_dirty(lv);
 }
 
+void live_shed(struct live *lv)
+{
+	gate_close(&lv->batch->gate, WHY_SHED);
+	tell_lanes(lv, WHY_SHED);
+}
+
 /* A job of a shard that goes down, unless somebody waits for it. */
 static void hand_over(struct live *lv)
 {
@@ -254,6 +260,7 @@ static struct live *live_new(struct dispatch *d, struct batch *take)
 	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE,
 			    .tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant)};
 	list_init(&lv->dirty);
+	list_init(&lv->effort);
 	list_append(&d->live, &lv->all);
 	take->live = lv;
 	idmap_add(&d->live_by_id, &lv->node, take->id);
@@ -266,6 +273,8 @@ static void gone(struct live *lv)
 	struct dispatch *d = lv->d;
 
 	jobs_give(lv);
+	admission_gone(lv);
+	list_remove(&lv->effort);
 	idmap_remove(&d->live_by_id, &lv->node);
 	list_remove(&lv->all);
 	list_remove(&lv->dirty);
@@ -279,8 +288,9 @@ static void gone(struct live *lv)
 /* Its items that are not final are no longer this dispatcher's. */
 static void uncount(struct live *lv)
 {
-	if (lv->counted)
-		atomic_fetch_sub(&lv->d->env.group->unfinished, lv->batch->counts.pending);
+	admission_give_rest(lv);
+	list_remove(&lv->effort);
+	lv->effort_of = NULL;
 }
 
 /* Under best_effort, items that validation refused are final from the start. */
@@ -301,6 +311,7 @@ static void begin(struct live *lv)
 	batch_set_state(b, BATCH_RUNNING);
 	b->told_last = b->settled_last;
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, b->counts.pending);
+	shed_count(lv);
 	if (b->op.why != WHY_NONE)
 		on_batch_cancel(&b->op, (enum why)b->op.why);
 	live_dirty(lv);
@@ -330,29 +341,6 @@ struct live *live_adopt(struct dispatch *d, struct batch *take)
 
 /* ---- accept ---- */
 
-/* Room for the batch under the process's limits on items and bytes. A job's items
- * are bounded by the store, unless its caller waits for it. */
-static bool admit(struct dispatch *d, struct batch *b, bool counted)
-{
-	const struct config *c = d->env.config;
-	struct dispatch_group *g = d->env.group;
-	uint32_t n = counted ? b->counts.pending : 0;
-	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
-
-	if (atomic_fetch_add(&g->unfinished, n) + n > c->limits.queued_items && n > 0) {
-		atomic_fetch_sub(&g->unfinished, n);
-		return false;
-	}
-	if (atomic_fetch_add(&g->held_bytes, bytes) + bytes > c->limits.queued_bytes) {
-		atomic_fetch_sub(&g->held_bytes, bytes);
-		atomic_fetch_sub(&g->unfinished, n);
-		return false;
-	}
-	b->held = &g->held_bytes;
-	b->held_bytes = bytes;
-	return true;
-}
-
 /* It is kept: into memory, or if there is no room for the job, to the others. */
 static void place(struct live *lv)
 {
@@ -362,6 +350,7 @@ static void place(struct live *lv)
 	bool wanted = lv->listener != NULL || lv->end_early != WHY_NONE;
 
 	count_refused_items(lv);
+	tenant_accepted(lv);
 	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(d, service))) {
 		uncount(lv);
 		jobs_add(lv, service, loop_now_us(d->env.loop));
@@ -383,6 +372,7 @@ static void on_accept(struct store_op *op)
 	if (lv->listener != NULL && lv->listener->on_accepted != NULL)
 		lv->listener->on_accepted(lv->arg, lv->batch, &lv->ask.accept);
 	if (op->answer == STORE_OK) {
+		trace_accepted(lv->d, lv->batch);
 		place(lv);
 	} else {
 		uncount(lv);
@@ -409,16 +399,19 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 {
 	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
 	struct live *lv;
+	uint32_t n;
+	bool taken;
 
 	REQUIRE(take->durable || !take->asynchronous);
 	if (d->draining)
 		return -ESHUTDOWN;
 	if (!tenant_queue(d, take))
 		return -EDQUOT;
-	if (!admit(d, take, counted)) {
-		tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), take->counts.pending);
+	n = take->counts.pending;
+	taken = admission_take(d, take, counted);
+	tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), n - (taken ? take->counts.pending : 0));
+	if (!taken)
 		return -EBUSY;
-	}
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
 	take->accepted_us = loop_now_us(d->env.loop);
 	take->id = batch_id_new(&d->rng, take->created_unix_ms, d->env.shard);
@@ -431,6 +424,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 		lv->phase = LIVE_ACCEPTING;
 	} else {
 		count_refused_items(lv);
+		tenant_accepted(lv);
 		begin(lv);
 	}
 	return 0;
@@ -530,17 +524,32 @@ void live_let_go(struct live *lv)
 
 /* ---- the end of a batch ---- */
 
+/* Attempts of the items that are here, and how long the first of them was waited for. */
+static void sum_up(const struct batch *b, unsigned *retattempts, int64_t *retwait_us)
+{
+	int64_t first_us = b->finished_us;
+
+	*retattempts = 0;
+	for (uint32_t i = 0; i < b->n_items; i++) {
+		*retattempts += b->items[i].attempts;
+		if (b->items[i].started_us != 0)
+			first_us = MIN(first_us, b->items[i].started_us);
+	}
+	*retwait_us = MAX(first_us - b->accepted_us, INT64_C(0));
+}
+
 static void log_done(const struct live *lv)
 {
 	const struct batch *b = lv->batch;
-	char id[BATCH_ID_LEN + 1];
-	unsigned attempts = 0;
+	char id[BATCH_ID_LEN + 1], trace[2 * sizeof b->trace.id + 1];
+	unsigned attempts;
+	int64_t wait_us;
 
 	if (!log_wants(LOG_INFO))
 		return;
-	for (uint32_t i = 0; i < b->n_items; i++)
-		attempts += b->items[i].attempts;
+	sum_up(b, &attempts, &wait_us);
 	batch_id_format(b->id, id);
+	trace_format(&b->trace, trace);
 	log_event(LOG_INFO, "batch_done", LOG_STR("batch", id),
 		  LOG_STR("outcome", batch_outcome_str(b->outcome)),
 		  LOG_STR("stop_reason", stop_reason_str(b->stop_reason)),
@@ -548,9 +557,11 @@ static void log_done(const struct live *lv)
 		  LOG_INT("failed", b->counts.failed), LOG_INT("indeterminate", b->counts.indeterminate),
 		  LOG_INT("not_attempted", b->counts.not_attempted),
 		  LOG_INT(b->n_items == b->counts.total ? "attempts" : "attempts_of_rest", attempts),
-		  LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
+		  LOG_INT("wait_ms", wait_us / 1000), LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
 		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us),
-		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant));
+		  LOG_INT("priority", b->policy.priority), LOG_STR("trace", trace),
+		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant),
+		  LOG_SLICE(b->caller.n > 0 ? "key" : NULL, b->caller));
 }
 
 static void tell_done(struct live *lv)
@@ -602,7 +613,10 @@ void live_end(struct live *lv)
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);
 	log_done(lv);
+	trace_done(d, b);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
+	meter_observe_us(d->env.meter, METRIC_BATCH_SECONDS, b->asynchronous, b->outcome - 1,
+			 b->finished_us - b->accepted_us);
 	if (b->stop_reason != STOP_REASON_COMPLETED)
 		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason - STOP_REASON_FIRST_FAILURE, 0, 1);
 	/* A document that was made while it ran would do for a while longer. */

@@ -47,12 +47,20 @@ struct http_request {
 	size_t discarded;
 	size_t discard_max;              /* REFUSED: how much of the body is read */
 	uint64_t tag;                    /* the handler's */
+	struct refusal {
+		bool given;
+		enum problem problem;
+		const char *detail;
+		unsigned retry_after_s;
+	} refusal;                       /* http_refuse() */
 	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;
 	struct blob *blob;
 	void *data;
 	struct MHD_Response *response;   /* built, not yet queued */
-	int status;
+	int status;                      /* 0: no answer yet */
+	unsigned label;
+	int64_t begun_us;                /* its first line was there */
 	ssize_t (*fill)(void *data, char *out, size_t max);
 	struct loop_fd *watch;
 };
@@ -143,6 +151,7 @@ struct framing framing_check(struct MHD_Connection *mc, const struct request_lin
 /* respond.c */
 void respond_problem(struct http_request *r, enum problem p, const char *detail);
 void respond_within_body(struct http_request *r, enum problem p, const char *detail);
+void respond_refusal(struct http_request *r);    /* http_refuse()'s, after its body */
 enum MHD_Result respond_queue(struct http_request *r);
 
 /* watch.c */

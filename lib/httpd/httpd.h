@@ -38,22 +38,32 @@ struct http_header {
 	const char *name, *value;
 };
 
+enum { HTTP_MORE = 2 };
+
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_DELETE, HTTP_OTHER };
 
 struct httpd_handler {
 	void *arg;
-	/* Headers are complete, and a body is to come: how many bytes of it are
-	 * welcome? 0: none; http_respond() may be called instead, and the
-	 * connection then closes, once a part of the body was read and thrown away
-	 * so that the answer arrives. Not called for requests without a body. */
-	size_t (*on_head)(void *arg, struct http_request *r);
+	/* Headers are complete, and a body is to come, of so many bytes as far as they
+	 * say: how many bytes of it are welcome? 0: none; http_respond() may be called
+	 * instead, and the connection then closes, once a part of the body was read and
+	 * thrown away so that the answer arrives; or http_refuse(). Not called for
+	 * requests without a body. */
+	size_t (*on_head)(void *arg, struct http_request *r, size_t body_bytes);
 	/* A POST that says nothing of a body: is it one without? Otherwise, or if this
 	 * is NULL, it is refused with 411. */
 	bool (*may_lack_body)(void *arg, struct http_request *r);
 	/* The request is complete. */
 	void (*on_request)(void *arg, struct http_request *r);
+	/* A request that on_request has seen is answered: up to HTTP_MORE headers for whatever
+	 * answer it is, valid until the next call; how many. May be NULL. */
+	size_t (*more_headers)(void *arg, struct http_request *r, struct http_header *ret);
 	/* httpd refuses a request by itself. May be NULL. */
 	void (*on_refused)(void *arg, enum problem p);
+	/* A request is over, whether the handler has seen it or not, and what it took
+	 * from its first line. `label` is what http_set_label() left, 0 if nothing did;
+	 * `status` is 0 if its client left before there was an answer. May be NULL. */
+	void (*on_over)(void *arg, unsigned label, int status, int64_t took_us);
 	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */
 	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
 };
@@ -103,6 +113,7 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
+void http_set_label(struct http_request *r, unsigned label); /* for on_over */
 
 /* A number of the handler's own, from on_head or on_request on; 0 at first. */
 void http_set_tag(struct http_request *r, uint64_t tag);
@@ -112,6 +123,10 @@ uint64_t http_tag(const struct http_request *r);
  * HEAD sends no body but its length. At most once per request. */
 void http_respond(struct http_request *r, int status, const struct http_header *headers,
 		  size_t n_headers, struct blob *take_body);
+
+/* From on_head: refuse with a problem (`detail` is static) and Retry-After, and keep
+ * nothing of the body. A short one is awaited first, so that the connection stays. */
+void http_refuse(struct http_request *r, enum problem p, const char *detail, unsigned retry_after_s);
 
 /* Answer with a stream of unknown length, whose end closes the connection. Not
  * from on_head. `fill` is asked for bytes whenever the

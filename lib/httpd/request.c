@@ -29,6 +29,9 @@
 
 #include "httpd/httpd-i.h"
 
+/* A refused body that is no longer is awaited: to close costs both sides more. */
+enum { AWAITED_MAX = 64 * 1024 };
+
 #define TO(state) (1u << REQ_##state)
 
 static const unsigned legal[REQ_STATE_MAX] = {
@@ -101,6 +104,7 @@ void *request_on_line(void *cls, const char *uri, struct MHD_Connection *mc)
 		deadline_set(c, WAIT_HEAD);
 	c->first = false;
 	c->req.target_n = strlen(uri);
+	c->req.begun_us = loop_now_us(c->h->loop);
 	return &c->req;
 }
 
@@ -169,15 +173,30 @@ static const char *path_of(const char *target)
 /* Whoever waits for "100 Continue" has sent nothing yet. Everybody else sends
  * while we refuse: to close on unread bytes would reset the connection, and what
  * the refusal says would be lost on its way. */
-static void refuse_body(struct http_request *r)
+static void refuse_body(struct http_request *r, enum problem p, const char *detail)
 {
 	if (http_header(r, "Expect") != NULL) {
-		respond_problem(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		respond_problem(r, p, detail);
 		return;
 	}
 	request_set_state(r, REQ_BODY);
 	deadline_set(request_conn(r), WAIT_BODY);
-	respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
+	respond_within_body(r, p, detail);
+}
+
+void http_refuse(struct http_request *r, enum problem p, const char *detail, unsigned retry_after_s)
+{
+	r->refusal = (struct refusal){.given = true, .problem = p, .detail = detail, .retry_after_s = retry_after_s};
+}
+
+static void refuse_unread(struct http_request *r, const struct framing *f)
+{
+	if (!f->has_length || f->length > AWAITED_MAX || http_header(r, "Expect") != NULL) {
+		refuse_body(r, r->refusal.problem, r->refusal.detail);
+		return;
+	}
+	request_set_state(r, REQ_BODY);
+	deadline_set(request_conn(r), WAIT_BODY);
 }
 
 /* Count n more bytes of a body on its way. False: too many of them already. */
@@ -205,11 +224,15 @@ static void expect_body(struct http_request *r, const struct framing *f)
 	const struct httpd_handler *handler = &c->h->handler;
 
 	r->seen = true;
-	r->welcome = handler->on_head(handler->arg, r);
+	r->welcome = handler->on_head(handler->arg, r, f->length);
 	if (r->state == REQ_ANSWERED || r->state == REQ_REFUSED)
 		return;
+	if (r->refusal.given) {
+		refuse_unread(r, f);
+		return;
+	}
 	if (r->welcome == 0 || f->length > r->welcome) {
-		refuse_body(r);
+		refuse_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
 		return;
 	}
 	if (f->has_length && (!hold(r, f->length) || !buf_reserve(&r->body, f->length))) {
@@ -255,6 +278,8 @@ static enum MHD_Result on_body(struct http_request *r, const char *p, size_t n)
 		r->discarded += n;
 		return r->discarded <= r->discard_max ? MHD_YES : MHD_NO;
 	}
+	if (r->refusal.given)
+		return MHD_YES;
 	if (n > r->welcome - r->body.n) {
 		respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
 		return MHD_YES;
@@ -273,6 +298,10 @@ static enum MHD_Result hand_over(struct http_request *r)
 	const struct httpd_handler *handler = &request_conn(r)->h->handler;
 
 	deadline_clear(request_conn(r));
+	if (r->refusal.given) {
+		respond_refusal(r);
+		return respond_queue(r);
+	}
 	if (r->state == REQ_BODY) {
 		r->blob = blob_from_buf(&r->body);
 		request_release(r);
@@ -325,6 +354,14 @@ enum MHD_Result request_on_access(void *cls, struct MHD_Connection *mc, const ch
 	return MHD_NO;
 }
 
+static void tell_over(const struct http_request *r)
+{
+	struct httpd *h = request_conn(r)->h;
+
+	if (h->handler.on_over != NULL)
+		h->handler.on_over(h->handler.arg, r->label, r->status, loop_now_us(h->loop) - r->begun_us);
+}
+
 /* Once for each request line, whatever came of it; before the socket closes. */
 void request_on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
 			  enum MHD_RequestTerminationCode why)
@@ -339,6 +376,7 @@ void request_on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
 	c = request_conn(r);
 	watch_stop(r);
 	request_end(r, why != MHD_REQUEST_TERMINATED_COMPLETED_OK);
+	tell_over(r);
 	if (r->response != NULL)
 		MHD_destroy_response(r->response);
 	buf_free(&r->body);
@@ -419,6 +457,11 @@ size_t http_headers(struct http_request *r, const char *name, const char **ret, 
 struct blob *http_take_body(struct http_request *r)
 {
 	return STEAL_PTR(r->blob);
+}
+
+void http_set_label(struct http_request *r, unsigned label)
+{
+	r->label = label;
 }
 
 void http_set_data(struct http_request *r, void *data)

@@ -24,8 +24,6 @@ enum { STREAM_BLOCK = 16 * 1024 };
  * begun, and of one that nobody wanted. */
 enum { DISCARD_MAX = 16 * 1024 * 1024, DISCARD_AHEAD_MAX = 1024 * 1024 };
 
-static const struct http_header problem_headers[] = {{"Content-Type", "application/problem+json"}, {"Retry-After", "1"}};
-
 static void free_blob(void *blob)
 {
 	blob_unref(blob);
@@ -51,6 +49,17 @@ static bool add_headers(struct MHD_Response *resp, const struct http_header *hea
 			return false;
 	}
 	return true;
+}
+
+/* Those that the handler has for any answer. */
+static bool add_more_headers(struct http_request *r, struct MHD_Response *resp)
+{
+	const struct httpd_handler *handler = &request_conn(r)->h->handler;
+	struct http_header more[HTTP_MORE];
+
+	if (handler->more_headers == NULL)
+		return true;
+	return add_headers(resp, more, handler->more_headers(handler->arg, r, more));
 }
 
 static bool add_close(struct MHD_Response *resp)
@@ -86,18 +95,45 @@ static void tell_refused(struct http_request *r, enum problem p)
 		handler->on_refused(handler->arg, p);
 }
 
-/* What httpd refuses by itself. The connection closes: its next byte may be
- * anything. */
-void respond_problem(struct http_request *r, enum problem p, const char *detail)
+/* The headers of a problem: "1" is when to come again unless the handler knew better. */
+struct problem_headers {
+	struct http_header v[2];
+	size_t n;
+	char seconds[12];
+};
+
+static void problem_headers(const struct http_request *r, enum problem p, struct problem_headers *ret)
 {
-	int status = problem_status(p);
+	snprintf(ret->seconds, sizeof ret->seconds, "%u", MAX(r->refusal.retry_after_s, 1u));
+	ret->v[0] = (struct http_header){"Content-Type", "application/problem+json"};
+	ret->v[1] = (struct http_header){"Retry-After", ret->seconds};
+	ret->n = problem_status(p) == 503 ? 2 : 1;
+}
+
+static void respond_document(struct http_request *r, enum problem p, const char *detail, bool close)
+{
+	struct problem_headers h;
 	struct blob *doc = problem_document(p, detail);
 	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
 
 	tell_refused(r, p);
-	if (resp != NULL && (!add_headers(resp, problem_headers, status == 503 ? 2 : 1) || !add_close(resp)))
+	problem_headers(r, p, &h);
+	if (resp != NULL && (!add_headers(resp, h.v, h.n) || (close && !add_close(resp))))
 		MHD_destroy_response(STEAL_PTR(resp));
-	answered(r, resp, status, REQ_ANSWERED);
+	answered(r, resp, problem_status(p), REQ_ANSWERED);
+}
+
+/* What httpd refuses by itself. The connection closes: its next byte may be
+ * anything. */
+void respond_problem(struct http_request *r, enum problem p, const char *detail)
+{
+	respond_document(r, p, detail, true);
+}
+
+/* The body was whole: the next request may follow. */
+void respond_refusal(struct http_request *r)
+{
+	respond_document(r, r->refusal.problem, r->refusal.detail, request_conn(r)->h->last_answers);
 }
 
 static void add_head(struct buf *out, int status, const struct http_header *headers, size_t n, size_t body_n)
@@ -126,6 +162,7 @@ static void respond_directly(struct http_request *r, int status, const struct ht
 	struct buf out = {0};
 
 	request_set_state(r, REQ_REFUSED);
+	r->status = status;
 	buf_free(&r->body);
 	request_release(r);
 	r->discarded = 0;
@@ -144,11 +181,12 @@ static void respond_directly(struct http_request *r, int status, const struct ht
 
 void respond_within_body(struct http_request *r, enum problem p, const char *detail)
 {
-	int status = problem_status(p);
+	struct problem_headers h;
 
 	tell_refused(r, p);
+	problem_headers(r, p, &h);
 	r->discard_max = DISCARD_MAX;
-	respond_directly(r, status, problem_headers, status == 503 ? 2 : 1, problem_document(p, detail));
+	respond_directly(r, problem_status(p), h.v, h.n, problem_document(p, detail));
 }
 
 /* From on_head: before a byte of the body was read. Whoever waits for "100
@@ -196,7 +234,7 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 		return;
 	watch_stop(r);
 	resp = response_from_blob(take_body);
-	if (resp != NULL && !add_headers(resp, headers, n_headers)) {
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp))) {
 		/* An answer without its headers would say something else. */
 		MHD_destroy_response(resp);
 		respond_problem(r, PROBLEM_INTERNAL, NULL);
@@ -252,7 +290,7 @@ void http_stream(struct http_request *r, int status, const struct http_header *h
 	/* To HEAD it would send the end of chunks that it did not begin. */
 	if (resp != NULL && r->method == HTTP_HEAD)
 		MHD_set_response_options(resp, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
-	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_close(resp)))
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp) || !add_close(resp)))
 		MHD_destroy_response(STEAL_PTR(resp));
 	watch_start(r);
 	answered(r, resp, status, REQ_STREAM);

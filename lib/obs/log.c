@@ -39,7 +39,8 @@ struct line {
 static enum log_format format = LOG_LOGFMT;
 static enum log_level threshold = LOG_INFO;
 static bool may_block;                   /* standard error has a reader that may stop */
-static atomic_ulong dropped;
+static atomic_ulong dropped;             /* and not told of yet */
+static atomic_ulong dropped_ever;
 
 void log_init(enum log_format new_format, enum log_level level)
 {
@@ -271,6 +272,26 @@ static void put_line(const struct line *l)
 		;
 }
 
+bool log_admits(struct log_limit *l, unsigned *retsuppressed)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	if (atomic_exchange(&l->second, (long long)ts.tv_sec) != (long long)ts.tv_sec)
+		atomic_store(&l->lines, 0);
+	if (atomic_fetch_add(&l->lines, 1) >= LOG_LIMIT) {
+		atomic_fetch_add(&l->suppressed, 1);
+		return false;
+	}
+	*retsuppressed = atomic_exchange(&l->suppressed, 0);
+	return true;
+}
+
+unsigned long log_lines_dropped(void)
+{
+	return atomic_load(&dropped_ever);
+}
+
 void log_write(enum log_level level, const char *event, const struct log_field *fields)
 {
 	struct line l;
@@ -279,6 +300,7 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 
 	if (!has_room()) {
 		atomic_fetch_add(&dropped, 1);
+		atomic_fetch_add(&dropped_ever, 1);
 		errno = saved;
 		return;
 	}

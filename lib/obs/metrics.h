@@ -4,7 +4,8 @@
  * so its cells are an array and nothing is looked up or allocated when counting.
  *
  * Threads: each shard writes its own cells (relaxed atomics); any thread may
- * render, which sums the shards.
+ * render, which sums the shards. What the process as a whole has (sizes, limits)
+ * is set by whoever renders, in cells of its own.
  */
 #pragma once
 
@@ -16,12 +17,22 @@ struct metric_label {
 	const char *name;                /* NULL: no such label */
 	const char *const *values;
 	unsigned n;
+	bool configured;                 /* the values are the operator's own names */
+};
+
+/* The buckets of a histogram. */
+struct metric_bounds {
+	const uint32_t *at;              /* rising; one more bucket is above the last */
+	unsigned n;
+	unsigned scale;                  /* what a value is divided by to be shown: 1, or 1000000 */
 };
 
 struct metric_def {
-	const char *name, *help;
+	const char *name, *help;         /* the name ends in its unit: _seconds, _bytes, _total of a count */
 	enum metric_kind kind;
 	struct metric_label label[2];
+	const struct metric_bounds *bounds;      /* of a histogram; NULL: 0.5 ms to a minute */
+	unsigned scale;                  /* of a counter or a gauge: as in metric_bounds; 0 is 1 */
 };
 
 struct metrics;
@@ -42,7 +53,17 @@ void meter_add(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t 
 void meter_set(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t value);
 void meter_observe_us(struct meter m, unsigned metric, unsigned i, unsigned j, int64_t us); /* rendered in seconds */
 
+/* Set what the process as a whole has, whatever the shards count. Any thread. */
+void metrics_set(struct metrics *m, unsigned metric, unsigned i, unsigned j, int64_t value);
+
+/* The same of a histogram without labels: `counts` has a number for each bucket,
+ * the one above the last bound included; `sum` is that of the values. */
+void metrics_set_histogram(struct metrics *m, unsigned metric, const uint64_t *counts, uint64_t sum);
+
 /* What all shards together have counted; of a counter or a gauge. */
 int64_t metrics_read(const struct metrics *m, unsigned metric, unsigned i, unsigned j);
 
 void metrics_render(const struct metrics *m, struct buf *out);
+
+/* Every family with its kind, unit, labels and help, as a Markdown table. */
+void metrics_describe(const struct metrics *m, struct buf *out);

@@ -59,4 +59,4 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	answer_text(req, 200, "application/json", blob_from_buf(&text));
 }
 
-const struct route route_get_services = {"/v1/services", HTTP_GET, run, .access = ACCESS_ADMIN};
+const struct route route_get_services = {"/v1/services", HTTP_GET, run, .access = ACCESS_ADMIN, .operations = true};

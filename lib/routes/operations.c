@@ -45,8 +45,8 @@ static void metrics(struct routes *r, struct http_request *req, struct slice id)
 	struct buf text = {0};
 
 	(void)id;
+	sample(r);
 	metrics_render(r->env.meter.metrics, &text);
-	store_metrics_render(r, &text);
 	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
 }
 
@@ -60,7 +60,7 @@ static void openapi(struct routes *r, struct http_request *req, struct slice id)
 	answer_text(req, 200, "application/json", blob_from_buf(&text));
 }
 
-const struct route route_livez = {"/livez", HTTP_GET, livez, .access = ACCESS_ANYBODY};
-const struct route route_readyz = {"/readyz", HTTP_GET, readyz, .access = ACCESS_ANYBODY};
-const struct route route_metrics = {"/metrics", HTTP_GET, metrics, .access = ACCESS_ADMIN};
-const struct route route_openapi = {"/openapi.json", HTTP_GET, openapi, .access = ACCESS_ANYBODY};
+const struct route route_livez = {"/livez", HTTP_GET, livez, .access = ACCESS_ANYBODY, .operations = true};
+const struct route route_readyz = {"/readyz", HTTP_GET, readyz, .access = ACCESS_ANYBODY, .operations = true};
+const struct route route_metrics = {"/metrics", HTTP_GET, metrics, .access = ACCESS_ADMIN, .operations = true};
+const struct route route_openapi = {"/openapi.json", HTTP_GET, openapi, .access = ACCESS_ANYBODY, .operations = true};

@@ -35,7 +35,7 @@ static void answer_refusal(const struct replay_request *q, enum problem kind, st
 	if ((q->id.hi | q->id.lo) != 0)
 		answer_batch_document(q->routes, q->req, kind, q->id, take_document);
 	else
-		answer_document(q->routes, q->req, kind, take_document);
+		answer_refused(q->routes, q->req, kind, q->retry_after_s, take_document);
 }
 
 static void on_listed(struct store_op *op)

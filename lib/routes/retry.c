@@ -227,6 +227,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	struct batch_id parsed;
 	struct again *a;
 
+	quota_show(req);
 	if (!read_id(r, req, id, &parsed))
 		return;
 	a = xcalloc(1, sizeof *a);

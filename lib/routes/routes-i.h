@@ -9,10 +9,18 @@
 #include "routes/routes.h"
 #include "wire/wire.h"
 
+/* Where requests come in: the argument of httpd's calls. */
+struct door {
+	struct routes *routes;
+	bool operations;                 /* these routes alone, and no key is asked for */
+	struct httpd_handler handler;
+};
+
 struct routes {
 	struct routes_env env;
-	struct httpd_handler handler;
+	struct door front, operations;
 	struct rng rng;
+	unsigned labels[32];             /* routes.c: of each route, for the metrics */
 	struct idmap flights;            /* look.c: looks under way */
 	struct idmap watched;            /* wait.c: batches that somebody here waits for */
 	struct heap until;               /* wait.c: when each wait ends */
@@ -24,11 +32,22 @@ struct routes {
 	struct list readers;             /* get_events.c: of events, of this shard */
 	struct loop_timer *comments;     /* rings while there are any */
 	atomic_uint n_readers;           /* of all shards; the first one's counts */
+	char quota_text[HTTP_MORE][160]; /* quota.c: of the answer that is being made */
 };
 
 /* One live request's state, whatever its route: the first member of each. */
 struct route_data {
 	void (*on_end)(struct route_data *data, bool gone);
+};
+
+/* A request's tag: from TAG_TENANT_SHIFT on its tenant's number, and from
+ * TAG_KEY_SHIFT on the place of its key in the configuration, from 1 on. */
+enum {
+	TAG_KNOWN = 1,                   /* its key was looked at */
+	TAG_ADMIN = 2,
+	TAG_METERED = 4,                 /* quota_show() */
+	TAG_TENANT_SHIFT = 8,
+	TAG_KEY_SHIFT = 32,
 };
 
 /* Whose keys open a route, where keys are configured. */
@@ -45,6 +64,7 @@ struct route {
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 	bool body_optional;              /* as `curl -X POST` sends it: with no length either */
 	enum access access;
+	bool operations;                 /* also at the address for operations, without a key */
 };
 
 extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
@@ -58,6 +78,19 @@ bool auth_admits(struct routes *r, struct http_request *req, const struct route 
  * valid as long as the process. 0, and n 0: where there are no keys. */
 unsigned auth_tenant(const struct http_request *req);
 struct slice auth_tenant_name(struct routes *r, const struct http_request *req);
+
+/* What people call the caller's key; n 0: it has none, or a reload took it away. Valid
+ * in the call alone. */
+struct slice auth_key_name(const struct routes *r, const struct http_request *req);
+
+/* quota.c: whatever the answer is, it says what is left of the caller's quotas. */
+void quota_show(struct http_request *req);
+size_t quota_headers(struct routes *r, struct http_request *req, struct http_header *ret);
+
+/* Take a batch of n items of what the caller may send. 0; or in how many seconds it
+ * may be sent again, and nothing was taken. */
+unsigned quota_take(struct routes *r, const struct http_request *req, uint32_t n) MUST_CHECK;
+void quota_give_back(struct routes *r, const struct http_request *req, uint32_t n);       /* it was refused */
 
 /* The key of the one line of Authorization; n 0: it has none. */
 struct slice auth_bearer(const char *line);
@@ -113,8 +146,8 @@ void events_init(struct routes *r);
 void events_free(struct routes *r);
 void events_close(struct routes *r);
 
-/* store_metrics.c: the store's part of /metrics. */
-void store_metrics_render(struct routes *r, struct buf *out);
+/* sampled.c: the metrics that are looked up when somebody asks. */
+void sample(struct routes *r);
 
 #define NO_SUCH_BATCH "no batch with this id is known; results expire"
 #define NO_NEW_BATCHES "no new batches: try another instance, or later"
@@ -142,6 +175,7 @@ struct replay_request {
 	struct batch_id id;
 	struct prefer prefer;
 	bool stream;
+	unsigned retry_after_s;          /* if it is refused; 0: the usual second */
 };
 void replay_batch(const struct replay_request *q);
 
@@ -176,6 +210,10 @@ void refuse_unknown(const struct replay_request *q, const struct batch_key *key,
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
+
+/* The same with a time after which to try again; 0: the usual second. */
+void answer_refused(struct routes *r, struct http_request *req, enum problem p, unsigned retry_after_s,
+		    struct blob *take_body);
 
 /* A problem document that is there already; NULL: there was no memory for it. */
 void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);

@@ -142,6 +142,12 @@ class Answer:
         return {r["id"]: r for r in self.json["results"]}
 
 
+def undaunted(service):
+    """A test that fails many items on purpose, or lets one ask for a pause, is about something else than what protects
+    a downstream from all the others: there is neither breaker nor retry budget nor pause, unless a test wants them."""
+    return {"breaker": {"failure_ratio": 0}, "retry_budget": {"per_second": 1000000}, "max_pause_ms": 0, **service}
+
+
 class Daemon(Process):
     """The daemon; `config` is what differs from the tests' defaults, its store also "memory" or "disk"."""
 
@@ -152,6 +158,7 @@ class Daemon(Process):
             services["push"] = {"kind": "http", "url": downstream.url + "/push/{to}"}
         full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": STORE}
         full.update(config or {})
+        full["services"] = {name: undaunted(service) for name, service in full["services"].items()}
         if isinstance(full["store"], str):
             full["store"] = {"memory": True} if full["store"] == "memory" else {"path": os.path.join(self.dir, "data")}
         self.config_path = os.path.join(self.dir, "settled.json")

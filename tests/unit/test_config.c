@@ -191,12 +191,28 @@ static void every_limit_is_told_as_it_is_in_force(void **state)
 	config_free(c);
 }
 
+static void a_collector_is_read(void **state)
+{
+	struct config *c = load("tracing: {endpoint: 'https://c:4318/otlp/', ratio: 0.25, headers: {api-key: k, b: c}}\n");
+
+	(void)state;
+	assert_string_equal(c->tracing.endpoint, "https://c:4318/otlp");
+	assert_true(c->tracing.ratio == 0.25);
+	assert_int_equal(c->tracing.n_headers, 2);
+	assert_string_equal(c->tracing.headers[0], "api-key: k");
+	config_free(c);
+	c = load("log: {level: info}\n");
+	assert_null(c->tracing.endpoint);
+	assert_true(c->tracing.ratio == 1 && c->tracing.n_headers == 0);
+	config_free(c);
+}
+
 static void every_setting_is_read(void **state)
 {
 	struct config *c = load(
 		"listen: '[::1]:0'\nshards: 3\nlog: {format: json, level: debug}\nauth: {open: true}\n"
 		"limits: {items: 1000000, body_bytes: 2, payload_bytes: 3, answer_bytes: 4, json_depth: 5, connections: 6,\n"
-		"  queued_items: 7, results_bytes: 8589934592, in_flight: 9, keep_results_ms: 10, header_ms: 11,\n"
+		"  queued_items: 7, queue_ms: 0, results_bytes: 8589934592, in_flight: 9, keep_results_ms: 10, header_ms: 11,\n"
 		"  body_ms: 12, idle_ms: 13, write_ms: 14, lame_duck_ms: 15, drain_ms: 0, deadline_ms: 16, max_deadline_ms: 2592000000}\n"
 		"services:\n"
 		"  partner: {kind: webhook, secret: whsec_" KEY24 ", allow: ['127.0.0.0/8', 'fd00::/8', '::1']}\n"
@@ -207,6 +223,7 @@ static void every_setting_is_read(void **state)
 		"    headers: {Authorization: Bearer x, x-n: 2}\n"
 		"    attempt_timeout_ms: 17\n"
 		"    max_in_flight: 65535\n"
+		"    max_queued: 19\n"
 		"    max_payload_bytes: 18\n"
 		"    refuses_with: [503]\n");
 	const struct service *w = &c->services[0], *p = &c->services[1];
@@ -218,7 +235,8 @@ static void every_setting_is_read(void **state)
 	assert_true(c->open && c->log_format == LOG_JSON && c->log_level == LOG_DEBUG);
 	assert_true(c->limits.items == 1000000 && c->limits.body_bytes == 2 && c->limits.payload_bytes == 3);
 	assert_true(c->limits.answer_bytes == 4 && c->limits.json_depth == 5 && c->limits.connections == 6);
-	assert_true(c->limits.queued_items == 7 && c->limits.results_bytes == 8589934592 && c->limits.in_flight == 9);
+	assert_true(c->limits.queued_items == 7 && c->limits.queue_ms == 0);
+	assert_true(c->limits.results_bytes == 8589934592 && c->limits.in_flight == 9);
 	assert_true(c->limits.keep_results_ms == 10 && c->limits.header_ms == 11 && c->limits.body_ms == 12);
 	assert_true(c->limits.idle_ms == 13 && c->limits.write_ms == 14 && c->limits.drain_ms == 0);
 	assert_int_equal(c->limits.lame_duck_ms, 15);
@@ -237,7 +255,7 @@ static void every_setting_is_read(void **state)
 	assert_string_equal(p->headers[0], "Authorization: Bearer x");
 	assert_string_equal(p->headers[1], "x-n: 2");
 	assert_true(p->attempt_timeout_ms == 17 && p->max_in_flight == 65535 && p->max_payload == 18);
-	assert_true(p->refuses_with_503);
+	assert_true(p->refuses_with_503 && p->max_queued == 19 && w->max_queued == 0);
 	config_free(c);
 }
 
@@ -408,13 +426,13 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("1:1", "lisen: unknown key: did you mean listen?")
 	        LINE("3:3", "limits.itmes: unknown key: did you mean items?")
 	        LINE("4:3", "limits.zzz: unknown key: known here are items, body_bytes, payload_bytes, answer_bytes, "
-	             "json_depth, connections, queued_items, queued_bytes, resident_bytes, stored_items, results_bytes, in_flight, "
+	             "json_depth, connections, queued_items, queued_bytes, queue_ms, resident_bytes, stored_items, results_bytes, in_flight, "
 	             "event_readers, event_comment_ms, waiting, keep_results_ms, header_ms, body_ms, idle_ms, write_ms, lame_duck_ms, drain_ms, deadline_ms, max_deadline_ms")
 	        LINE("5:7", "log.colour: unknown key: known here are format, level")
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
 	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, allow, "
-	             "attempt_timeout_ms, max_in_flight, max_payload_bytes, refuses_with"));
+	             "attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with"));
 }
 
 static void duplicate_keys_are_errors(void **state)
@@ -619,6 +637,7 @@ int main(void)
 		cmocka_unit_test(the_printed_defaults_load_as_the_defaults),
 		cmocka_unit_test(the_description_has_a_row_for_every_setting),
 		cmocka_unit_test(every_limit_is_told_as_it_is_in_force),
+		cmocka_unit_test(a_collector_is_read),
 		cmocka_unit_test(every_setting_is_read),
 		cmocka_unit_test(json_is_a_configuration_too),
 		cmocka_unit_test(ranges_are_parsed_as_such),
