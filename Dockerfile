@@ -19,15 +19,24 @@ COPY cmd cmd
 RUN meson setup /build --buildtype=release --prefix=/usr/local -Dtests=false \
     && DESTDIR=/out meson install -C /build --strip
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-slim AS runtime
+COPY deploy/packages.sh /tmp/packages.sh
+RUN bash -euo pipefail -c '. /tmp/packages.sh; install_packages "${PACKAGES_RUN[@]}"' \
+    && rm -rf /tmp/packages.sh /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
+
+# The programmable downstream, to try settled on: docker build --target downstream .
+FROM runtime AS downstream
+COPY --from=build /out/usr/local/bin/settled-downstream /usr/local/bin/settled-downstream
+USER 65532:0
+EXPOSE 9090
+ENTRYPOINT ["/usr/local/bin/settled-downstream", "--listen", "0.0.0.0:9090"]
+
+FROM runtime AS settled
 LABEL org.opencontainers.image.title="settled" \
       org.opencontainers.image.description="Dispatches batches of notifications and tells the truth about every item" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim"
-COPY deploy/packages.sh /tmp/packages.sh
-RUN bash -euo pipefail -c '. /tmp/packages.sh; install_packages "${PACKAGES_RUN[@]}"' \
-    && rm -rf /tmp/packages.sh /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 COPY --from=build /out/usr/local/bin/settled /usr/local/bin/settled
 COPY deploy/container.yaml /etc/settled/settled.yaml
 # Any user of group 0, which is the group of whoever is given without one; a user
