@@ -334,7 +334,10 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 struct attempt *attempt_get(struct dispatch *d);
 void attempts_free(struct dispatch *d);
 
-/* trace.c: spans, if traces are recorded and this one is. */
+/* trace.c: the trace's id in hexadecimal digits, which `ret` has room for. */
+void trace_format(const struct trace *t, char *ret);
+
+/* Spans, if traces are recorded and this one is. */
 void trace_accepted(struct dispatch *d, const struct batch *b);
 void trace_done(struct dispatch *d, const struct batch *b);
 void trace_attempt(struct dispatch *d, const struct attempt *a);         /* which its item counts already */
