@@ -8,13 +8,14 @@ cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<'END'
-usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N]
+usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--restarts N]
                     [--build DIR] [--setup ARG]... [--wrap COMMAND] [--slow N]
   --suite NAME     only these suites: lint, unit, sim, functional, kill (default: all),
                    or valgrind, the functional tests that SETTLED_WRAP=valgrind is for
   --no-suite NAME  all but these
   --seeds N        seeds for the simulator (default 10000)
   --cycles N       lives that the kill test ends (default 60)
+  --restarts N     of two instances under load, one after the other (default 4)
   --build DIR      build directory (default: build)
   --setup ARG      an argument for `meson setup`, such as -Db_sanitize=address
   --wrap COMMAND   run each test under this command, such as valgrind
@@ -23,7 +24,7 @@ The last line is "N passed, N failed"; with CI=true, a skipped case has failed.
 END
 }
 
-build=build seeds=${SETTLED_SIM_SEEDS:-10000} cycles=${SETTLED_KILL_CYCLES:-60}
+build=build seeds=${SETTLED_SIM_SEEDS:-10000} cycles=${SETTLED_KILL_CYCLES:-60} restarts=${SETTLED_ROLLING_RESTARTS:-4}
 setup=(-Dtests=true -Dkill_points=true) select=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -41,6 +42,7 @@ while [ $# -gt 0 ]; do
 	--no-suite) select+=(--no-suite "$2") ;;
 	--seeds) seeds=$2 ;;
 	--cycles) cycles=$2 ;;
+	--restarts) restarts=$2 ;;
 	--build) build=$2 ;;
 	--setup) setup+=("$2") ;;
 	--wrap) select+=(--wrapper "$2") ;;
@@ -57,7 +59,8 @@ while [ $# -gt 0 ]; do
 done
 [[ $seeds =~ ^[1-9][0-9]*$ ]] || die "--seeds $seeds: a positive number is wanted"
 [[ $cycles =~ ^[1-9][0-9]*$ ]] || die "--cycles $cycles: a positive number is wanted"
-export SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
+[[ $restarts =~ ^[1-9][0-9]*$ ]] || die "--restarts $restarts: a positive number is wanted"
+export SETTLED_ROLLING_RESTARTS=$restarts SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
 
 # Each run ends with a count, also one that got no further than a failed step.
 failed_step() {

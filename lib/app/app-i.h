@@ -20,10 +20,13 @@ struct shard {
 	struct dispatch *dispatch;
 	struct routes *routes;
 	struct httpd *httpd;
+	struct httpd *operations;        /* of one shard, if it was asked for; NULL */
 	struct loop_msg lame_duck, drain, cancel, quiesce;
 	struct loop_timer *quiet;        /* looks whether all connections are closed */
 	int64_t quiet_by_us;
 };
+
+enum { OPERATIONS_CONNECTIONS = 64 };    /* at the address for operations */
 
 struct app {
 	struct config config;            /* as loaded, but for the caps; what it points at is borrowed */
@@ -50,6 +53,7 @@ void outbound_use(const struct config *c, struct xfer_tls_set *take);
 
 /* shard.c: made and freed by the main thread, while no thread runs. */
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd);
+int shard_open_operations(struct shard *s, int take_listen_fd);
 void shard_close(struct shard *s);       /* ends its requests, which may tell other shards and the store */
 void shard_free(struct shard *s);        /* after all are closed, and the store */
 void *shard_run(void *arg);              /* the thread */

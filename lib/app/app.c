@@ -158,12 +158,19 @@ static void serve(struct app *app)
 		pthread_join(app->shards[i].thread, NULL);
 }
 
-static int cannot_listen(const struct config *c, int err)
+static int cannot_listen(const char *host, unsigned port, const char *setting, int err)
 {
-	fprintf(stderr, "settled: cannot listen on %s:%u: %s: %s\n", c->listen_host, c->listen_port,
-		strerror(-err),
-		err == -EADDRINUSE ? "stop the process that has the port, or choose another with `listen`"
-				   : "check `listen` in the configuration");
+	fprintf(stderr, err == -EADDRINUSE ? "settled: cannot listen on %s:%u: %s: stop the process that has the port, or "
+					     "choose another with `%s`\n"
+					   : "settled: cannot listen on %s:%u: %s: check `%s` in the configuration\n",
+		host, port, strerror(-err), setting);
+	return -1;
+}
+
+static int cannot_start(int err)
+{
+	fprintf(stderr, "settled: cannot start an event loop: %s: check the limits of the process (open files, memory)\n",
+		strerror(-err));
 	return -1;
 }
 
@@ -186,23 +193,36 @@ static int start_shards(struct app *app, unsigned *retport)
 	int err = port == 0 ? 0 : check_port_is_free(c);
 
 	if (err < 0)
-		return cannot_listen(c, err);
+		return cannot_listen(c->listen_host, port, "listen", err);
 	for (unsigned i = 0; i < c->shards; i++) {
 		int fd = httpd_listen(c->listen_host, port, true);
 
 		if (fd < 0)
-			return cannot_listen(c, fd);
+			return cannot_listen(c->listen_host, port, "listen", fd);
 		port = httpd_port(fd);
 		err = shard_init(&app->shards[i], app, i, fd);
 		app->group.n = ++app->n;
-		if (err < 0) {
-			fprintf(stderr, "settled: cannot start an event loop: %s: check the limits of the "
-					"process (open files, memory)\n", strerror(-err));
-			return -1;
-		}
+		if (err < 0)
+			return cannot_start(err);
 	}
 	*retport = port;
 	return 0;
+}
+
+/* One shard is enough for probes and metrics. */
+static int start_operations(struct app *app)
+{
+	const struct config *c = &app->config;
+	int fd, err;
+
+	if (c->operations_host == NULL)
+		return 0;
+	fd = httpd_listen(c->operations_host, c->operations_port, false);
+	if (fd < 0)
+		return cannot_listen(c->operations_host, c->operations_port, "operations", fd);
+	log_event(LOG_INFO, "listening_for_operations", LOG_STR("host", c->operations_host), LOG_INT("port", httpd_port(fd)));
+	err = shard_open_operations(&app->shards[0], fd);
+	return err < 0 ? cannot_start(err) : 0;
 }
 
 static bool open_store(struct app *app)
@@ -273,7 +293,7 @@ static void free_app(struct app *app)
 	store_close(app->store);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
-	dispatch_tenants_free(app->group.tenants);
+	dispatch_tenants_free(&app->group.tenants);
 	free(app->services);
 	metrics_free(app->metrics);
 	close(app->done_fd);
@@ -311,7 +331,8 @@ int app_run(const struct config *config, const char *version)
 	app->metrics = dispatch_metrics_new(config, config->shards);
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);
-	if (load_certificates(config) && open_store(app) && start_shards(app, &port) == 0 && recover(app)) {
+	if (load_certificates(config) && open_store(app) && start_shards(app, &port) == 0 &&
+	    start_operations(app) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
 		serve(app);

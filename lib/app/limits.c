@@ -14,7 +14,8 @@ enum { RESERVE = 64, SHARD_OWN = 8, LOOKUP_FDS = 2, LOOKUP_CLASSES = 2 };
 bool limits_fit(struct config *c, uint64_t fds)
 {
 	uint64_t fixed = RESERVE + (uint64_t)c->shards * SHARD_OWN +
-			 (uint64_t)c->names.threads * LOOKUP_FDS * LOOKUP_CLASSES;
+			 (uint64_t)c->names.threads * LOOKUP_FDS * LOOKUP_CLASSES +
+			 (c->operations_host == NULL ? 0 : SHARD_OWN + OPERATIONS_CONNECTIONS);
 	uint64_t wanted = c->limits.connections + (uint64_t)c->shards * c->limits.in_flight;
 	uint64_t left = fds > fixed ? fds - fixed : 0;
 

@@ -43,6 +43,8 @@ static void on_drain(struct loop_msg *msg)
 	struct shard *s = container_of(msg, struct shard, drain);
 
 	httpd_last_answers(s->httpd);
+	if (s->operations != NULL)
+		httpd_last_answers(s->operations);
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
@@ -54,6 +56,12 @@ static void on_cancel(struct loop_msg *msg)
 	dispatch_cancel_all(container_of(msg, struct shard, cancel)->dispatch, WHY_SHUTDOWN);
 }
 
+static unsigned connections(const struct shard *s)
+{
+	return httpd_usage(s->httpd).connections +
+	       (s->operations == NULL ? 0 : httpd_usage(s->operations).connections);
+}
+
 /* Answers are on their way to clients; libmicrohttpd tells nobody when the last
  * byte has left, so look until the connections are closed. */
 static void look(void *arg)
@@ -61,7 +69,7 @@ static void look(void *arg)
 	struct shard *s = arg;
 	int64_t now_us = loop_now_us(s->loop);
 
-	if (httpd_usage(s->httpd).connections == 0 || now_us >= s->quiet_by_us)
+	if (connections(s) == 0 || now_us >= s->quiet_by_us)
 		step_done(s);
 	else
 		loop_timer_at(s->quiet, now_us + QUIET_LOOK_US);
@@ -73,6 +81,8 @@ static void on_quiesce(struct loop_msg *msg)
 
 	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
+	if (s->operations != NULL)
+		httpd_quiesce(s->operations);
 	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
 	loop_timer_at(s->quiet, loop_now_us(s->loop));
 }
@@ -101,11 +111,12 @@ void shard_quiesce(struct shard *s)
 	loop_post(s->loop, &s->quiesce);
 }
 
-static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
+static struct httpd *new_httpd(struct shard *s, int take_listen_fd, unsigned connections,
+			       const struct httpd_handler *handler)
 {
 	const struct config *c = &s->app->config;
 	const struct httpd_config cfg = {
-		.connections = MAX(1u, c->limits.connections / c->shards),
+		.connections = connections,
 		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
 		.body_ms = c->limits.body_ms,
@@ -113,7 +124,13 @@ static struct httpd *new_httpd(struct shard *s, int take_listen_fd)
 		.write_ms = c->limits.write_ms,
 	};
 
-	return httpd_new(s->loop, take_listen_fd, &cfg, routes_handler(s->routes));
+	return httpd_new(s->loop, take_listen_fd, &cfg, handler);
+}
+
+int shard_open_operations(struct shard *s, int take_listen_fd)
+{
+	s->operations = new_httpd(s, take_listen_fd, OPERATIONS_CONNECTIONS, routes_operations_handler(s->routes));
+	return s->operations == NULL ? -errno : 0;
 }
 
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
@@ -145,12 +162,13 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 						    .meter = meter});
 	app->group.members[index] = s->dispatch;
 	app->peers[index] = s->routes;
-	s->httpd = new_httpd(s, take_listen_fd);
+	s->httpd = new_httpd(s, take_listen_fd, MAX(1u, c->limits.connections / c->shards), routes_handler(s->routes));
 	return s->httpd == NULL ? -errno : 0;
 }
 
 void shard_close(struct shard *s)
 {
+	httpd_free(STEAL_PTR(s->operations));
 	httpd_free(STEAL_PTR(s->httpd));
 }
 

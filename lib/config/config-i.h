@@ -91,9 +91,8 @@ struct setting_type {
 };
 
 extern const struct setting_type cfg_type_integer, cfg_type_number, cfg_type_bool, cfg_type_choice, cfg_type_word,
-	cfg_type_name, cfg_type_apart, cfg_type_sha256, cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file,
-	cfg_type_url, cfg_type_headers, cfg_type_secrets, cfg_type_ranges,
-	cfg_type_refuses_with, cfg_type_absent;
+	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url,
+	cfg_type_headers, cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
 
@@ -102,11 +101,11 @@ struct setting {
 	const struct setting_type *type;
 	size_t offset, size;
 	const char *preset;              /* the default as a file would say it; NULL: none */
-	int64_t min, max;                /* integers */
+	int64_t min, max;                /* integers and decimals */
 	const char *unit;
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */
-	const char *why;                 /* one sentence for the operator; absent: what to do instead */
+	const char *why;                 /* one sentence for the operator */
 };
 
 /* settings.c */

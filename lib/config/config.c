@@ -69,6 +69,12 @@ static struct service *service_add(struct config *c, struct slice name)
 	return s;
 }
 
+static void check_rate(const struct service *s, const struct node *rate, struct report *rep)
+{
+	if (s->rate.burst > 0 && s->rate.per_second <= 0)
+		cfg_report_node(rep, rate, "a burst of a rate without a limit: give per_second, or leave the burst out");
+}
+
 static void read_service(struct config *c, const struct node *n, struct report *rep)
 {
 	struct service *s;
@@ -89,6 +95,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
 	cfg_certs_check(n, s, rep);
+	check_rate(s, cfg_node_find(n, "rate"), rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }
@@ -184,6 +191,15 @@ static void read_file(struct config *c, struct report *rep)
 	cfg_report_end(rep);
 }
 
+/* What other settings decide where it was not given. */
+static void fill_in(const struct config *c, struct service *s)
+{
+	if (s->max_payload == 0)
+		s->max_payload = c->limits.payload_bytes;
+	if (s->rate.burst == 0)
+		s->rate.burst = MAX((unsigned)(s->rate.per_second / 10), 1u);
+}
+
 struct config *config_load(const char *path, struct buf *reterr)
 {
 	struct config *c = xcalloc(1, sizeof *c);
@@ -202,9 +218,7 @@ struct config *config_load(const char *path, struct buf *reterr)
 		c->services = xcalloc(1, sizeof *c->services);
 		service_add(c, SLICE("webhook"))->kind = SERVICE_WEBHOOK;
 	}
-	for (size_t i = 0; i < c->n_services; i++) {
-		if (c->services[i].max_payload == 0)
-			c->services[i].max_payload = c->limits.payload_bytes;
-	}
+	for (size_t i = 0; i < c->n_services; i++)
+		fill_in(c, &c->services[i]);
 	return c;
 }

@@ -31,7 +31,7 @@ struct service {
 	struct breaker_policy breaker;   /* per lane */
 	struct budget_policy retry_budget;       /* per lane */
 	int64_t max_pause_ms;            /* of a lane, by Retry-After */
-	uint32_t max_queued;             /* unfinished items in memory */
+	uint32_t max_queued;             /* unfinished items whose callers wait; 0: limits.queued_items */
 	struct cidr *allow;              /* webhook: ranges the guard lets through */
 	size_t n_allow;
 	int64_t attempt_timeout_ms;
@@ -73,6 +73,7 @@ struct config {
 		unsigned json_depth;
 		unsigned connections;        /* inbound, per process */
 		uint32_t queued_items;       /* unfinished items, per process */
+		int64_t queue_ms;            /* that a batch may be expected to wait for a service; 0: any */
 		size_t queued_bytes;         /* bodies and items of batches in memory, per process */
 		size_t resident_bytes;       /* of jobs in memory, per process */
 		uint64_t stored_items;       /* unfinished items in the store */

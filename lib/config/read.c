@@ -431,12 +431,6 @@ static void read_apart(const struct setting *s, const struct node *n, void *at, 
 	(void)rep;
 }
 
-static void read_absent(const struct setting *s, const struct node *n, void *at, struct report *rep)
-{
-	(void)at;
-	cfg_report_key(rep, n, "not available in this version: %s", s->why);
-}
-
 const struct setting_type cfg_type_integer = {"integer", read_integer};
 const struct setting_type cfg_type_number = {"number", read_number};
 const struct setting_type cfg_type_bool = {"true or false", read_bool};
@@ -455,4 +449,3 @@ const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refu
 const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name};
 const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256};
 const struct setting_type cfg_type_apart = {"see below", read_apart};
-const struct setting_type cfg_type_absent = {NULL, read_absent};

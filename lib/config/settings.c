@@ -3,6 +3,8 @@
  * the documentation are read from it, so a new setting is one new line here.
  * Settings of one section stand together.
  */
+#include <stdio.h>
+
 #include "config/config-i.h"
 #include "core/batch.h"
 
@@ -58,6 +60,8 @@ static const struct setting table[] = {
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
 	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
 	 "Memory for batches that are not done and for bodies on their way; what would exceed it is refused with 503."},
+	{"limits.queue_ms", &cfg_type_integer, IN_CONFIG(limits.queue_ms), "1000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long a batch may be expected to wait for a service that is behind, by its pace; longer is refused with 503; 0 is any time."},
 	{"limits.resident_bytes", &cfg_type_integer, IN_CONFIG(limits.resident_bytes), "67108864", 1, TIB, "bytes", NULL,
 	 ONLY_NONE, "Jobs in memory; the others stand in the store until there is room and their time has come."},
 	{"limits.stored_items", &cfg_type_integer, IN_CONFIG(limits.stored_items), "10000000", 1, 1000 * (int64_t)MILLION,
@@ -156,12 +160,32 @@ static const struct setting table[] = {
 	 ONLY_NONE, "One attempt, from taking a connection to the answer's last byte, unless the batch says otherwise."},
 	{"services.*.max_in_flight", &cfg_type_integer, IN_SERVICE(max_in_flight), "256", 1, 65535, "attempts", NULL, ONLY_NONE,
 	 "Attempts at once to one origin, so that the downstream is not overrun."},
+	{"services.*.max_queued", &cfg_type_integer, IN_SERVICE(max_queued), NULL, 1, 100 * MILLION, "items", NULL, ONLY_NONE,
+	 "Unfinished items whose callers wait; more are refused with 503. limits.queued_items if not given."},
 	{"services.*.max_payload_bytes", &cfg_type_integer, IN_SERVICE(max_payload), NULL, 1, 1024 * MIB, "bytes", NULL,
 	 ONLY_NONE, "What the downstream takes; limits.payload_bytes if not given."},
 	{"services.*.refuses_with", &cfg_type_refuses_with, IN_SERVICE(refuses_with_503), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "[503] where that answer means that nothing was delivered, so that a repeat is safe."},
-	{"services.*.rate", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "use max_in_flight"},
-	{"services.*.breaker", &cfg_type_absent, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE, "leave it out"},
+	{"services.*.rate.per_second", &cfg_type_number, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
+	 ONLY_NONE, "Attempts to one origin, repeats too, for downstreams that promise no more; 0 is no limit."},
+	{"services.*.rate.burst", &cfg_type_integer, IN_SERVICE(rate.burst), NULL, 1, MILLION, "attempts", NULL, ONLY_NONE,
+	 "Attempts to one origin that may start at once; a tenth of per_second if not given, and at least 1."},
+	{"services.*.breaker.failure_ratio", &cfg_type_number, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
+	 NULL, ONLY_NONE, "An origin that fails so often is left alone, and its items fail fast; 0 is no breaker."},
+	{"services.*.breaker.min_attempts", &cfg_type_integer, IN_SERVICE(breaker.min_attempts), "20", 1, MILLION, "attempts",
+	 NULL, ONLY_NONE, "Fewer in the window say too little to open the breaker."},
+	{"services.*.breaker.window_ms", &cfg_type_integer, IN_SERVICE(breaker.window_ms), "10000", 100, HOUR, "ms", NULL,
+	 ONLY_NONE, "How far the breaker looks back."},
+	{"services.*.breaker.open_ms", &cfg_type_integer, IN_SERVICE(breaker.open_ms), "5000", 10, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long an open breaker refuses before one attempt asks whether the origin is back."},
+	{"services.*.retry_budget.ratio", &cfg_type_number, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
+	 NULL, ONLY_NONE, "Repeats to one origin, so that one which comes back is not drowned in what it missed."},
+	{"services.*.retry_budget.per_second", &cfg_type_number, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
+	 "repeats", NULL, ONLY_NONE, "Repeats that are there in any case: few of them harm nobody."},
+	{"services.*.retry_budget.window_ms", &cfg_type_integer, IN_SERVICE(retry_budget.window_ms), "10000", 100, HOUR, "ms",
+	 NULL, ONLY_NONE, "How far the retry budget looks back."},
+	{"services.*.max_pause_ms", &cfg_type_integer, IN_SERVICE(max_pause_ms), "60000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "The longest pause that an origin gets by Retry-After with 429 or 503, as it may ask for any."},
 };
 
 /* What follows `section` in a setting's path; NULL if it is not in there. */
@@ -238,7 +262,7 @@ static void report_unknown(const struct node *n, const char *section, struct rep
 		const char *path = path_in(&table[i], section);
 		struct slice part = path == NULL ? last : first_part(path);
 
-		if (slice_eq(part, last) || table[i].type == &cfg_type_absent)
+		if (slice_eq(part, last))
 			continue;
 		last = part;
 		buf_printf(&known, "%s%.*s", known.n == 0 ? "" : ", ", (int)part.n, part.p);
@@ -265,11 +289,11 @@ static void read_one(const struct node *n, const char *section, void *base, stru
 		if (path[part.n] == '\0') {
 			table[i].type->read(&table[i], n, (char *)base + table[i].offset, rep);
 		} else {
-			char below[32];
+			char below[64];
+			int len = snprintf(below, sizeof below, "%s%s%.*s", section, section[0] == '\0' ? "" : ".",
+			                   (int)part.n, part.p);
 
-			REQUIRE(section[0] == '\0' && part.n < sizeof below);
-			memcpy(below, part.p, part.n);
-			below[part.n] = '\0';
+			REQUIRE(len > 0 && (size_t)len < sizeof below);
 			cfg_settings_read(n, below, base, rep);
 		}
 		return;
@@ -346,8 +370,6 @@ void config_describe(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 
-		if (s->type == &cfg_type_absent)
-			continue;
 		buf_printf(out, "| `%s` | ", s->path);
 		describe_type(s, out);
 		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
@@ -362,21 +384,33 @@ static void add_comment(struct buf *out, const char *indent, const struct settin
 	buf_printf(out, "%s)\n", s->only == ONLY_HTTP ? "; only http" : s->only == ONLY_WEBHOOK ? "; only webhook" : "");
 }
 
+static void add_value(struct buf *out, const char *indent, const char *key, const struct setting *s)
+{
+	buf_printf(out, "%s%s:%s%s\n", indent, key, s->preset != NULL ? " " : "", s->preset != NULL ? s->preset : "");
+}
+
 /* What no file means for services, and what else one could say of a service. */
 static void add_services(struct buf *out)
 {
+	struct slice section = {0};
+
 	buf_add_str(out, "services:\n  webhook:\n");
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 		const char *path = path_in(s, "services.*");
+		struct slice part = path == NULL ? section : first_part(path);
+		bool nested = path != NULL && path[part.n] == '.';
 
-		if (path == NULL || s->type == &cfg_type_absent)
+		if (path == NULL)
 			continue;
-		add_comment(out, "    ", s);
+		if (nested && !slice_eq(part, section))
+			buf_printf(out, "    # %.*s:\n", (int)part.n, part.p);
+		section = part;
+		add_comment(out, nested ? "    #   " : "    ", s);
 		if (strcmp(path, "kind") == 0)
 			buf_add_str(out, "    kind: webhook\n");
 		else
-			buf_printf(out, "    # %s:%s%s\n", path, s->preset != NULL ? " " : "", s->preset != NULL ? s->preset : "");
+			add_value(out, nested ? "    #   " : "    # ", nested ? path + part.n + 1 : path, s);
 	}
 }
 

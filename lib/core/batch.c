@@ -83,7 +83,9 @@ void batch_count_no_more(struct batch *b)
 {
 	if (b->held != NULL)
 		atomic_fetch_sub(b->held, b->held_bytes);
-	b->held = NULL;
+	if (b->held_too != NULL)
+		atomic_fetch_sub(b->held_too, b->held_bytes);
+	b->held = b->held_too = NULL;
 }
 
 void batch_unref(struct batch *b)
@@ -175,13 +177,22 @@ void item_record_interrupted(struct item *it, int64_t now_us, int64_t now_unix_m
 	item_record(it, ret, now_us, now_us, now_unix_ms);
 }
 
+void item_refuse(struct item *it, const struct outcome *o)
+{
+	it->refused++;
+	if (it->attempts > 0)
+		return;
+	it->code = (uint8_t)o->code;
+	it->retry_after_ms = o->retry_after_ms;
+}
+
 void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us)
 {
 	struct batch *b = it->batch;
 
-	if (it->attempts == 0)
+	if (it->attempts == 0 && (it->refused == 0 || code != CODE_NOT_ATTEMPTED))
 		it->code = (uint8_t)code;
-	else
+	if (it->attempts > 0)
 		it->latency_ms = (int32_t)MIN((now_us - it->started_us) / 1000, INT32_MAX);
 	it->stop = (uint8_t)stop;
 	it->status = (uint8_t)outcome_status((enum delivered)it->delivered, it->attempts,
@@ -273,6 +284,8 @@ enum stop stop_from_why(enum why w)
 		return STOP_SHUTDOWN;
 	case WHY_INTERRUPTED:
 		return STOP_INTERRUPTED;
+	case WHY_SHED:
+		return STOP_SHED;
 	case WHY_NONE:
 	case WHY_ATTEMPT_TIMEOUT:
 	case WHY_PARKED:
@@ -299,6 +312,7 @@ enum stop_reason stop_reason_from_why(enum why w)
 	case WHY_NONE:
 	case WHY_ATTEMPT_TIMEOUT:
 	case WHY_TTL:
+	case WHY_SHED:
 	case WHY_PARKED:
 		break;
 	}

@@ -174,6 +174,7 @@ struct batch {
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */
 	atomic_size_t *held;             /* where held_bytes are counted; NULL: nowhere */
+	atomic_size_t *held_too;         /* and of its service; NULL: nowhere */
 	size_t held_bytes;
 	struct item *items;
 	uint32_t n_items;                /* in `items`: all of them, or those that the store was asked for */
@@ -216,7 +217,12 @@ void item_record(struct item *it, const struct outcome *o, int64_t started_us, i
  * may have been delivered. When it began is not known. *ret: its outcome. */
 void item_record_interrupted(struct item *it, int64_t now_us, int64_t now_unix_ms, struct outcome *ret);
 
-/* The item has its final result; `code` is used only if no attempt was made. */
+/* A try that an open breaker refused: no attempt. What an attempt left stays, as
+ * the last attempt's cause is what is told. */
+void item_refuse(struct item *it, const struct outcome *o);
+
+/* The item has its final result; `code` is used only if no attempt was made, and
+ * of one that was refused the refusal is told rather than CODE_NOT_ATTEMPTED. */
 void item_settle(struct item *it, enum code code, enum stop stop, int64_t now_us);
 
 void item_set_state(struct item *it, enum item_state state);

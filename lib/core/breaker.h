@@ -9,21 +9,19 @@
  *     └────────────── the probe succeeded ───────────────────────── HALF_OPEN
  *                                       OPEN ◄── the probe failed ──────┘
  *
- * A failure is what the downstream or the way to it did; what is the item's own
- * (its 4xx) is a success here: the downstream answered. An attempt that we ended
- * ourselves, and that says nothing of the downstream, counts as neither.
- *
  * Invariants
  *  1. HALF_OPEN: at most one probe is out. One that ends as BREAKER_NEITHER makes
  *     room for the next.
  *  2. What was started before the breaker opened changes nothing after it did.
+ *  3. It is never OPEN or HALF_OPEN with a failure ratio of 0.
  */
 #pragma once
 
 #include <stdbool.h>
-#include <stdint.h>
 
-enum { BREAKER_SLOTS = 10 };
+#include "core/op.h"
+#include "core/outcome.h"
+#include "core/window.h"
 
 struct breaker_policy {
 	double failure_ratio;            /* 0: no breaker */
@@ -31,7 +29,10 @@ struct breaker_policy {
 	int64_t window_ms, open_ms;
 };
 
-enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
+#define BREAKER_STATE_TABLE(X) X(CLOSED, closed) X(OPEN, open) X(HALF_OPEN, half_open)
+#define X(upper, lower) BREAKER_##upper,
+enum breaker_state { BREAKER_STATE_TABLE(X) BREAKER_STATE_MAX };
+#undef X
 const char *breaker_state_str(enum breaker_state s);
 
 enum breaker_said { BREAKER_SUCCESS, BREAKER_FAILURE, BREAKER_NEITHER };
@@ -41,11 +42,18 @@ struct breaker {
 	bool probing;                    /* HALF_OPEN: the probe is out */
 	uint32_t period;                 /* counts openings and closings: who started in another one is not heard */
 	int64_t until_us;                /* OPEN: then a probe may go */
-	int64_t slot;                    /* the newest slot's number: time / (window / BREAKER_SLOTS) */
-	struct {
-		uint32_t attempts, failures;
-	} slots[BREAKER_SLOTS];
+	struct window window;            /* CLOSED: attempts, and failures among them */
 };
+
+/*
+ * What the end of an attempt says of its downstream. A failure is what the
+ * downstream or the way to it did: 5xx, no connection, a lost one, no HTTP, a
+ * timeout. Any other status is a success, as the downstream answered; but 429 is
+ * neither, because it asks for a pause alone. Neither is what we did: the guard's
+ * refusal, an abort, a defect, and a timeout that came earlier than the service
+ * grants (`cut_short`), or an impatient caller could open a breaker for others.
+ */
+enum breaker_said breaker_hears(const struct outcome *o, bool cut_short);
 
 /* May an attempt start now? Moves OPEN to HALF_OPEN when it is time. */
 bool breaker_admits(struct breaker *b, const struct breaker_policy *p, int64_t now_us);
@@ -56,8 +64,8 @@ uint32_t breaker_started(struct breaker *b);
 void breaker_ended(struct breaker *b, const struct breaker_policy *p, uint32_t period, enum breaker_said said,
 		   int64_t now_us);
 
-/* When the next attempt may be admitted: now_us or earlier, now; INT64_MAX: when the probe is back. */
-int64_t breaker_next_us(const struct breaker *b);
+/* When the next attempt may be admitted: now or earlier, now; INT64_MAX: when the probe is back. */
+int64_t breaker_next_us(const struct breaker *b, const struct breaker_policy *p);
 
 /* Is it as if nothing had ever happened? Then nothing need remember it. */
-bool breaker_idle(const struct breaker *b, const struct breaker_policy *p, int64_t now_us);
+bool breaker_idle(struct breaker *b, const struct breaker_policy *p, int64_t now_us);

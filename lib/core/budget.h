@@ -4,36 +4,39 @@
  * it missed. Pure: time is an argument.
  *
  * As in Finagle (RetryBudget: ttl, minRetriesPerSec, percentCanRetry) and the
- * Google SRE book (chapter 21, "Handling Overload"): over any window of
- * window_ms, repeats <= ratio * firsts + per_second * window.
+ * Google SRE book (chapter 21, "Handling Overload"). At each repeat, looking back
+ * over window_ms:
+ *
+ *   repeats, this one included <= ratio * first attempts + per_second * window
+ *
+ * Counted in slots, always on the safe side: of first attempts only those that are
+ * surely in the window, of repeats all that may be, which costs up to a tenth.
  */
 #pragma once
 
 #include <stdbool.h>
-#include <stdint.h>
 
-enum { BUDGET_SLOTS = 10 };
+#include "core/window.h"
 
 struct budget_policy {
 	double ratio;                    /* of the first attempts */
 	double per_second;               /* the floor */
-	int64_t window_ms;
+	int64_t window_ms;               /* 0: no budget, any number of repeats */
 };
 
 struct budget {
-	int64_t slot;                    /* the newest slot's number: time / (window / BUDGET_SLOTS) */
-	struct {
-		uint32_t firsts, repeats;
-	} slots[BUDGET_SLOTS];
+	struct window window;            /* first attempts, repeats */
 };
 
-void budget_first(struct budget *b, const struct budget_policy *p, int64_t now_us);     /* one has started */
+/* One has started. */
+void budget_first(struct budget *b, const struct budget_policy *p, int64_t now_us);
 void budget_repeat(struct budget *b, const struct budget_policy *p, int64_t now_us);
 
-/* May a repeat start now? */
-bool budget_allows(struct budget *b, const struct budget_policy *p, int64_t now_us);
+/* How many repeats may start now. */
+uint32_t budget_left(struct budget *b, const struct budget_policy *p, int64_t now_us);
 
-/* When to ask again, if it may not and no first attempt comes. */
-int64_t budget_next_us(const struct budget *b, const struct budget_policy *p, int64_t now_us);
+/* When to ask again, if none may and no first attempt comes; INT64_MAX: in vain. */
+int64_t budget_next_us(struct budget *b, const struct budget_policy *p, int64_t now_us);
 
-bool budget_idle(const struct budget *b, const struct budget_policy *p, int64_t now_us);
+/* Is it as if nothing had ever happened? Then nothing need remember it. */
+bool budget_idle(struct budget *b, const struct budget_policy *p, int64_t now_us);

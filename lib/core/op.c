@@ -10,6 +10,7 @@ static const char *const why_names[] = {
 	[WHY_CANCELLED] = "cancelled",
 	[WHY_SHUTDOWN] = "shutdown",
 	[WHY_INTERRUPTED] = "interrupted",
+	[WHY_SHED] = "shed",
 	[WHY_PARKED] = "parked",
 };
 

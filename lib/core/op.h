@@ -36,6 +36,7 @@ enum why {
 	WHY_CANCELLED,
 	WHY_SHUTDOWN,
 	WHY_INTERRUPTED,                 /* the process that ran it died */
+	WHY_SHED,                        /* it makes room for others */
 	WHY_PARKED,                      /* no end: this process lets go of it, the store has it */
 };
 

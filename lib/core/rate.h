@@ -20,9 +20,12 @@ struct rate {
 	int64_t due_ns;                  /* when all that was taken is paid for; 0: long ago */
 };
 
-/* When the next one may be taken, monotonic; now_us or earlier: now. Never early
- * by rounding. */
+/* When the next one may be taken, monotonic; now or earlier: now. Never early by
+ * rounding. */
 int64_t rate_next_us(const struct rate *r, const struct rate_policy *p);
+
+/* How many may be taken from now_us until `until_us`, that instant included. */
+uint32_t rate_count(const struct rate *r, const struct rate_policy *p, int64_t now_us, int64_t until_us);
 
 /* Take `n` now. With rate_next_us() later than now_us it goes into debt. */
 void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t now_us);

@@ -20,10 +20,10 @@ struct retry_answer retry_decide(const struct retry_question *q, struct rng *rng
 		return (struct retry_answer){.stop = STOP_MAYBE_DELIVERED};
 	if (!code_retryable(q->outcome->code))
 		return (struct retry_answer){.stop = STOP_NOT_RETRYABLE};
-	if (q->attempts >= q->policy->max_attempts)
+	if (q->tries >= q->policy->max_attempts)
 		return (struct retry_answer){.stop = STOP_MAX_ATTEMPTS};
-	wait = retry_wait_us(q->policy, q->attempts, rng);
-	if (q->outcome->retry_after_ms != RETRY_AFTER_NONE) {
+	wait = retry_wait_us(q->policy, q->tries, rng);
+	if (q->outcome->retry_after_ms != RETRY_AFTER_NONE && q->outcome->code != CODE_CIRCUIT_OPEN) {
 		int64_t wish = MIN(q->outcome->retry_after_ms, INT64_MAX / 4000) * 1000;
 
 		wait = MAX(wait, wish);

@@ -5,7 +5,7 @@
  * The wait is "full jitter" exponential backoff: random(0, min(cap, base *
  * 2^(n-1))) (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture
  * Blog, 2015); a downstream's Retry-After (RFC 9110, section 10.2.3) is a lower
- * bound on it.
+ * bound on it. An open breaker's is none: its items fail fast.
  */
 #pragma once
 
@@ -20,8 +20,8 @@ struct retry_policy {
 struct retry_question {
 	const struct retry_policy *policy;
 	bool at_most_once;
-	unsigned attempts;               /* started so far, this one included */
-	const struct outcome *outcome;   /* of the last attempt */
+	unsigned tries;                  /* so far, this one included: attempts, and refusals by the breaker */
+	const struct outcome *outcome;   /* of the last one */
 	enum delivered delivered;        /* maximum over all attempts */
 	int64_t now_us;
 	int64_t deadline_us;             /* of the item: the smaller of its two ... */
@@ -35,5 +35,5 @@ struct retry_answer {
 
 struct retry_answer retry_decide(const struct retry_question *q, struct rng *rng);
 
-/* The wait before attempt n + 1, in microseconds. */
+/* The wait before try n + 1, in microseconds. */
 int64_t retry_wait_us(const struct retry_policy *p, unsigned n, struct rng *rng);

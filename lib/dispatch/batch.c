@@ -31,6 +31,10 @@ static void submit(struct live *lv, struct item *it)
 	a->batch = b->id;
 	a->gate = &b->gate;
 	a->service = it->service;
+	a->tenant = lv->tenant;
+	a->weight = lv->tenant < d->env.config->n_tenants ? d->env.config->tenants[lv->tenant].weight : 1;
+	a->priority = (uint8_t)MIN(b->policy.priority, (unsigned)PRIORITY_MAX);
+	a->repeat = it->attempts > 0;
 	a->durable = b->durable;
 	/* Of a batch that is not durable the row is the store's alone to look at. */
 	if (b->durable)

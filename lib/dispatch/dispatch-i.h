@@ -2,11 +2,13 @@
  * What the parts of the dispatcher share.
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
+ *   admission.c  which batches may come into memory, and what the others are told
+ *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
  *   result.c     what an outcome means, and what the store is told of it
- *   lane.c       the attempts that were handed to a lane
+ *   lane.c       the attempts that were handed to a lane; its parts are in lane-i.h
  *   jobs.c       jobs that are in the store alone, and how they come back
- *   residency.c  which of them may: room in memory, shared between services
+ *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
  */
 #pragma once
@@ -34,6 +36,10 @@ struct attempt {
 	struct batch_id batch;
 	struct gate *gate;               /* the batch's, which outlives its attempts */
 	uint16_t service;
+	uint16_t tenant;                 /* index into the configuration */
+	unsigned weight;                 /* the tenant's */
+	uint8_t priority;
+	bool repeat;                     /* not the item's first attempt */
 	bool durable;                    /* it needs a claim before it starts */
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */
@@ -45,13 +51,16 @@ struct attempt {
 	struct op op;
 	struct list node;                /* a list of its turn, or dispatch.ended */
 	struct visit *visit;
+	struct lane *lane;               /* until it is handed back */
 	struct turn *turn;               /* while queued */
-	struct lane *lane;               /* while in flight */
+	uint32_t breaker_period;         /* in which it started */
 	struct transfer *transfer;       /* while in flight */
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
-	bool started;                    /* false: nothing was tried, see why */
+	bool started;                    /* false: nothing was tried, see `refused` and why */
+	bool refused;                    /* by the breaker: see outcome */
+	bool no_budget;                  /* its deadline came while it waited for the retry budget */
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
@@ -83,7 +92,10 @@ struct live {
 	int64_t document_until_us;       /* ... and how long it will do */
 	uint32_t room;                   /* taken of jobs.residency; 0: none */
 	uint16_t service;                /* whose room it is */
+	uint16_t tenant;                 /* by its number in the configuration; 0 if it is not there */
 	bool counted;                    /* its items are in group->unfinished */
+	struct list effort;              /* d->efforts, if it may be shed */
+	atomic_uint *effort_of;          /* where its items are counted then; or NULL */
 	bool urgent;                     /* it came back past the others, to be ended */
 	bool untold;                     /* updates are on their way that nobody hears of */
 	union {
@@ -94,7 +106,8 @@ struct live {
 };
 
 /*
- * Room in memory for jobs, shared between services by dynamic thresholds
+ * Something there is a limit of, shared between services: room in memory for
+ * jobs, by bytes, and slots in flight, one by one. By dynamic thresholds
  * (A. K. Choudhury, E. L. Hahne, "Dynamic queue length thresholds for
  * shared-memory packet switches", IEEE/ACM Transactions on Networking, 1998):
  * a service may take more while what it holds is less than what is free, so
@@ -113,6 +126,29 @@ bool residency_may_take(const struct residency *r, size_t limit, uint16_t servic
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
+/* How fast items of a service come to their ends while some wait. Pure. */
+struct pace {
+	int64_t since_us;
+	uint32_t settled;                /* at that time */
+	bool busy;                       /* some waited then */
+	double per_second;               /* 0: not known */
+};
+
+/* Take note: `settled` of them have come to an end so far, and some wait now or none. */
+void pace_look(struct pace *p, int64_t now_us, uint32_t settled, bool busy);
+
+/* What a shard knows of a service. See admission.c. */
+struct outlook {
+	struct pace pace;
+	uint32_t wanted, next;           /* by the batch that asks for room; the next service that it is for */
+};
+
+struct admission {
+	struct outlook *outlooks;        /* by service */
+	size_t n_outlooks;
+	struct dispatch_refusal refusal;
+};
+
 /* A job that is in the store alone. See jobs.c. */
 struct jobs {
 	struct idmap by_id;
@@ -125,6 +161,12 @@ struct jobs {
 	unsigned n_due, loads, n_urgent; /* n_urgent: fetched, and not gone yet */
 	int64_t retry_us;                /* the store failed: nothing is fetched before ... */
 	int64_t backoff_us;              /* ... and how long that was */
+};
+
+/* What any thread may see of a service's lanes on a shard, whose thread writes it:
+ * the latest that any of them came to. See struct dispatch_service. */
+struct lane_board {
+	_Atomic int64_t rate_due_ns, paused_until_us;
 };
 
 struct dispatch {
@@ -145,16 +187,25 @@ struct dispatch {
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
 	struct jobs jobs;
+	/* admission.c, shed.c */
+	struct admission admission;
+	struct list efforts[PRIORITY_MAX + 1];           /* batches that may be shed, oldest first */
+	struct loop_msg shed;
+	atomic_bool shed_asked;          /* and not looked at yet */
 	/* watch.c */
 	struct idmap watches;
 	struct list changed;             /* those to be told */
 	unsigned answers;                /* of the store's, that are awaited for them */
-	/* lane.c */
-	struct idmap lanes, visits, turns;
-	struct list dirty_lanes;
-	struct list starved;             /* lanes that wait for the shard's own cap */
+	/* lane-i.h */
+	struct idmap lanes, visits, turns, shares;
+	struct list dirty_lanes, idle_lanes;
+	struct heap lane_waits;          /* lanes that are to be looked at again */
+	struct residency slots;          /* in flight, against the shard's own cap */
+	struct list *starved;            /* lanes that wait for a slot, by service */
+	struct lane_board *boards;       /* by service */
+	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
-	unsigned in_flight, claims;
+	unsigned n_idle_lanes, n_starved, claims;
 	struct channel_scratch scratch;
 	struct buf key;                  /* a default dedupe key, while encoding */
 };
@@ -175,9 +226,33 @@ bool live_leaving(const struct live *lv);
 /* The process goes down: nothing more of the job starts, and what a lane has not
  * started comes back. */
 void live_hand_over(struct live *lv);
+void live_shed(struct live *lv);                 /* nothing more of it starts, for others' sake */
 struct live *live_adopt(struct dispatch *d, struct batch *take);         /* one that was read back */
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */
+
+/* tenants.c: the unfinished items of each tenant. False: they would be more than it may have. */
+bool tenant_queue(struct dispatch *d, const struct batch *b) MUST_CHECK;
+void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
+void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
+
+/* admission.c: room for the batch. False: it is refused, see d->admission.refusal, and
+ * nothing is counted; else of best_effort the items without room are final. */
+bool admission_take(struct dispatch *d, struct batch *b, bool counted);
+void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
+void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
+void admission_gone(struct live *lv);            /* it leaves memory */
+void admission_free(struct dispatch *d);
+
+/* How much of `limit` a batch may fill. Pure. */
+uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort);
+
+/* shed.c */
+void shed_init(struct dispatch *d);
+void shed_if_full(struct dispatch *d);           /* ask all shards, if there is too much */
+void shed_count(struct live *lv);                /* it has begun: it may be shed if it is best_effort */
+void shed_uncount(struct live *lv, uint32_t n);  /* n of its items are final, or leave */
+uint32_t best_effort_items(const struct dispatch_group *g);      /* not final */
 
 /* batch.c: its listener is told of the items up to told_last. */
 void live_tell(struct live *lv);
@@ -200,7 +275,7 @@ bool jobs_have_room(const struct dispatch *d, uint16_t service);
 void jobs_take(struct live *lv, uint16_t service, size_t bytes);
 void jobs_give(struct live *lv);
 void jobs_add(struct live *lv, uint16_t service, int64_t due_us);        /* it leaves memory */
-bool jobs_cancel(struct dispatch *d, struct batch_id id);
+bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant);
 void jobs_wake(struct dispatch *d, int64_t now_us);
 void jobs_pump(struct dispatch *d);
 int64_t jobs_next(const struct dispatch *d);
@@ -214,5 +289,6 @@ void watches_pump(struct dispatch *d);
 void lanes_init(struct dispatch *d);
 void lanes_free(struct dispatch *d);
 void lanes_pump(struct dispatch *d);
+void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);

@@ -4,7 +4,7 @@
  * Invariants
  *  1. Callbacks record and ask for the pump; the pump acts. It is idempotent.
  *  2. The timer is due at or before the earliest deadline, the earliest end of a
- *     wait and the earliest job that is due: every change of these is followed by
+ *     wait, the earliest lane and the earliest job that are due: every change of these is followed by
  *     the pump, which sets it.
  */
 #include "dispatch-i.h"
@@ -13,7 +13,9 @@
 
 static void arm(struct dispatch *d)
 {
-	loop_timer_by(d->timer, MIN(MIN(op_next(&d->ops), heap_min(&d->waits)), jobs_next(d)));
+	int64_t items_us = MIN(op_next(&d->ops), heap_min(&d->waits));
+
+	loop_timer_by(d->timer, MIN(items_us, MIN(heap_min(&d->lane_waits), jobs_next(d))));
 }
 
 /* The store owes no answer either: nothing would be there to take it. */
@@ -42,6 +44,7 @@ static void on_timer(void *arg)
 
 	op_expire(&d->ops, now_us);
 	batches_wake(d, now_us);
+	lanes_wake(d, now_us);
 	jobs_wake(d, now_us);
 	dispatch_pump_soon(d);
 }
@@ -61,6 +64,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->dirty);
 	list_init(&d->spare);
 	list_init(&d->changed);
+	shed_init(d);
 	jobs_init(d);
 	lanes_init(d);
 	d->timer = loop_timer_new(env->loop, LOOP_NORMAL, on_timer, d);
@@ -74,6 +78,7 @@ void dispatch_free(struct dispatch *d)
 	REQUIRE(is_idle(d));
 	attempts_free(d);
 	jobs_free(d);
+	admission_free(d);
 	idmap_free(&d->watches);
 	loop_call_cancel(&d->pump);
 	loop_timer_free(d->timer);
@@ -93,8 +98,8 @@ struct dispatch_usage dispatch_usage(const struct dispatch *d)
 {
 	return (struct dispatch_usage){
 		.batches = (unsigned)d->live_by_id.n,
-		.lanes = (unsigned)d->lanes.n,
-		.turns = (unsigned)(d->turns.n + d->visits.n),
+		.lanes = (unsigned)d->lanes.n - d->n_idle_lanes,
+		.turns = (unsigned)(d->turns.n + d->shares.n + d->visits.n),
 		.ops = d->ops.live,
 		.waits = d->waits.n,
 		.claims = d->claims,

@@ -23,14 +23,25 @@
 
 struct dispatch;
 
-/* What all shards share. Written before the shards run; then only the counter. */
+/* What is counted of one service: of batches whose callers wait. */
+struct service_load {
+	atomic_uint items;               /* not final */
+	atomic_uint settled;             /* that have come to an end; wraps */
+	atomic_uint batches;             /* not done; of those whose first item is its own ... */
+	atomic_size_t bytes;             /* ... and what is held for them */
+};
+
+/* What all shards share. Written before the shards run; then only the counters. */
 struct dispatch_group {
 	struct dispatch *members[64];
 	unsigned n;
 	uint64_t hash_seed;
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
+	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
+	atomic_uint shedding;            /* ... and those that are being shed */
+	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
-	struct dispatch_tenant tenants[TENANTS_MAX + 1];         /* by their number in the configuration */
+	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
 
@@ -64,11 +75,24 @@ struct dispatch_listener {
 };
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
- * reference on success. -EBUSY: too many unfinished items, or too many bytes held
- * for batches; -ESHUTDOWN: draining. A durable batch goes to the store first, and
+ * reference on success. -EBUSY: there is no room for it, see dispatch_last_refusal();
+ * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a best_effort batch the items for which there is no room
+ * are shed instead, and of one that is here already, too. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
+
+/* Why there was no room, and how long it is expected to take until there is, from the
+ * pace of the last seconds: of the last -EBUSY, or of dispatch_is_full(). */
+struct dispatch_refusal {
+	const char *detail;              /* static text for people */
+	unsigned retry_after_s;          /* 1 to 60 */
+};
+struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
+
+/* Before the body of a batch is read: is there room for none, whatever it says?
+ * `job`: its items are not counted in memory. */
+bool dispatch_is_full(struct dispatch *d, size_t body_bytes, bool job);
 
 /* Nobody listens any more: no further call of its listener. */
 void dispatch_detach(struct dispatch *d, struct batch_id id);
@@ -77,9 +101,10 @@ void dispatch_detach(struct dispatch *d, struct batch_id id);
  * attempt of it starts, in any shard; on_done follows when all are back. */
 void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why);
 
-/* The same for a job that may not be in memory: it is fetched to be ended. False:
- * it is not unfinished here, or it is in the store and this shard goes down. */
-bool dispatch_cancel_job(struct dispatch *d, struct batch_id id);
+/* The same for a tenant's job that may not be in memory: it is fetched to be ended.
+ * False: it is not unfinished here, or is another tenant's, or it is in the store
+ * and this shard goes down. */
+bool dispatch_cancel_job(struct dispatch *d, struct batch_id id, struct slice tenant);
 
 /* A batch that was unfinished when the process before ended: an asynchronous one
  * goes on when its time comes, a synchronous one ends as `interrupted`. Before
@@ -108,19 +133,28 @@ void dispatch_cancel_all(struct dispatch *d, enum why why);
  * a batch's documents. */
 struct blob *dispatch_document(struct dispatch *d, struct batch_id id);
 
-/* Call `show`, at once, with a live batch that the store has not got (it is not
- * durable). False: there is no such batch, or the store has it. */
-bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg);
+/* Call `show`, at once, with a live batch of the tenant that the store has not got
+ * (it is not durable). False: there is no such batch, or the store has it. */
+bool dispatch_show(struct dispatch *d, struct batch_id id, struct slice tenant,
+		   void (*show)(void *arg, const struct batch *b), void *arg);
 
-/* Is the batch shown from memory: does it live here, and is not durable?
+/* Is the tenant's batch shown from memory: does it live here, and is not durable?
  * *retoutcome: NULL until it is done. */
-bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome);
+bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome);
 
 /* Accept nothing more; call on_idle once, when this shard's last batch is done.
  * Jobs start nothing more, and leave memory when what is in flight has come back:
  * the next process goes on with them. */
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
+
+/* What a service's lanes in all shards say of themselves; any thread, so a moment
+ * old. Of several lanes, the one that is the furthest behind. */
+struct dispatch_service {
+	struct rate rate;
+	int64_t paused_until_us;         /* in the past: none is */
+};
+struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service);
 
 /* For leak checks: all zero when nothing is going on, but for the backlog. */
 struct dispatch_usage {

@@ -38,8 +38,11 @@ struct job {
 		struct list due;
 	};
 	struct heap_node deadline;
+	const char *tenant;              /* its name, which outlives all */
 	uint32_t bytes;
+	uint32_t pending;                /* of its items */
 	uint16_t service;
+	uint16_t tenant_no;              /* as in struct live */
 	uint8_t state;                   /* enum job_state */
 	uint8_t end;                     /* enum why: it is fetched to be ended */
 	bool urgent;                     /* past the others, whatever room there is */
@@ -218,6 +221,9 @@ void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
 	struct job *job = job_new(d, b->id, dispatch_after(b->accepted_us, b->policy.deadline_ms));
 
 	job->bytes = to_bytes(bytes * b->counts.pending / MAX(b->n_items, 1u));
+	job->pending = b->counts.pending;
+	job->tenant = dispatch_tenants_name(&d->env.group->tenants, b->tenant);
+	job->tenant_no = lv->tenant;
 	job->service = service;
 	put_to_sleep(d, job, due_us);
 }
@@ -231,6 +237,10 @@ void dispatch_recover(struct dispatch *d, const struct store_unfinished *u)
 	struct job *job = job_new(d, u->id, now_us + left_ms * 1000);
 
 	job->bytes = to_bytes(u->bytes);
+	job->pending = u->pending;
+	job->tenant = dispatch_tenants_name(&d->env.group->tenants, u->tenant);
+	job->tenant_no = (uint16_t)config_find_tenant(d->env.config, u->tenant);
+	tenant_queue_known(d, job->tenant_no, u->pending);
 	job->service = u->service;
 	job->urgent = !u->asynchronous;
 	job->end = u->asynchronous ? WHY_NONE : WHY_INTERRUPTED;
@@ -255,7 +265,7 @@ static void wake_urgently(struct dispatch *d, struct job *job)
 	hurry(d, job);
 }
 
-bool jobs_cancel(struct dispatch *d, struct batch_id id)
+bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant)
 {
 	struct idmap_node *node = idmap_find(&d->jobs.by_id, id);
 	struct job *job;
@@ -263,6 +273,8 @@ bool jobs_cancel(struct dispatch *d, struct batch_id id)
 	if (node == NULL || d->draining)
 		return false;
 	job = container_of(node, struct job, node);
+	if (!slice_eq(slice_str(job->tenant), tenant))
+		return false;
 	if (job->end != WHY_NONE)
 		return true;
 	job->end = WHY_CANCELLED;
@@ -293,6 +305,7 @@ static void adopt(struct dispatch *d, struct job *job, struct batch *take)
 	lv = live_adopt(d, take);
 	lv->room = room_of(d, job->bytes);
 	lv->service = job->service;
+	lv->tenant = job->tenant_no;
 	lv->urgent = job->urgent;
 	forget(d, job);
 	if (end != WHY_NONE)
@@ -309,6 +322,7 @@ static void put_back(struct dispatch *d, struct job *job, enum store_answer answ
 	if (job->urgent)
 		j->n_urgent--;
 	if (answer == STORE_NOT_FOUND) {
+		tenant_unqueue(d, job->tenant_no, job->pending);
 		forget(d, job);
 		return;
 	}

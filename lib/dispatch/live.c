@@ -132,12 +132,14 @@ void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why)
 		cancel(lv, why);
 }
 
-bool dispatch_cancel_job(struct dispatch *d, struct batch_id id)
+bool dispatch_cancel_job(struct dispatch *d, struct batch_id id, struct slice tenant)
 {
 	struct live *lv = live_find(d, id);
 
 	if (lv == NULL)
-		return jobs_cancel(d, id);
+		return jobs_cancel(d, id, tenant);
+	if (!slice_eq(lv->batch->tenant, tenant))
+		return false;
 	cancel(lv, WHY_CANCELLED);
 	return lv->phase != LIVE_FINISHING;
 }
@@ -155,6 +157,12 @@ void live_hand_over(struct live *lv)
 	gate_close(&lv->batch->gate, WHY_PARKED);
 	tell_lanes(lv, WHY_PARKED);
 	live_dirty(lv);
+}
+
+void live_shed(struct live *lv)
+{
+	gate_close(&lv->batch->gate, WHY_SHED);
+	tell_lanes(lv, WHY_SHED);
 }
 
 /* A job of a shard that goes down, unless somebody waits for it. */
@@ -197,9 +205,17 @@ static struct live *find_shown(struct dispatch *d, struct batch_id id)
 	return lv == NULL || lv->batch->durable ? NULL : lv;
 }
 
-bool dispatch_show(struct dispatch *d, struct batch_id id, void (*show)(void *arg, const struct batch *b), void *arg)
+static struct live *find_shown_to(struct dispatch *d, struct batch_id id, struct slice tenant)
 {
-	const struct live *lv = find_shown(d, id);
+	struct live *lv = find_shown(d, id);
+
+	return lv == NULL || !slice_eq(lv->batch->tenant, tenant) ? NULL : lv;
+}
+
+bool dispatch_show(struct dispatch *d, struct batch_id id, struct slice tenant,
+		   void (*show)(void *arg, const struct batch *b), void *arg)
+{
+	const struct live *lv = find_shown_to(d, id, tenant);
 
 	if (lv == NULL)
 		return false;
@@ -225,9 +241,9 @@ struct blob *dispatch_document(struct dispatch *d, struct batch_id id)
 	return lv->document == NULL ? NULL : blob_ref(lv->document);
 }
 
-bool dispatch_shows(struct dispatch *d, struct batch_id id, const char **retoutcome)
+bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome)
 {
-	const struct live *lv = find_shown(d, id);
+	const struct live *lv = find_shown_to(d, id, tenant);
 
 	if (lv == NULL)
 		return false;
@@ -241,8 +257,10 @@ static struct live *live_new(struct dispatch *d, struct batch *take)
 {
 	struct live *lv = xcalloc(1, sizeof *lv);
 
-	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE};
+	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE,
+			    .tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant)};
 	list_init(&lv->dirty);
+	list_init(&lv->effort);
 	list_append(&d->live, &lv->all);
 	take->live = lv;
 	idmap_add(&d->live_by_id, &lv->node, take->id);
@@ -255,6 +273,8 @@ static void gone(struct live *lv)
 	struct dispatch *d = lv->d;
 
 	jobs_give(lv);
+	admission_gone(lv);
+	list_remove(&lv->effort);
 	idmap_remove(&d->live_by_id, &lv->node);
 	list_remove(&lv->all);
 	list_remove(&lv->dirty);
@@ -268,8 +288,9 @@ static void gone(struct live *lv)
 /* Its items that are not final are no longer this dispatcher's. */
 static void uncount(struct live *lv)
 {
-	if (lv->counted)
-		atomic_fetch_sub(&lv->d->env.group->unfinished, lv->batch->counts.pending);
+	admission_give_rest(lv);
+	list_remove(&lv->effort);
+	lv->effort_of = NULL;
 }
 
 /* Under best_effort, items that validation refused are final from the start. */
@@ -290,6 +311,7 @@ static void begin(struct live *lv)
 	batch_set_state(b, BATCH_RUNNING);
 	b->told_last = b->settled_last;
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, b->counts.pending);
+	shed_count(lv);
 	if (b->op.why != WHY_NONE)
 		on_batch_cancel(&b->op, (enum why)b->op.why);
 	live_dirty(lv);
@@ -318,29 +340,6 @@ struct live *live_adopt(struct dispatch *d, struct batch *take)
 }
 
 /* ---- accept ---- */
-
-/* Room for the batch under the process's limits on items and bytes. A job's items
- * are bounded by the store, unless its caller waits for it. */
-static bool admit(struct dispatch *d, struct batch *b, bool counted)
-{
-	const struct config *c = d->env.config;
-	struct dispatch_group *g = d->env.group;
-	uint32_t n = counted ? b->counts.pending : 0;
-	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
-
-	if (atomic_fetch_add(&g->unfinished, n) + n > c->limits.queued_items && n > 0) {
-		atomic_fetch_sub(&g->unfinished, n);
-		return false;
-	}
-	if (atomic_fetch_add(&g->held_bytes, bytes) + bytes > c->limits.queued_bytes) {
-		atomic_fetch_sub(&g->held_bytes, bytes);
-		atomic_fetch_sub(&g->unfinished, n);
-		return false;
-	}
-	b->held = &g->held_bytes;
-	b->held_bytes = bytes;
-	return true;
-}
 
 /* It is kept: into memory, or if there is no room for the job, to the others. */
 static void place(struct live *lv)
@@ -375,6 +374,7 @@ static void on_accept(struct store_op *op)
 		place(lv);
 	} else {
 		uncount(lv);
+		tenant_unqueue(lv->d, lv->tenant, lv->batch->counts.pending);
 		gone(lv);
 	}
 }
@@ -397,11 +397,18 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 {
 	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
 	struct live *lv;
+	uint32_t n;
+	bool taken;
 
 	REQUIRE(take->durable || !take->asynchronous);
 	if (d->draining)
 		return -ESHUTDOWN;
-	if (!admit(d, take, counted))
+	if (!tenant_queue(d, take))
+		return -EDQUOT;
+	n = take->counts.pending;
+	taken = admission_take(d, take, counted);
+	tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), n - (taken ? take->counts.pending : 0));
+	if (!taken)
 		return -EBUSY;
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
 	take->accepted_us = loop_now_us(d->env.loop);
@@ -531,9 +538,10 @@ static void log_done(const struct live *lv)
 		  LOG_INT("items", b->counts.total), LOG_INT("succeeded", b->counts.succeeded),
 		  LOG_INT("failed", b->counts.failed), LOG_INT("indeterminate", b->counts.indeterminate),
 		  LOG_INT("not_attempted", b->counts.not_attempted),
-		  LOG_INT(b->n_items == b->counts.total ? "attempts" : NULL, attempts),
+		  LOG_INT(b->n_items == b->counts.total ? "attempts" : "attempts_of_rest", attempts),
 		  LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
-		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us));
+		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us),
+		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant));
 }
 
 static void tell_done(struct live *lv)

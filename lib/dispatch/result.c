@@ -138,10 +138,11 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 	item_settle(it, code, stop, loop_now_us(d->env.loop));
 	if (it->op.live)
 		op_finish(&d->ops, &it->op);
-	if (lv->counted)
-		atomic_fetch_sub(&d->env.group->unfinished, 1);
+	admission_give_item(lv, it);
+	tenant_unqueue(d, lv->tenant, 1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -1);
 	meter_add(d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
+	meter_add(d->env.meter, METRIC_SHED, 0, 0, stop == STOP_SHED);
 	tell_store(lv, it);
 	if (contract_stops_on(lv->batch->policy.contract, it))
 		op_cancel(&d->ops, &lv->batch->op, WHY_FIRST_FAILURE);
@@ -178,7 +179,7 @@ static struct retry_answer decide(struct live *lv, const struct item *it, const 
 	r = retry_decide(&(struct retry_question){
 				 .policy = &b->policy.retry,
 				 .at_most_once = b->policy.at_most_once,
-				 .attempts = it->attempts,
+				 .tries = it->attempts + it->refused,
 				 .outcome = o,
 				 .delivered = (enum delivered)it->delivered,
 				 .now_us = done_us,
@@ -208,7 +209,7 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 {
 	struct batch *b = lv->batch;
 
-	if (it->attempts > 0) {
+	if (it->attempts + it->refused > 0) {
 		item_set_state(it, ITEM_WAITING);
 		it->due_unix_ms = loop_unix_ms(lv->d->env.loop);
 		heap_set(&lv->d->waits, &it->wake, loop_now_us(lv->d->env.loop));
@@ -219,6 +220,13 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 	}
 	if (claimed)
 		tell_store(lv, it);
+}
+
+/* Its turn came while the breaker was open: no attempt, but a try. */
+static void refused(struct live *lv, struct item *it, const struct attempt *a)
+{
+	item_refuse(it, &a->outcome);
+	conclude(lv, it, &a->outcome, a->why, a->done_us);
 }
 
 static void log_attempt(const struct attempt *a)
@@ -258,12 +266,15 @@ void batch_on_result(struct loop_msg *msg)
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);
 		conclude(lv, it, &a->outcome, a->why, a->done_us);
+	} else if (a->refused) {
+		refused(lv, it, a);
 	} else if (goes_on(lv, a->why)) {
 		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
 		live_hand_over(lv);
 	} else {
-		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED, stop_from_why(a->why));
+		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED,
+			   a->no_budget ? STOP_RETRY_BUDGET : stop_from_why(a->why));
 	}
 	attempt_put(d, a);
 	live_dirty(lv);

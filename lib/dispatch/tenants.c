@@ -1,24 +1,87 @@
-#include "dispatch/tenants.h"
-
 #include <stdlib.h>
 
-struct slice dispatch_tenant_name(struct dispatch_tenant *all, const struct config *c, unsigned tenant)
-{
-	const char *name = atomic_load(&all[tenant].name);
-	char *copy;
+#include "dispatch-i.h"
 
-	REQUIRE(tenant < c->n_tenants);
+struct name {
+	struct idmap_node node;
+	size_t n;
+	char text[];
+};
+
+static struct name *find(const struct dispatch_tenants *t, struct slice name, struct batch_id id)
+{
+	for (struct idmap_node *node = idmap_find(&t->names, id); node != NULL; node = idmap_next(node)) {
+		struct name *known = container_of(node, struct name, node);
+
+		if (slice_eq((struct slice){known->text, known->n}, name))
+			return known;
+	}
+	return NULL;
+}
+
+const char *dispatch_tenants_name(struct dispatch_tenants *t, struct slice name)
+{
+	struct batch_id id = {.lo = slice_hash(name, 0)};
+	struct name *known;
+
+	if (name.n == 0)
+		return "";
+	pthread_mutex_lock(&t->lock);
+	known = find(t, name, id);
+	if (known == NULL) {
+		known = xcalloc(1, sizeof *known + name.n + 1);
+		known->n = name.n;
+		memcpy(known->text, name.p, name.n);
+		idmap_add(&t->names, &known->node, id);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return known->text;
+}
+
+struct slice dispatch_tenant_name(struct dispatch_tenants *t, const struct config *c, unsigned tenant)
+{
+	const char *name = atomic_load(&t->of[tenant].name);
+
 	if (name == NULL) {
-		copy = xstrdup(c->tenants[tenant].name);
-		if (atomic_compare_exchange_strong(&all[tenant].name, &name, copy))
-			return slice_str(copy);
-		free(copy);
+		name = dispatch_tenants_name(t, slice_str(c->tenants[tenant].name));
+		atomic_store(&t->of[tenant].name, name);
 	}
 	return slice_str(name);
 }
 
-void dispatch_tenants_free(struct dispatch_tenant *all)
+void dispatch_tenants_free(struct dispatch_tenants *t)
 {
-	for (size_t i = 0; i <= TENANTS_MAX; i++)
-		free((char *)atomic_exchange(&all[i].name, NULL));
+	for (size_t i = 0; i < t->names.n_slots; i++) {
+		struct idmap_node *node = t->names.slots[i], *next;
+
+		for (; node != NULL; node = next) {
+			next = node->next;
+			free(container_of(node, struct name, node));
+		}
+	}
+	idmap_free(&t->names);
+}
+
+/* ---- unfinished items ---- */
+
+bool tenant_queue(struct dispatch *d, const struct batch *b)
+{
+	unsigned tenant = config_find_tenant(d->env.config, b->tenant);
+	uint32_t most = d->env.config->tenants[tenant].queued_items;
+	struct dispatch_tenant *t = &d->env.group->tenants.of[tenant];
+
+	if (atomic_fetch_add(&t->queued, b->counts.pending) + b->counts.pending <= most || most == 0)
+		return true;
+	atomic_fetch_sub(&t->queued, b->counts.pending);
+	return false;
+}
+
+void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n)
+{
+	atomic_fetch_add(&d->env.group->tenants.of[tenant].queued, n);
+}
+
+void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n)
+{
+	atomic_fetch_sub(&d->env.group->tenants.of[tenant].queued, n);
 }

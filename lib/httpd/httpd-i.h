@@ -47,6 +47,12 @@ struct http_request {
 	size_t discarded;
 	size_t discard_max;              /* REFUSED: how much of the body is read */
 	uint64_t tag;                    /* the handler's */
+	struct refusal {
+		bool given;
+		enum problem problem;
+		const char *detail;
+		unsigned retry_after_s;
+	} refusal;                       /* http_refuse() */
 	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;
 	struct blob *blob;
@@ -143,6 +149,7 @@ struct framing framing_check(struct MHD_Connection *mc, const struct request_lin
 /* respond.c */
 void respond_problem(struct http_request *r, enum problem p, const char *detail);
 void respond_within_body(struct http_request *r, enum problem p, const char *detail);
+void respond_refusal(struct http_request *r);    /* http_refuse()'s, after its body */
 enum MHD_Result respond_queue(struct http_request *r);
 
 /* watch.c */

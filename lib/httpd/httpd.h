@@ -42,11 +42,12 @@ enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_DELETE, HTTP_OTHER };
 
 struct httpd_handler {
 	void *arg;
-	/* Headers are complete, and a body is to come: how many bytes of it are
-	 * welcome? 0: none; http_respond() may be called instead, and the
-	 * connection then closes, once a part of the body was read and thrown away
-	 * so that the answer arrives. Not called for requests without a body. */
-	size_t (*on_head)(void *arg, struct http_request *r);
+	/* Headers are complete, and a body is to come, of so many bytes as far as they
+	 * say: how many bytes of it are welcome? 0: none; http_respond() may be called
+	 * instead, and the connection then closes, once a part of the body was read and
+	 * thrown away so that the answer arrives; or http_refuse(). Not called for
+	 * requests without a body. */
+	size_t (*on_head)(void *arg, struct http_request *r, size_t body_bytes);
 	/* A POST that says nothing of a body: is it one without? Otherwise, or if this
 	 * is NULL, it is refused with 411. */
 	bool (*may_lack_body)(void *arg, struct http_request *r);
@@ -112,6 +113,10 @@ uint64_t http_tag(const struct http_request *r);
  * HEAD sends no body but its length. At most once per request. */
 void http_respond(struct http_request *r, int status, const struct http_header *headers,
 		  size_t n_headers, struct blob *take_body);
+
+/* From on_head: refuse with a problem (`detail` is static) and Retry-After, and keep
+ * nothing of the body. A short one is awaited first, so that the connection stays. */
+void http_refuse(struct http_request *r, enum problem p, const char *detail, unsigned retry_after_s);
 
 /* Answer with a stream of unknown length, whose end closes the connection. Not
  * from on_head. `fill` is asked for bytes whenever the

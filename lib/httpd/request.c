@@ -29,6 +29,9 @@
 
 #include "httpd/httpd-i.h"
 
+/* A refused body that is no longer is awaited: to close costs both sides more. */
+enum { AWAITED_MAX = 64 * 1024 };
+
 #define TO(state) (1u << REQ_##state)
 
 static const unsigned legal[REQ_STATE_MAX] = {
@@ -169,15 +172,30 @@ static const char *path_of(const char *target)
 /* Whoever waits for "100 Continue" has sent nothing yet. Everybody else sends
  * while we refuse: to close on unread bytes would reset the connection, and what
  * the refusal says would be lost on its way. */
-static void refuse_body(struct http_request *r)
+static void refuse_body(struct http_request *r, enum problem p, const char *detail)
 {
 	if (http_header(r, "Expect") != NULL) {
-		respond_problem(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		respond_problem(r, p, detail);
 		return;
 	}
 	request_set_state(r, REQ_BODY);
 	deadline_set(request_conn(r), WAIT_BODY);
-	respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
+	respond_within_body(r, p, detail);
+}
+
+void http_refuse(struct http_request *r, enum problem p, const char *detail, unsigned retry_after_s)
+{
+	r->refusal = (struct refusal){.given = true, .problem = p, .detail = detail, .retry_after_s = retry_after_s};
+}
+
+static void refuse_unread(struct http_request *r, const struct framing *f)
+{
+	if (!f->has_length || f->length > AWAITED_MAX || http_header(r, "Expect") != NULL) {
+		refuse_body(r, r->refusal.problem, r->refusal.detail);
+		return;
+	}
+	request_set_state(r, REQ_BODY);
+	deadline_set(request_conn(r), WAIT_BODY);
 }
 
 /* Count n more bytes of a body on its way. False: too many of them already. */
@@ -205,11 +223,15 @@ static void expect_body(struct http_request *r, const struct framing *f)
 	const struct httpd_handler *handler = &c->h->handler;
 
 	r->seen = true;
-	r->welcome = handler->on_head(handler->arg, r);
+	r->welcome = handler->on_head(handler->arg, r, f->length);
 	if (r->state == REQ_ANSWERED || r->state == REQ_REFUSED)
 		return;
+	if (r->refusal.given) {
+		refuse_unread(r, f);
+		return;
+	}
 	if (r->welcome == 0 || f->length > r->welcome) {
-		refuse_body(r);
+		refuse_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
 		return;
 	}
 	if (f->has_length && (!hold(r, f->length) || !buf_reserve(&r->body, f->length))) {
@@ -255,6 +277,8 @@ static enum MHD_Result on_body(struct http_request *r, const char *p, size_t n)
 		r->discarded += n;
 		return r->discarded <= r->discard_max ? MHD_YES : MHD_NO;
 	}
+	if (r->refusal.given)
+		return MHD_YES;
 	if (n > r->welcome - r->body.n) {
 		respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
 		return MHD_YES;
@@ -273,6 +297,10 @@ static enum MHD_Result hand_over(struct http_request *r)
 	const struct httpd_handler *handler = &request_conn(r)->h->handler;
 
 	deadline_clear(request_conn(r));
+	if (r->refusal.given) {
+		respond_refusal(r);
+		return respond_queue(r);
+	}
 	if (r->state == REQ_BODY) {
 		r->blob = blob_from_buf(&r->body);
 		request_release(r);

@@ -24,8 +24,6 @@ enum { STREAM_BLOCK = 16 * 1024 };
  * begun, and of one that nobody wanted. */
 enum { DISCARD_MAX = 16 * 1024 * 1024, DISCARD_AHEAD_MAX = 1024 * 1024 };
 
-static const struct http_header problem_headers[] = {{"Content-Type", "application/problem+json"}, {"Retry-After", "1"}};
-
 static void free_blob(void *blob)
 {
 	blob_unref(blob);
@@ -86,18 +84,45 @@ static void tell_refused(struct http_request *r, enum problem p)
 		handler->on_refused(handler->arg, p);
 }
 
-/* What httpd refuses by itself. The connection closes: its next byte may be
- * anything. */
-void respond_problem(struct http_request *r, enum problem p, const char *detail)
+/* The headers of a problem: "1" is when to come again unless the handler knew better. */
+struct problem_headers {
+	struct http_header v[2];
+	size_t n;
+	char seconds[12];
+};
+
+static void problem_headers(const struct http_request *r, enum problem p, struct problem_headers *ret)
 {
-	int status = problem_status(p);
+	snprintf(ret->seconds, sizeof ret->seconds, "%u", MAX(r->refusal.retry_after_s, 1u));
+	ret->v[0] = (struct http_header){"Content-Type", "application/problem+json"};
+	ret->v[1] = (struct http_header){"Retry-After", ret->seconds};
+	ret->n = problem_status(p) == 503 ? 2 : 1;
+}
+
+static void respond_document(struct http_request *r, enum problem p, const char *detail, bool close)
+{
+	struct problem_headers h;
 	struct blob *doc = problem_document(p, detail);
 	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
 
 	tell_refused(r, p);
-	if (resp != NULL && (!add_headers(resp, problem_headers, status == 503 ? 2 : 1) || !add_close(resp)))
+	problem_headers(r, p, &h);
+	if (resp != NULL && (!add_headers(resp, h.v, h.n) || (close && !add_close(resp))))
 		MHD_destroy_response(STEAL_PTR(resp));
-	answered(r, resp, status, REQ_ANSWERED);
+	answered(r, resp, problem_status(p), REQ_ANSWERED);
+}
+
+/* What httpd refuses by itself. The connection closes: its next byte may be
+ * anything. */
+void respond_problem(struct http_request *r, enum problem p, const char *detail)
+{
+	respond_document(r, p, detail, true);
+}
+
+/* The body was whole: the next request may follow. */
+void respond_refusal(struct http_request *r)
+{
+	respond_document(r, r->refusal.problem, r->refusal.detail, request_conn(r)->h->last_answers);
 }
 
 static void add_head(struct buf *out, int status, const struct http_header *headers, size_t n, size_t body_n)
@@ -144,11 +169,12 @@ static void respond_directly(struct http_request *r, int status, const struct ht
 
 void respond_within_body(struct http_request *r, enum problem p, const char *detail)
 {
-	int status = problem_status(p);
+	struct problem_headers h;
 
 	tell_refused(r, p);
+	problem_headers(r, p, &h);
 	r->discard_max = DISCARD_MAX;
-	respond_directly(r, status, problem_headers, status == 503 ? 2 : 1, problem_document(p, detail));
+	respond_directly(r, problem_status(p), h.v, h.n, problem_document(p, detail));
 }
 
 /* From on_head: before a byte of the body was read. Whoever waits for "100

@@ -116,5 +116,5 @@ unsigned auth_tenant(const struct http_request *req)
 
 struct slice auth_tenant_name(struct routes *r, const struct http_request *req)
 {
-	return dispatch_tenant_name(r->env.group->tenants, r->env.config, auth_tenant(req));
+	return dispatch_tenant_name(&r->env.group->tenants, r->env.config, auth_tenant(req));
 }

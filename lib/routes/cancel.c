@@ -60,7 +60,7 @@ static void at_owner(struct loop_msg *msg)
 	struct dispatch *d = c->owner->env.dispatch;
 
 	/* What is not unfinished is done, or was never there: the look tells. */
-	(void)dispatch_cancel_job(d, c->id);
+	(void)dispatch_cancel_job(d, c->id, c->wait.look.tenant);
 	c->too_late = dispatch_draining(d);
 	c->msg.run = on_asked;
 	loop_post(c->wait.here->env.loop, &c->msg);
@@ -80,7 +80,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	c->asking = true;
 	c->owner = batch_owner(r, parsed);
 	c->msg.run = at_owner;
-	wait_init(&c->wait, r, on_ready);
+	wait_init(&c->wait, r, auth_tenant_name(r, req), on_ready);
 	http_set_data(req, &c->data);
 	loop_post(c->owner->env.loop, &c->msg);
 }

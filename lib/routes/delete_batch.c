@@ -60,7 +60,7 @@ static void at_owner(struct loop_msg *msg)
 	struct forget *f = container_of(msg, struct forget, msg);
 	const char *outcome;
 
-	if (dispatch_shows(f->owner->env.dispatch, f->del.id, &outcome) && outcome == NULL) {
+	if (dispatch_shows(f->owner->env.dispatch, f->del.id, f->del.tenant, &outcome) && outcome == NULL) {
 		f->msg.run = on_live;
 		loop_post(f->here->env.loop, &f->msg);
 		return;
@@ -82,6 +82,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	f->owner = batch_owner(r, parsed);
 	f->req = req;
 	f->del.id = parsed;
+	f->del.tenant = auth_tenant_name(r, req);
 	f->msg.run = at_owner;
 	http_set_data(req, &f->data);
 	loop_post(f->owner->env.loop, &f->msg);

@@ -56,7 +56,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	g->data.on_end = on_end;
 	g->req = req;
 	g->prefer = (struct prefer){.wait_s = read_prefer(req).wait_s};
-	wait_init(&g->wait, r, on_ready);
+	wait_init(&g->wait, r, auth_tenant_name(r, req), on_ready);
 	http_set_data(req, &g->data);
 	if (!wait_start(&g->wait, parsed, g->prefer.wait_s))
 		answer_problem(r, req, PROBLEM_OVERLOADED, "too many requests wait for batches already: ask without wait");

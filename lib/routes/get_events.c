@@ -373,7 +373,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	reader = xcalloc(1, sizeof *reader);
 	*reader = (struct reader){.data.on_end = on_end, .here = r, .req = req, .owner = batch_owner(r, asked.id),
 				  .id = asked.id, .seq = asked.seq};
-	page_rider_init(&reader->page, on_page);
+	page_rider_init(&reader->page, auth_tenant_name(r, req), on_page);
 	if (list_empty(&r->readers))
 		arm_comments(r);
 	list_append(&r->readers, &reader->node);

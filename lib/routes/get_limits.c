@@ -23,4 +23,4 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	answer_text(req, 200, "application/json", blob_from_buf(&text));
 }
 
-const struct route route_get_limits = {"/v1/limits", HTTP_GET, run, .access = ACCESS_KEY};
+const struct route route_get_limits = {"/v1/limits", HTTP_GET, run, .access = ACCESS_KEY, .operations = true};

@@ -202,7 +202,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	}
 	s = xcalloc(1, sizeof *s);
 	*s = (struct results){.data.on_end = on_end, .routes = r, .req = req,
-			      .page = {.here = r, .id = parsed, .on_done = on_page,
+			      .page = {.here = r, .id = parsed, .tenant = auth_tenant_name(r, req), .on_done = on_page,
 				       .form = accept == MEDIA_NDJSON ? PAGE_LINES : PAGE_ARRAY}};
 	if (!read_query(s, r, req, accept == MEDIA_NDJSON)) {
 		free(s);

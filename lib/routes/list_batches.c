@@ -113,7 +113,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	(void)id;
 	*s = (struct listing){.data.on_end = on_end, .routes = r, .req = req,
 			      .stored = {.op = {.what = STORE_LIST, .reply_to = r->env.loop, .on_done = on_listed},
-					 .state = -1, .outcome = -1, .in_thread = in_thread}};
+					 .tenant = auth_tenant_name(r, req), .state = -1, .outcome = -1, .in_thread = in_thread}};
 	if (!read_query(s, r, req)) {
 		free(s);
 		return;

@@ -8,8 +8,8 @@
  * Invariants
  *  1. A look shows nothing older than itself: it goes with a flight that has yet
  *     to start, never with one on its way.
- *  2. Of a batch at most one flight of this shard is on its way, so any number of
- *     readers makes two documents at a time.
+ *  2. Of a batch and a tenant at most one flight of this shard is on its way, so
+ *     any number of readers makes two documents at a time.
  *  3. A flight is in routes.flights until it has landed and nobody is `next`.
  */
 #include "routes-i.h"
@@ -18,6 +18,7 @@
 
 struct flight {
 	struct idmap_node node;
+	struct slice tenant;
 	struct list aboard, next;        /* struct look.node */
 	struct loop_msg msg;
 	struct store_read read;
@@ -89,7 +90,7 @@ static void ask_owner(struct loop_msg *msg)
 	struct flight *f = container_of(msg, struct flight, msg);
 	struct dispatch *d = f->owner->env.dispatch;
 
-	if (dispatch_shows(d, f->node.id, &f->shown.outcome)) {
+	if (dispatch_shows(d, f->node.id, f->tenant, &f->shown.outcome)) {
 		f->shown.whole = dispatch_document(d, f->node.id);
 		f->msg.run = on_live;
 		loop_post(f->here->env.loop, &f->msg);
@@ -97,7 +98,7 @@ static void ask_owner(struct loop_msg *msg)
 	}
 	f->read = (struct store_read){
 		.op = {.what = STORE_READ, .reply_to = f->here->env.loop, .on_done = on_read},
-		.id = f->node.id, .limit = UINT32_MAX, .in_thread = render};
+		.id = f->node.id, .tenant = f->tenant, .limit = UINT32_MAX, .in_thread = render};
 	store_ask(f->owner->env.store, &f->read.op);
 }
 
@@ -109,22 +110,34 @@ static void take_off(struct flight *f)
 	loop_post(f->owner->env.loop, &f->msg);
 }
 
-void look_init(struct look *l, void (*on_shown)(struct look *l, const struct shown *s))
+void look_init(struct look *l, struct slice tenant, void (*on_shown)(struct look *l, const struct shown *s))
 {
 	list_init(&l->node);
+	l->tenant = tenant;
 	l->on_shown = on_shown;
+}
+
+static struct flight *find(const struct routes *r, struct batch_id id, struct slice tenant)
+{
+	for (struct idmap_node *node = idmap_find(&r->flights, id); node != NULL; node = idmap_next(node)) {
+		struct flight *f = container_of(node, struct flight, node);
+
+		if (slice_eq(f->tenant, tenant))
+			return f;
+	}
+	return NULL;
 }
 
 void look_start(struct routes *r, struct look *l, struct batch_id id)
 {
-	struct idmap_node *node = idmap_find(&r->flights, id);
-	struct flight *f;
+	struct flight *f = find(r, id, l->tenant);
 
-	if (node != NULL) {
-		list_append(&container_of(node, struct flight, node)->next, &l->node);
+	if (f != NULL) {
+		list_append(&f->next, &l->node);
 		return;
 	}
 	f = xcalloc(1, sizeof *f);
+	f->tenant = l->tenant;
 	f->here = r;
 	f->owner = batch_owner(r, id);
 	list_init(&f->aboard);

@@ -62,7 +62,7 @@ static void openapi(struct routes *r, struct http_request *req, struct slice id)
 	answer_text(req, 200, "application/json", blob_from_buf(&text));
 }
 
-const struct route route_livez = {"/livez", HTTP_GET, livez, .access = ACCESS_ANYBODY};
-const struct route route_readyz = {"/readyz", HTTP_GET, readyz, .access = ACCESS_ANYBODY};
-const struct route route_metrics = {"/metrics", HTTP_GET, metrics, .access = ACCESS_ADMIN};
-const struct route route_openapi = {"/openapi.json", HTTP_GET, openapi, .access = ACCESS_ANYBODY};
+const struct route route_livez = {"/livez", HTTP_GET, livez, .access = ACCESS_ANYBODY, .operations = true};
+const struct route route_readyz = {"/readyz", HTTP_GET, readyz, .access = ACCESS_ANYBODY, .operations = true};
+const struct route route_metrics = {"/metrics", HTTP_GET, metrics, .access = ACCESS_ADMIN, .operations = true};
+const struct route route_openapi = {"/openapi.json", HTTP_GET, openapi, .access = ACCESS_ANYBODY, .operations = true};

@@ -121,11 +121,12 @@ static void ask_owner(struct loop_msg *msg)
 	struct page *p = container_of(msg, struct page, msg);
 	struct routes *owner = batch_owner(p->here, p->id);
 
-	if (dispatch_show(owner->env.dispatch, p->id, show, p))
+	if (dispatch_show(owner->env.dispatch, p->id, p->tenant, show, p))
 		return;
 	p->read = (struct store_read){
 		.op = {.what = STORE_READ, .reply_to = p->here->env.loop, .on_done = on_read},
 		.id = p->id,
+		.tenant = p->tenant,
 		.order = p->form == PAGE_EVENTS ? STORE_BY_SETTLING : STORE_BY_INDEX,
 		.from = p->from,
 		.limit = p->limit,
@@ -185,33 +186,35 @@ static void land(struct page *p)
 	free(s);
 }
 
-static struct shared *shared_find(const struct routes *here, struct batch_id id, uint32_t from)
+static struct shared *shared_find(const struct routes *here, struct batch_id id, struct slice tenant, uint32_t from)
 {
 	for (struct idmap_node *n = idmap_find(&here->pages, id); n != NULL; n = idmap_next(n)) {
 		struct shared *s = container_of(n, struct shared, node);
 
-		if (s->page.from == from)
+		if (s->page.from == from && slice_eq(s->page.tenant, tenant))
 			return s;
 	}
 	return NULL;
 }
 
-void page_rider_init(struct page_rider *r, void (*on_page)(struct page_rider *r, const struct page *p))
+void page_rider_init(struct page_rider *r, struct slice tenant,
+		     void (*on_page)(struct page_rider *r, const struct page *p))
 {
 	list_init(&r->node);
+	r->tenant = tenant;
 	r->on_page = on_page;
 }
 
 void page_join(struct routes *here, struct page_rider *r, struct batch_id id, uint32_t from)
 {
-	struct shared *s = shared_find(here, id, from);
+	struct shared *s = shared_find(here, id, r->tenant, from);
 
 	if (s != NULL) {
 		list_append(&s->next, &r->node);
 		return;
 	}
 	s = xcalloc(1, sizeof *s);
-	s->page = (struct page){.here = here, .id = id, .form = PAGE_EVENTS, .from = from, .limit = EVENTS_MAX,
+	s->page = (struct page){.here = here, .id = id, .tenant = r->tenant, .form = PAGE_EVENTS, .from = from, .limit = EVENTS_MAX,
 				.on_done = land};
 	list_init(&s->aboard);
 	list_init(&s->next);

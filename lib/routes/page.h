@@ -23,6 +23,7 @@ struct page {
 	struct store_read read;          /* private */
 	struct routes *here;
 	struct batch_id id;
+	struct slice tenant;             /* to another than its own the batch is not found */
 	enum page_form form;
 	uint32_t from;                   /* the first index, or the first place in the order of settling */
 	uint32_t limit;
@@ -50,9 +51,11 @@ void page_done(struct page *p);          /* frees what it has */
  * than that page_join(). */
 struct page_rider {
 	struct list node;
+	struct slice tenant;
 	void (*on_page)(struct page_rider *r, const struct page *p);
 };
-void page_rider_init(struct page_rider *r, void (*on_page)(struct page_rider *r, const struct page *p));
+void page_rider_init(struct page_rider *r, struct slice tenant,
+		     void (*on_page)(struct page_rider *r, const struct page *p));
 void page_join(struct routes *here, struct page_rider *r, struct batch_id id, uint32_t from);
 void page_leave(struct page_rider *r);   /* also where it did not join, or was told */
 

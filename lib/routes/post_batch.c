@@ -42,6 +42,7 @@ static struct wire_rules rules(const struct config *config, bool job)
 		.max_items = config->limits.items,
 		.max_payload = config->limits.payload_bytes,
 		.max_depth = config->limits.json_depth,
+		.max_priority = PRIORITY_MAX,
 		.default_deadline_ms = job ? JOB_DEADLINE_MS : config->limits.deadline_ms,
 		.default_retry = job ? job_retry : (struct retry_policy){0},
 		.max_deadline_ms = config->limits.max_deadline_ms,

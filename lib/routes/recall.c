@@ -35,7 +35,7 @@ static void answer_refusal(const struct replay_request *q, enum problem kind, st
 	if ((q->id.hi | q->id.lo) != 0)
 		answer_batch_document(q->routes, q->req, kind, q->id, take_document);
 	else
-		answer_document(q->routes, q->req, kind, take_document);
+		answer_refused(q->routes, q->req, kind, q->retry_after_s, take_document);
 }
 
 static void on_listed(struct store_op *op)
@@ -88,7 +88,7 @@ void refuse_unknown(const struct replay_request *q, const struct batch_key *key,
 	c->key.scope = copy(c->scope_text, key->scope);
 	c->list = (struct store_list){
 		.op = {.what = STORE_LIST, .reply_to = q->routes->env.loop, .on_done = on_listed},
-		.state = -1, .outcome = -1, .key = c->key.key, .limit = STORE_LIST_MAX};
+		.tenant = auth_tenant_name(q->routes, q->req), .state = -1, .outcome = -1, .key = c->key.key, .limit = STORE_LIST_MAX};
 	http_set_data(q->req, &c->data);
 	store_ask(q->routes->env.store, &c->list.op);
 }

@@ -94,7 +94,7 @@ static void read_lines(struct replay *p)
 	p->reading = true;
 	p->read = (struct store_read){
 		.op = {.what = STORE_READ, .reply_to = p->routes->env.loop, .on_done = on_read},
-		.id = p->wait.id, .order = STORE_BY_SETTLING, .limit = UINT32_MAX, .in_thread = render};
+		.id = p->wait.id, .tenant = p->wait.look.tenant, .order = STORE_BY_SETTLING, .limit = UINT32_MAX, .in_thread = render};
 	store_ask(p->routes->env.store, &p->read.op);
 }
 
@@ -129,7 +129,7 @@ void replay_batch(const struct replay_request *q)
 	if (!p->prefer.respond_async)
 		p->prefer.wait_s = -1;
 	p->stream = q->stream;
-	wait_init(&p->wait, q->routes, on_ready);
+	wait_init(&p->wait, q->routes, auth_tenant_name(q->routes, q->req), on_ready);
 	http_set_data(q->req, &p->data);
 	if (wait_start(&p->wait, q->id, MAX(p->prefer.wait_s, 0)))
 		return;

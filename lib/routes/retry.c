@@ -166,7 +166,7 @@ static void read_first(struct again *a)
 {
 	a->read = (struct store_read){
 		.op = {.what = STORE_READ, .reply_to = a->here->env.loop, .on_done = on_read},
-		.id = a->read.id, .limit = UINT32_MAX, .letters = true, .in_thread = in_thread};
+		.id = a->read.id, .tenant = a->read.tenant, .limit = UINT32_MAX, .letters = true, .in_thread = in_thread};
 	store_ask(a->owner->env.store, &a->read.op);
 }
 
@@ -182,7 +182,7 @@ static void at_owner(struct loop_msg *msg)
 	struct dispatch *d = a->owner->env.dispatch;
 	const char *outcome;
 
-	if (!dispatch_shows(d, a->read.id, &outcome)) {
+	if (!dispatch_shows(d, a->read.id, a->read.tenant, &outcome)) {
 		read_first(a);
 	} else if (outcome != NULL) {
 		a->kept.on_change = on_kept;
@@ -233,6 +233,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	*a = (struct again){.data.on_end = on_end, .msg.run = at_owner, .here = r, .owner = batch_owner(r, parsed),
 			    .req = req, .prefer = read_prefer(req), .body = http_take_body(req)};
 	a->read.id = parsed;
+	a->read.tenant = auth_tenant_name(r, req);
 	set_scope(a);
 	if (!key_read(r, req, slice_str(a->scope), body_of(a), &a->key) || !read_wish(a)) {
 		again_free(a);

@@ -9,9 +9,16 @@
 #include "routes/routes.h"
 #include "wire/wire.h"
 
+/* Where requests come in: the argument of httpd's calls. */
+struct door {
+	struct routes *routes;
+	bool operations;                 /* these routes alone, and no key is asked for */
+	struct httpd_handler handler;
+};
+
 struct routes {
 	struct routes_env env;
-	struct httpd_handler handler;
+	struct door front, operations;
 	struct rng rng;
 	struct idmap flights;            /* look.c: looks under way */
 	struct idmap watched;            /* wait.c: batches that somebody here waits for */
@@ -45,6 +52,7 @@ struct route {
 	void (*run)(struct routes *r, struct http_request *req, struct slice id);
 	bool body_optional;              /* as `curl -X POST` sends it: with no length either */
 	enum access access;
+	bool operations;                 /* also at the address for operations, without a key */
 };
 
 extern const struct route route_post_batch, route_get_batch, route_cancel, route_retry, route_delete_batch,
@@ -75,14 +83,16 @@ struct shown {
 	struct blob *head;               /* without results; NULL: no memory, or not from the store */
 };
 
-/* Embed it. on_shown comes once, from the loop, never inside look_start(). */
+/* Embed it. on_shown comes once, from the loop, never inside look_start(). To
+ * any tenant but its own a batch is not found. */
 struct look {
 	struct list node;
+	struct slice tenant;             /* who looks, as auth_tenant_name() has it */
 	void (*on_shown)(struct look *l, const struct shown *s);
 };
 void look_start(struct routes *r, struct look *l, struct batch_id id);
 void look_cancel(struct look *l);        /* also before look_start(), and after on_shown */
-void look_init(struct look *l, void (*on_shown)(struct look *l, const struct shown *s));
+void look_init(struct look *l, struct slice tenant, void (*on_shown)(struct look *l, const struct shown *s));
 
 /* wait.c: wait until a batch is done, at most for a time, and look at it. Embed
  * it. on_ready comes once, from the loop, never inside wait_start(). */
@@ -96,7 +106,8 @@ struct wait {
 	bool counted, last_look, looking;
 	void (*on_ready)(struct wait *w, const struct shown *s);
 };
-void wait_init(struct wait *w, struct routes *r, void (*on_ready)(struct wait *w, const struct shown *s));
+void wait_init(struct wait *w, struct routes *r, struct slice tenant,
+	       void (*on_ready)(struct wait *w, const struct shown *s));
 
 /* False: too many wait already, and nothing was begun. wait_s 0: only look. */
 bool wait_start(struct wait *w, struct batch_id id, int wait_s) MUST_CHECK;
@@ -139,6 +150,7 @@ struct replay_request {
 	struct batch_id id;
 	struct prefer prefer;
 	bool stream;
+	unsigned retry_after_s;          /* if it is refused; 0: the usual second */
 };
 void replay_batch(const struct replay_request *q);
 
@@ -173,6 +185,10 @@ void refuse_unknown(const struct replay_request *q, const struct batch_key *key,
 /* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
 void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
+
+/* The same with a time after which to try again; 0: the usual second. */
+void answer_refused(struct routes *r, struct http_request *req, enum problem p, unsigned retry_after_s,
+		    struct blob *take_body);
 
 /* A problem document that is there already; NULL: there was no memory for it. */
 void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body);

@@ -3,6 +3,7 @@
  */
 #include "routes-i.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Seconds; until a queue has moved, a batch has gone on. */
@@ -49,9 +50,12 @@ static const char *method_names(enum http_method m)
 }
 
 /* The route, or NULL with the methods that the path would allow in `allow`. */
-static const struct route *find(const struct http_request *req, struct slice *retid, struct buf *allow)
+static const struct route *find(const struct door *door, const struct http_request *req, struct slice *retid,
+				struct buf *allow)
 {
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		if (door->operations && !table[i]->operations)
+			continue;
 		if (!pattern_matches(table[i]->pattern, http_path(req), retid))
 			continue;
 		if (method_matches(table[i]->method, http_method(req)))
@@ -69,15 +73,23 @@ void answer_text(struct http_request *req, int status, const char *type, struct 
 	http_respond(req, take_body == NULL ? 500 : status, h, 1, take_body);
 }
 
-void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body)
+void answer_refused(struct routes *r, struct http_request *req, enum problem p, unsigned retry_after_s,
+		    struct blob *take_body)
 {
 	struct http_header h[2] = {{"Content-Type", "application/problem+json"}};
+	char seconds[12];
 	size_t n = 1;
 
 	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+	snprintf(seconds, sizeof seconds, "%u", retry_after_s);
 	if (problem_status(p) == 429 || problem_status(p) == 503)
-		h[n++] = (struct http_header){"Retry-After", RETRY_AFTER};
+		h[n++] = (struct http_header){"Retry-After", retry_after_s > 0 ? seconds : RETRY_AFTER};
 	http_respond(req, problem_status(p), h, n, take_body);
+}
+
+void answer_document(struct routes *r, struct http_request *req, enum problem p, struct blob *take_body)
+{
+	answer_refused(r, req, p, 0, take_body);
 }
 
 struct blob *problem_document(enum problem p, const char *detail)
@@ -168,48 +180,66 @@ static void answer_unrouted(struct routes *r, struct http_request *req, struct b
 	http_respond(req, problem_status(p), h, n, blob_from_buf(&text));
 }
 
-static size_t on_head(void *arg, struct http_request *req)
+static bool admits(const struct door *door, struct http_request *req, const struct route *route)
+{
+	return door->operations || auth_admits(door->routes, req, route);
+}
+
+/* A process that is full refuses a batch before it has read it, unless it has a key: that
+ * may be known, and then its record is the answer. */
+static bool refuse_unread(struct routes *r, struct http_request *req, size_t body_bytes)
+{
+	if (http_header(req, "Idempotency-Key") != NULL ||
+	    !dispatch_is_full(r->env.dispatch, body_bytes, read_prefer(req).respond_async))
+		return false;
+	http_refuse(req, PROBLEM_OVERLOADED, dispatch_last_refusal(r->env.dispatch).detail,
+		    dispatch_last_refusal(r->env.dispatch).retry_after_s);
+	return true;
+}
+
+static size_t on_head(void *arg, struct http_request *req, size_t body_bytes)
 {
 	CLEANUP(buf_free) struct buf allow = {0};
-	struct routes *r = arg;
+	const struct door *door = arg;
 	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	const struct route *route = find(door, req, &id, &allow);
 
-	if (route != NULL && !auth_admits(r, req, route))
+	/* Nobody without a key, and nobody who is lost, is to be waited for. */
+	if (route == NULL)
+		answer_unrouted(door->routes, req, &allow);
+	if (route == NULL || !admits(door, req, route) ||
+	    (route == &route_post_batch && refuse_unread(door->routes, req, body_bytes)))
 		return 0;
-	/* Where there is no route the body is read, too: it is on its way, and an
-	 * answer before it was read could be lost in a reset. */
-	return route != NULL && route->method != HTTP_POST ? 0 : r->env.config->limits.body_bytes;
+	return route->method != HTTP_POST ? 0 : door->routes->env.config->limits.body_bytes;
 }
 
 static bool may_lack_body(void *arg, struct http_request *req)
 {
 	CLEANUP(buf_free) struct buf allow = {0};
 	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	const struct route *route = find(arg, req, &id, &allow);
 
-	(void)arg;
 	return route != NULL && route->body_optional;
 }
 
 static void on_request(void *arg, struct http_request *req)
 {
 	CLEANUP(buf_free) struct buf allow = {0};
-	struct routes *r = arg;
+	const struct door *door = arg;
 	struct slice id;
-	const struct route *route = find(req, &id, &allow);
+	const struct route *route = find(door, req, &id, &allow);
 
 	if (route == NULL)
-		answer_unrouted(r, req, &allow);
-	else if (auth_admits(r, req, route))
-		route->run(r, req, id);
+		answer_unrouted(door->routes, req, &allow);
+	else if (admits(door, req, route))
+		route->run(door->routes, req, id);
 }
 
 static void on_refused(void *arg, enum problem p)
 {
-	struct routes *r = arg;
+	const struct door *door = arg;
 
-	meter_add(r->env.meter, METRIC_REFUSED, p, 0, 1);
+	meter_add(door->routes->env.meter, METRIC_REFUSED, p, 0, 1);
 }
 
 static void on_end(void *arg, struct http_request *req, void *data, bool gone)
@@ -258,14 +288,21 @@ int batch_status(const char *outcome)
 	return strcmp(outcome, batch_outcome_str(BATCH_OUTCOME_SUCCEEDED)) == 0 ? 200 : 207;
 }
 
+static void door_init(struct door *d, struct routes *r, bool operations)
+{
+	*d = (struct door){
+		.routes = r, .operations = operations,
+		.handler = {.arg = d, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request,
+			    .on_refused = on_refused, .on_end = on_end}};
+}
+
 struct routes *routes_new(const struct routes_env *env)
 {
 	struct routes *r = xcalloc(1, sizeof *r);
 
 	r->env = *env;
-	r->handler = (struct httpd_handler){
-		.arg = r, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request,
-		.on_refused = on_refused, .on_end = on_end};
+	door_init(&r->front, r, false);
+	door_init(&r->operations, r, true);
 	rng_seed_from_os(&r->rng);
 	waits_init(r);
 	events_init(r);
@@ -285,5 +322,10 @@ void routes_free(struct routes *r)
 
 const struct httpd_handler *routes_handler(struct routes *r)
 {
-	return &r->handler;
+	return &r->front.handler;
+}
+
+const struct httpd_handler *routes_operations_handler(struct routes *r)
+{
+	return &r->operations.handler;
 }

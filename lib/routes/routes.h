@@ -34,3 +34,6 @@ void routes_stop(struct routes *r);
 
 /* What to give to httpd_new(); valid as long as the routes. */
 const struct httpd_handler *routes_handler(struct routes *r);
+
+/* The same for an address where operations are, and nothing else; nobody is asked for a key. */
+const struct httpd_handler *routes_operations_handler(struct routes *r);

@@ -298,12 +298,15 @@ static void set_trace(struct routes *r, struct http_request *req, struct batch *
 
 static void refuse(const struct submission *s, int err)
 {
+	const struct dispatch_refusal full = dispatch_last_refusal(s->routes->env.dispatch);
 	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
-					     .stream = s->stream && !s->job};
-	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : PROBLEM_SHUTTING_DOWN;
+					     .stream = s->stream && !s->job,
+					     .retry_after_s = err == -EBUSY ? full.retry_after_s : 0};
+	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : err == -EDQUOT ? PROBLEM_QUOTA_EXCEEDED : PROBLEM_SHUTTING_DOWN;
+	const char *why = err == -EBUSY ? full.detail :
+			  err == -EDQUOT ? "you have too many unfinished items already; nothing was sent" : NO_NEW_BATCHES;
 
-	refuse_unknown(&known, s->take->key, kind,
-		       problem_document(kind, err == -EBUSY ? "too many unfinished items; nothing was sent" : NO_NEW_BATCHES));
+	refuse_unknown(&known, s->take->key, kind, problem_document(kind, why));
 }
 
 void submit_batch(const struct submission *s)
@@ -315,7 +318,7 @@ void submit_batch(const struct submission *s)
 
 	*p = (struct post){.data.on_end = on_end, .routes = r, .req = s->req, .live = true, .job = s->job,
 			   .stream = s->stream && !s->job, .prefer = s->prefer, .goes_on_alone = b->asynchronous};
-	wait_init(&p->wait, r, on_ready);
+	wait_init(&p->wait, r, auth_tenant_name(r, s->req), on_ready);
 	set_trace(r, s->req, b);
 	b->tenant = auth_tenant_name(r, s->req);
 	err = dispatch_submit(r->env.dispatch, b, p->stream ? &streamed : &whole, p);

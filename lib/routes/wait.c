@@ -153,10 +153,11 @@ static void on_shown(struct look *l, const struct shown *s)
 	}
 }
 
-void wait_init(struct wait *w, struct routes *r, void (*on_ready)(struct wait *w, const struct shown *s))
+void wait_init(struct wait *w, struct routes *r, struct slice tenant,
+	       void (*on_ready)(struct wait *w, const struct shown *s))
 {
 	*w = (struct wait){.here = r, .on_ready = on_ready};
-	look_init(&w->look, on_shown);
+	look_init(&w->look, tenant, on_shown);
 	list_init(&w->node);
 }
 

@@ -63,6 +63,11 @@ static bool read_concurrency(struct reader *r)
 	return read_int(r, 1, MAX_CONCURRENCY, &r->concurrency);
 }
 
+static bool read_priority(struct reader *r)
+{
+	return read_int(r, 0, r->rules->max_priority, &r->priority);
+}
+
 static bool read_deadline_ms(struct reader *r)
 {
 	return read_int(r, 1, r->rules->max_deadline_ms, &r->policy.deadline_ms);
@@ -204,6 +209,7 @@ static const struct field batch_fields[] = {
 	{"contract", read_contract},
 	{"order", read_order},
 	{"concurrency", read_concurrency},
+	{"priority", read_priority},
 	{"deadline_ms", read_deadline_ms},
 	{"attempt_timeout_ms", read_attempt_timeout_ms},
 	{"delivery", read_delivery},
@@ -249,6 +255,7 @@ static void check_policy(struct reader *r)
 	p->given = given_of(r);
 	p->concurrency = r->concurrency > 0 ? (unsigned)r->concurrency
 					    : (p->sequential ? 1 : DEFAULT_CONCURRENCY);
+	p->priority = r->priority >= 0 ? (unsigned)r->priority : MIN((unsigned)PRIORITY_DEFAULT, rules->max_priority);
 	p->retry.max_attempts = r->max_attempts > 0 ? (unsigned)r->max_attempts : d->max_attempts;
 	if (p->retry.base_ms < 0)
 		p->retry.base_ms = d->base_ms;
@@ -323,6 +330,7 @@ int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, stru
 		.rules = rules,
 		.item = NO_ITEM,
 		.service = SERVICE_NONE,
+		.priority = -1,
 		.policy = {.contract = CONTRACT_PARTIAL_SUCCESS, .retry = {.base_ms = -1, .cap_ms = -1}},
 	};
 	int rc;

@@ -135,6 +135,7 @@ struct reader {
 	int64_t item;                    /* being read, or NO_ITEM */
 	struct policy policy;            /* what was not given is negative or 0 */
 	int64_t concurrency;             /* 0: not given */
+	int64_t priority;                /* -1: not given */
 	int64_t max_attempts;            /* 0: not given */
 	struct slice metadata, payload;  /* p NULL: not given */
 	int32_t service;                 /* as in a draft */

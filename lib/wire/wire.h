@@ -59,6 +59,7 @@ struct wire_rules {
 	uint32_t max_items;
 	size_t max_payload;
 	unsigned max_depth;
+	unsigned max_priority;           /* the caller's bound; the default is the smaller of 5 and this */
 	int64_t default_deadline_ms, max_deadline_ms;
 	struct retry_policy default_retry;       /* max_attempts 0: the synchronous 3, 100, 2,000 */
 	int default_service;             /* index, or -1: items must name one */

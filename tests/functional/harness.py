@@ -35,14 +35,15 @@ os.environ.pop("SETTLED_CONFIG", None)
 
 
 class Process:
-    """A child whose output lines can be waited for; ended by its own id. `files`: how many it may have open."""
+    """A child whose output lines can be waited for; ended by its own id. `files`: how many it may have open;
+    `pass_fds`: what it inherits."""
 
-    def __init__(self, argv, env=None, files=None):
+    def __init__(self, argv, env=None, files=None, pass_fds=()):
         self.lines = []
         self.changed = threading.Condition()
         self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT, text=True, errors="replace",
-                                      env={**os.environ, **(env or {})},
+                                      env={**os.environ, **(env or {})}, pass_fds=pass_fds,
                                       preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))))
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -141,6 +142,12 @@ class Answer:
         return {r["id"]: r for r in self.json["results"]}
 
 
+def undaunted(service):
+    """A test that fails many items on purpose, or lets one ask for a pause, is about something else than what protects
+    a downstream from all the others: there is neither breaker nor retry budget nor pause, unless a test wants them."""
+    return {"breaker": {"failure_ratio": 0}, "retry_budget": {"per_second": 1000000}, "max_pause_ms": 0, **service}
+
+
 class Daemon(Process):
     """The daemon; `config` is what differs from the tests' defaults, its store also "memory" or "disk"."""
 
@@ -151,6 +158,7 @@ class Daemon(Process):
             services["push"] = {"kind": "http", "url": downstream.url + "/push/{to}"}
         full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": STORE}
         full.update(config or {})
+        full["services"] = {name: undaunted(service) for name, service in full["services"].items()}
         if isinstance(full["store"], str):
             full["store"] = {"memory": True} if full["store"] == "memory" else {"path": os.path.join(self.dir, "data")}
         self.config_path = os.path.join(self.dir, "settled.json")

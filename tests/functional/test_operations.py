@@ -24,8 +24,9 @@ NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(,|$)')
 FAMILIES = {"settled_" + name: kind for kind, names in {
     "counter": "batches_total items_total attempts_total aborts_total requests_refused_total job_loads_total job_parks_total "
-               "batches_recovered_total items_interrupted_total store_dropped_total",
-    "gauge": "attempts_in_flight attempts_queued items_queued requests_parked requests_waiting event_readers jobs_resident "
+               "batches_recovered_total items_interrupted_total items_shed_total store_dropped_total "
+               "attempts_refused_total breaker_transitions_total lane_pauses_total lane_waits_total",
+    "gauge": "breakers lanes lanes_paused repeats_queued attempts_in_flight attempts_queued items_queued requests_parked requests_waiting event_readers jobs_resident "
              "jobs_resident_bytes jobs_backlog store_failing store_queued_operations store_queued_bytes store_file_bytes "
              "store_unfinished_items store_oldest_unfinished_seconds recovery_seconds",
     "histogram": "attempt_duration_seconds store_commit_duration_seconds store_group_operations",

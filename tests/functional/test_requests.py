@@ -24,7 +24,7 @@ BROKEN = [
 
 BATCH_TYPES = {
     "contract": [1, None, [], {}, True], "order": [1, None, [], {}], "concurrency": ["1", 1.5, None, [], {}, True],
-    "deadline_ms": ["1", 1.0, None, [], {}], "attempt_timeout_ms": ["1", 0.5, None, []],
+    "priority": ["1", 5.0, None, [], {}, True], "deadline_ms": ["1", 1.0, None, [], {}], "attempt_timeout_ms": ["1", 0.5, None, []],
     "delivery": [0, None, [], {}], "retry": [1, "x", None, [], True], "on_disconnect": [0, None, [], {}],
     "include": [1, "attempts", None, {}], "validate_only": [0, 1, "true", None, [], {}],
     "metadata": [1, "x", None, [], True], "service": [1, None, [], {}], "items": [1, "x", None, {}, True],
@@ -36,7 +36,7 @@ ITEM_TYPES = {
     "dedupe_key": [1, None, [], {}], "ttl_ms": ["1", 1.5, None, [], {}],
 }
 RANGES = {
-    "concurrency": [0, -1, 1025, 10**30], "deadline_ms": [0, -1, 604800001, 2**63, 2**64], "attempt_timeout_ms": [0, -5, 3600001],
+    "concurrency": [0, -1, 1025, 10**30], "priority": [-1, 10, 10**30], "deadline_ms": [0, -1, 604800001, 2**63, 2**64], "attempt_timeout_ms": [0, -5, 3600001],
     "retry/max_attempts": [0, 21, -1], "retry/base_ms": [-1, 3600001], "retry/cap_ms": [-1, 86400001],
     "items/0/ttl_ms": [0, -1, 604800001],
 }

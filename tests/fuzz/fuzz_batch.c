@@ -42,6 +42,7 @@ static size_t service_takes(const void *ctx, int service, const char **retname)
 static const struct wire_rules rules = {
 	.max_items = 50,
 	.max_payload = 200,
+	.max_priority = 9,
 	.max_depth = 12,
 	.default_deadline_ms = 30000,
 	.max_deadline_ms = 86400000,

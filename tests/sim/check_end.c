@@ -52,6 +52,8 @@ static unsigned stops_of_end(const struct sim_batch *b, const struct sim_item *i
 	if (b->end.why != WHY_NONE && it->final_us >= b->end.at_us)
 		for (unsigned w = WHY_DEADLINE; w <= WHY_INTERRUPTED; w++)
 			stops |= b->end.lanes_saw >> w & 1 ? stop_bit((enum why)w) : 0;
+	if (model_may_shed(b))
+		stops |= 1u << STOP_SHED;
 	/* A lane of another shard may go down a moment before the batch's own. */
 	if (sim.shut_down && !b->asynchronous)
 		stops |= 1u << STOP_SHUTDOWN;

@@ -85,7 +85,7 @@ static void accept_asked(const struct store_accept *a)
 	b->id = a->batch->id;
 	for (unsigned i = 0; i < b->n_items; i++) {
 		note_item(&b->items[i], &a->batch->items[i]);
-		refused += b->items[i].invalid;
+		refused += b->items[i].invalid || model_shed(b, &a->batch->items[i]);
 	}
 	b->pending = b->n_items - refused;
 	b->settled_steps = refused;

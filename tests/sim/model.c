@@ -169,3 +169,13 @@ enum delivered model_delivered(const struct sim_item *it, const struct sim_batch
 		most = MAX(most, model_judge(b, &sim.requests[i]).delivered);
 	return most;
 }
+
+bool model_may_shed(const struct sim_batch *b)
+{
+	return sim.crowded && b->want.contract == CONTRACT_BEST_EFFORT && (!b->asynchronous || b->want.continue_on_disconnect);
+}
+
+bool model_shed(const struct sim_batch *b, const struct item *it)
+{
+	return model_may_shed(b) && it->state == ITEM_FINAL && it->attempts == 0 && it->stop == STOP_SHED;
+}

@@ -34,6 +34,9 @@ void plan_services(void)
 
 	sim.config.n_services = few(MAX_SERVICES);
 	sim.config.services = sim.services;
+	sim.nobody = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
+	sim.config.tenants = &sim.nobody;
+	sim.config.n_tenants = 1;
 	for (size_t i = 0; i < sim.config.n_services; i++) {
 		bool webhook = dice_chance(40);
 

@@ -16,7 +16,9 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 		.name = "push", .kind = SERVICE_HTTP, .url = "http://push.test/{to}", .method = "POST",
 		.attempt_timeout_ms = 1000, .max_in_flight = 64, .max_payload = 65536,
 	};
-	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1};
+	sim.nobody = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
+	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1,
+				     .tenants = &sim.nobody, .n_tenants = 1};
 	sim.config.limits.items = 10000;
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.json_depth = 64;

@@ -210,6 +210,7 @@ struct sim {
 	struct config config;            /* what the checks believe */
 	struct config told;              /* what the dispatcher is told */
 	struct service services[MAX_SERVICES], told_services[MAX_SERVICES];
+	struct tenant nobody;            /* who has no key */
 	struct fake_settings set;
 	bool stalls;                     /* shards may stand still for a while */
 	bool exact;                      /* no stall, no late timer: instants are exact */
@@ -236,6 +237,7 @@ struct sim {
 	unsigned n_requests, cap_requests;
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
+	bool crowded;                    /* so many items were unfinished once that some may be shed */
 	bool verbose;
 	const char *sqlite;              /* the folder of the database that plays the disk; NULL: memory does */
 	int64_t last_us;                 /* when something was last traced */
@@ -327,6 +329,8 @@ struct verdict {
 bool model_from_outside(const struct sim_batch *b, const struct request *r);
 struct verdict model_judge(const struct sim_batch *b, const struct request *r);
 bool model_retryable(enum code c);
+bool model_may_shed(const struct sim_batch *b);            /* its items may make room for others */
+bool model_shed(const struct sim_batch *b, const struct item *it);
 enum status model_status(enum delivered d, unsigned attempts, enum code c);
 enum delivered model_delivered(const struct sim_item *it, const struct sim_batch *b, int up_to);
 int64_t model_slack_us(const struct sim_batch *b);

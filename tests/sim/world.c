@@ -12,7 +12,15 @@ enum { MOST_STEPS = 5000000 };
 
 /* ---- what is done to the dispatcher, each in the shard's own loop ---- */
 
-static void check_refusal(const struct sim_batch *b, const struct batch *real, unsigned before)
+/* Where one service may hold it all, a batch may fill two fifths at the least: half of what
+ * best_effort may have. */
+static bool is_crowded(unsigned unfinished)
+{
+	return 5 * unfinished > 2 * sim.config.limits.queued_items;
+}
+
+/* `asked`: its items that were not final when it came. */
+static void check_refusal(const struct sim_batch *b, const struct batch *real, unsigned before, unsigned asked)
 {
 	bool counted = !b->asynchronous || b->want.continue_on_disconnect;
 	uint32_t n = counted ? real->counts.pending : 0;
@@ -21,12 +29,14 @@ static void check_refusal(const struct sim_batch *b, const struct batch *real, u
 		CHECK(ADMISSION, sim.draining[b->shard], "refused as if draining");
 		cover_race(RACE_SHUTDOWN_REFUSED);
 	} else if (b->refused == -EBUSY) {
-		CHECK(ADMISSION, before + n > sim.config.limits.queued_items,
-		      "refused with %u unfinished", before);
+		CHECK(ADMISSION, counted && is_crowded(before + asked), "refused with %u unfinished", before);
+		CHECK(ADMISSION, b->want.contract != CONTRACT_BEST_EFFORT, "best_effort is refused");
 		cover_race(RACE_BUSY);
 	} else {
 		CHECK(ADMISSION, b->refused == 0, "refused with %d", b->refused);
 		CHECK(ADMISSION, !sim.draining[b->shard], "accepted while draining");
+		CHECK(ADMISSION, n == (counted ? asked : 0) || is_crowded(before + asked), "%u of %u items are shed", asked - n,
+		      asked);
 	}
 	CHECK(ADMISSION, atomic_load(&sim.group.unfinished) == before + (b->refused == 0 ? n : 0),
 	      "%u unfinished, %u before", atomic_load(&sim.group.unfinished), before);
@@ -34,7 +44,7 @@ static void check_refusal(const struct sim_batch *b, const struct batch *real, u
 
 void world_submit(struct sim_batch *b)
 {
-	unsigned before = atomic_load(&sim.group.unfinished);
+	unsigned before = atomic_load(&sim.group.unfinished), asked;
 	struct batch *real = text_to_batch(b);
 
 	doctor_batch(real);
@@ -42,12 +52,14 @@ void world_submit(struct sim_batch *b)
 	fake_loop_enter(sim.loops[b->shard]);
 	b->accepted_us = clock_now();
 	b->b = batch_ref(real);
-	b->pending = real->counts.pending;
+	asked = real->counts.pending;
+	sim.crowded |= is_crowded(before + asked);
 	sim.inside = true;
 	b->refused = dispatch_submit(sim.dispatches[b->shard], real, &sim_listener, b);
 	sim.inside = false;
+	b->pending = real->counts.pending;
 	trace("submit: batch, items, refused", b - sim.batches, b->n_items, b->refused);
-	check_refusal(b, real, before);
+	check_refusal(b, real, before, asked);
 	if (b->refused != 0) {
 		CHECK(ADMISSION, b->fate == FATE_NONE, "refused, and sent to the store");
 		batch_unref(real);
@@ -71,7 +83,7 @@ static void end_durable(struct sim_batch *b, enum why why)
 	fake_loop_enter(sim.loops[shard]);
 	sim.inside = true;
 	if (why == WHY_CANCELLED && b->fate == FATE_KEPT)
-		found = dispatch_cancel_job(sim.dispatches[shard], b->id);
+		found = dispatch_cancel_job(sim.dispatches[shard], b->id, (struct slice){0});
 	else
 		dispatch_cancel(sim.dispatches[shard], b->id, why);
 	sim.inside = false;

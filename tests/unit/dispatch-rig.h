@@ -104,7 +104,7 @@ static void store_work(struct event *e)
 }
 
 /* The test's word: what waited is worked on. */
-static void store_set(struct store *s, bool held, bool failing)
+static inline void store_set(struct store *s, bool held, bool failing)
 {
 	s->held = held;
 	s->failing = failing;
@@ -156,6 +156,7 @@ static struct rig {
 	struct xfer xfer;
 	struct dispatch_group group;
 	struct config config;
+	struct tenant tenant;            /* who has no key */
 	struct service services[N_SERVICES];
 	struct metrics *metrics;
 	struct dispatch *d;
@@ -242,7 +243,9 @@ static int rig_open(void **state)
 			.name = i == 0 ? "one" : "two", .kind = SERVICE_HTTP, .method = "POST",
 			.url = i == 0 ? "http://127.0.0.1:1/{to}" : "http://127.0.0.1:2/{to}",
 			.attempt_timeout_ms = 60000, .max_in_flight = 4, .max_payload = 1000};
-	rig.config = (struct config){.services = rig.services, .n_services = N_SERVICES};
+	rig.tenant = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
+	rig.config = (struct config){.services = rig.services, .n_services = N_SERVICES,
+				     .tenants = &rig.tenant, .n_tenants = 1};
 	rig.config.limits.queued_items = 1000;
 	rig.config.limits.queued_bytes = rig.config.limits.resident_bytes = 1 << 30;
 	rig.config.limits.in_flight = 100;
@@ -331,7 +334,7 @@ static void recover_one(void *arg, const struct store_unfinished *u)
 	dispatch_recover(arg, u);
 }
 
-static void recover_all(void)
+static inline void recover_all(void)
 {
 	fake_loop_enter(NULL);
 	rig.store.disk->ops->each_unfinished(rig.store.disk, recover_one, rig.d);
@@ -390,13 +393,13 @@ static struct batch_id submit_batch(struct batch *b)
 	return id;
 }
 
-static struct batch_id submit_job(uint32_t n, uint16_t service)
+static inline struct batch_id submit_job(uint32_t n, uint16_t service)
 {
 	return submit_batch(make_batch(n, service, true, true));
 }
 
 /* All of it as it is on the disk: the caller's to drop. */
-static struct batch *stored(struct batch_id id)
+static inline struct batch *stored(struct batch_id id)
 {
 	struct store_read r = {.op.what = STORE_READ, .id = id, .limit = UINT32_MAX, .letters = true};
 
@@ -405,12 +408,12 @@ static struct batch *stored(struct batch_id id)
 	return r.batch;
 }
 
-static struct item *stored_item(struct batch *b, uint32_t index)
+static inline struct item *stored_item(struct batch *b, uint32_t index)
 {
 	return &b->items[index];
 }
 
-static unsigned count_asked(enum store_do what)
+static inline unsigned count_asked(enum store_do what)
 {
 	unsigned n = 0;
 
@@ -420,7 +423,7 @@ static unsigned count_asked(enum store_do what)
 }
 
 /* A batch as a process left it that died: accepted, and some of it claimed. */
-static void write_accepted(struct batch *b, const uint32_t *claimed, unsigned n_claimed)
+static inline void write_accepted(struct batch *b, const uint32_t *claimed, unsigned n_claimed)
 {
 	struct rng rng;
 	struct store_accept a = {.op.what = STORE_ACCEPT, .batch = b};

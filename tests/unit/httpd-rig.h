@@ -36,6 +36,7 @@ static struct {
 	/* Written by the server's thread; read after a semaphore or the join. */
 	struct http_request *parked;
 	unsigned requests, ends, gones, filled;
+	size_t announced;                /* by the last head */
 	size_t available;
 	bool stream_over;
 	sem_t parked_sem, end_sem, gone_sem, told_sem, dry_sem;
@@ -76,9 +77,15 @@ static void respond(struct http_request *r, int status, const char *body)
 	http_respond(r, status, plain, ARRAY_LEN(plain), text(body, strlen(body)));
 }
 
-static size_t on_head(void *arg, struct http_request *r)
+static size_t on_head(void *arg, struct http_request *r, size_t body_bytes)
 {
 	(void)arg;
+	s.announced = body_bytes;
+	if (strcmp(http_path(r), "/full") == 0) {
+		s.requests++;
+		http_refuse(r, PROBLEM_OVERLOADED, "full to the brim", 7);
+		return 0;
+	}
 	if (strcmp(http_path(r), "/nowhere") == 0) {
 		s.requests++;
 		respond(r, 404, "no such path");

@@ -122,18 +122,18 @@ static void the_policy_answers_which_how_many_and_when(void **state)
 	const struct outcome wish = {.retry_after_ms = 1500};
 
 	(void)state;
-	assert_int_equal(ask((struct retry_question){.attempts = 1}, CODE_TIMEOUT).stop, STOP_NONE);
-	assert_int_equal(ask((struct retry_question){.attempts = 3}, CODE_TIMEOUT).stop, STOP_MAX_ATTEMPTS);
-	assert_int_equal(ask((struct retry_question){.attempts = 1}, CODE_RECIPIENT_GONE).stop,
+	assert_int_equal(ask((struct retry_question){.tries = 1}, CODE_TIMEOUT).stop, STOP_NONE);
+	assert_int_equal(ask((struct retry_question){.tries = 3}, CODE_TIMEOUT).stop, STOP_MAX_ATTEMPTS);
+	assert_int_equal(ask((struct retry_question){.tries = 1}, CODE_RECIPIENT_GONE).stop,
 			 STOP_NOT_RETRYABLE);
-	assert_int_equal(ask((struct retry_question){.attempts = 1, .at_most_once = true,
+	assert_int_equal(ask((struct retry_question){.tries = 1, .at_most_once = true,
 						     .delivered = DELIVERED_MAYBE}, CODE_TIMEOUT).stop,
 			 STOP_MAYBE_DELIVERED);
-	assert_int_equal(ask((struct retry_question){.attempts = 1, .at_most_once = true},
+	assert_int_equal(ask((struct retry_question){.tries = 1, .at_most_once = true},
 			     CODE_CONNECT_FAILED).stop, STOP_NONE);
-	assert_int_equal(ask((struct retry_question){.attempts = 1, .outcome = &wish, .now_us = 5},
+	assert_int_equal(ask((struct retry_question){.tries = 1, .outcome = &wish, .now_us = 5},
 			     CODE_RATE_LIMITED).at_us, 1500005);
-	assert_int_equal(ask((struct retry_question){.attempts = 1, .outcome = &wish, .deadline_us = 1500000},
+	assert_int_equal(ask((struct retry_question){.tries = 1, .outcome = &wish, .deadline_us = 1500000},
 			     CODE_RATE_LIMITED).stop, STOP_DEADLINE);
 }
 

@@ -201,7 +201,7 @@ static void a_plain_batch_is_answered_before_the_store_has_it(void **state)
 	assert_non_null(document);
 	assert_non_null(memmem(document->p, document->n, "\"state\":\"done\"", 14));
 	blob_unref(document);
-	assert_true(dispatch_shows(rig.d, id, &outcome));
+	assert_true(dispatch_shows(rig.d, id, (struct slice){0}, &outcome));
 	assert_string_equal(outcome, "succeeded");
 	store_set(&rig.store, false, false);
 	run_until(nothing_left);
@@ -252,7 +252,7 @@ static void a_cancel_waits_for_the_claim_that_is_asked_for(void **state)
 	run_until(is_accepted);
 	store_set(&rig.store, true, false);
 	run_for(SEC_US);
-	assert_true(dispatch_cancel_job(rig.d, id));
+	assert_true(dispatch_cancel_job(rig.d, id, (struct slice){0}));
 	run_for(SEC_US);
 	assert_int_equal(count_asked(STORE_UPDATE), 0);
 	store_set(&rig.store, false, false);
@@ -436,11 +436,11 @@ static void a_job_that_is_not_in_memory_is_fetched_to_be_cancelled(void **state)
 	answer_one(&rig.sent[0], 503, 3600000);
 	answer_one(&rig.sent[1], 503, 3600000);
 	run_until(is_parked);
-	assert_true(dispatch_cancel_job(rig.d, id));
+	assert_true(dispatch_cancel_job(rig.d, id, (struct slice){0}));
 	run_until(nothing_left);
 	assert_int_equal(rig.n_sent, 2);
 	assert_done(id, BATCH_OUTCOME_INDETERMINATE, STOP_REASON_CANCELLED);
-	assert_false(dispatch_cancel_job(rig.d, id));
+	assert_false(dispatch_cancel_job(rig.d, id, (struct slice){0}));
 }
 
 static struct watcher {

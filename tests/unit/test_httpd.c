@@ -290,6 +290,56 @@ static void what_could_be_smuggled_is_refused_and_closed(void **state)
 }
 
 /* Its FIN comes with its request, or with half of one. */
+static void assert_full(void)
+{
+	assert_int_equal(reply.status, 503);
+	assert_true(has("\r\nretry-after: 7"));
+	assert_true(has("\r\ncontent-type: application/problem+json"));
+	assert_non_null(strstr(reply.body, "full to the brim"));
+}
+
+/* The bytes that follow are no request: none of them may be read as one. */
+static void what_is_refused_unread_keeps_a_connection_whose_body_is_short(void **state)
+{
+	static char junk[65 * 1024];
+	int fd;
+
+	(void)state;
+	memset(junk, 'j', sizeof junk);
+	start(usual);
+	fd = dial();
+	for (int i = 0; i < 2; i++) {
+		say(fd, "POST /full HTTP/1.1\r\n" HOST "Content-Length: 65536\r\n\r\n");
+		say_n(fd, junk, 65536);
+		hear(fd, false);
+		assert_full();
+		assert_false(has("\r\nconnection: close"));
+		assert_int_equal(s.announced, 65536);
+	}
+	say(fd, GET("/hi"));
+	hear(fd, false);
+	assert_int_equal(reply.status, 200);
+	close(fd);
+	fd = dial();
+	say(fd, "POST /full HTTP/1.1\r\n" HOST "Content-Length: 65537\r\n\r\n");
+	hear(fd, false);
+	assert_full();
+	assert_true(has("\r\nconnection: close"));
+	close(fd);
+	fd = dial();
+	say(fd, "POST /full HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n");
+	hear(fd, false);
+	assert_full();
+	close(fd);
+	fd = dial();
+	say(fd, "POST /full HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 1\r\n\r\n");
+	hear(fd, false);
+	assert_full();
+	assert_int_equal(closed(fd), 0);
+	still_serves();
+	stop();
+}
+
 static void a_half_closed_client_is_answered_and_closed(void **state)
 {
 	(void)state;
@@ -330,6 +380,7 @@ int main(void)
 		cmocka_unit_test(an_old_client_is_served_and_closed),
 		cmocka_unit_test(a_body_arrives_byte_for_byte),
 		cmocka_unit_test(a_body_too_large_is_refused),
+		cmocka_unit_test(what_is_refused_unread_keeps_a_connection_whose_body_is_short),
 		cmocka_unit_test(a_half_closed_client_is_answered_and_closed),
 		cmocka_unit_test(a_refusal_arrives_behind_a_body_on_its_way),
 		cmocka_unit_test(a_body_without_memory_is_refused_and_the_next_served),

@@ -108,6 +108,10 @@ static const struct {
 	{BATCH("\"concurrency\":-99999999999999999999999999"), "#/concurrency range"},
 	{BATCH("\"order\":\"sequential\",\"concurrency\":2"), "#/concurrency conflict"},
 	{BATCH("\"concurrency\":64,\"order\":\"sequential\""), "#/concurrency conflict"},
+	{BATCH("\"priority\":-1"), "#/priority range"},
+	{BATCH("\"priority\":10"), "#/priority range"},
+	{BATCH("\"priority\":\"9\""), "#/priority type"},
+	{BATCH("\"priority\":5.0"), "#/priority type"},
 	{BATCH("\"deadline_ms\":0"), "#/deadline_ms range"},
 	{BATCH("\"deadline_ms\":86400001"), "#/deadline_ms range"},
 	{BATCH("\"deadline_ms\":null"), "#/deadline_ms type"},
@@ -199,6 +203,7 @@ static void defaults_are_the_contracts(void **state)
 	assert_false(p->sequential || p->at_most_once || p->continue_on_disconnect);
 	assert_false(p->include_attempts || p->validate_only);
 	assert_int_equal(p->concurrency, 64);
+	assert_int_equal(p->priority, 5);
 	assert_int_equal(p->deadline_ms, 30000);
 	assert_int_equal(p->attempt_timeout_ms, 0);
 	assert_int_equal(p->retry.max_attempts, 3);
@@ -218,6 +223,7 @@ static void every_member_arrives(void **state)
 		"{\"items\":[{\"id\":\"u1\",\"to\":\"us\\u0065r@1\",\"dedupe_key\":\"order-7:u1\",\"ttl_ms\":60000},"
 		"{\"service\":\"push\",\"to\":\"p\",\"payload\":null,\"id\":\"A-z_.:@/+0\"}],"
 		"\"contract\":\"all_or_nothing\",\"order\":\"sequential\",\"concurrency\":1,\"deadline_ms\":86400000,"
+		"\"priority\":9,"
 		"\"attempt_timeout_ms\":3600000,\"delivery\":\"at_most_once\",\"on_disconnect\":\"continue\","
 		"\"retry\":{\"max_attempts\":20,\"base_ms\":0,\"cap_ms\":0},\"include\":[\"attempts\",\"attempts\"],"
 		"\"validate_only\":false,\"metadata\":{ \"k\\\" :\" :\n\"v \\\\\"},\"service\":\"mail\",\"payload\":[ ]}");
@@ -238,6 +244,7 @@ static void every_member_arrives(void **state)
 	assert_int_equal(p->contract, CONTRACT_ALL_OR_NOTHING);
 	assert_true(p->sequential && p->at_most_once && p->continue_on_disconnect && p->include_attempts);
 	assert_int_equal(p->concurrency, 1);
+	assert_int_equal(p->priority, 9);
 	assert_int_equal(p->deadline_ms, 86400000);
 	assert_int_equal(p->attempt_timeout_ms, 3600000);
 	assert_int_equal(p->retry.max_attempts, 20);
@@ -254,6 +261,22 @@ static void sequential_means_a_concurrency_of_one(void **state)
 	(void)state;
 	assert_int_equal(k.batch->policy.concurrency, 1);
 	kit_done(&k);
+}
+
+static void a_callers_bound_on_priority_bounds_the_default_too(void **state)
+{
+	struct wire_rules rules = kit_rules;
+	struct kit_read k;
+
+	(void)state;
+	rules.max_priority = 3;
+	k = accepted(&rules, BATCH("\"priority\":3"));
+	assert_int_equal(k.batch->policy.priority, 3);
+	kit_done(&k);
+	k = accepted(&rules, "{\"items\":[" GOOD "]}");
+	assert_int_equal(k.batch->policy.priority, 3);
+	kit_done(&k);
+	assert_refused(&rules, slice_str(BATCH("\"priority\":4")), "#/priority range");
 }
 
 static void rules_give_the_other_defaults(void **state)
@@ -321,6 +344,7 @@ static void bounds_themselves_are_fine(void **state)
 {
 	static const char *const texts[] = {
 		BATCH("\"concurrency\":1024"), BATCH("\"concurrency\":1"), BATCH("\"deadline_ms\":1"),
+		BATCH("\"priority\":0"), BATCH("\"priority\":9"),
 		BATCH("\"attempt_timeout_ms\":1"), BATCH("\"retry\":{}"), BATCH("\"include\":[]"),
 		BATCH("\"retry\":{\"base_ms\":3600000,\"cap_ms\":86400000}"), BATCH("\"metadata\":{}"),
 		BATCH("\"retry\":{\"base_ms\":10,\"cap_ms\":10}"), BATCH("\"retry\":{\"base_ms\":-0}"),
@@ -572,6 +596,7 @@ int main(void)
 		cmocka_unit_test(defaults_are_the_contracts),
 		cmocka_unit_test(every_member_arrives),
 		cmocka_unit_test(sequential_means_a_concurrency_of_one),
+		cmocka_unit_test(a_callers_bound_on_priority_bounds_the_default_too),
 		cmocka_unit_test(rules_give_the_other_defaults),
 		cmocka_unit_test(what_was_given_is_known),
 		cmocka_unit_test(a_base_over_the_cap_is_the_cap),

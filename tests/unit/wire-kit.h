@@ -32,6 +32,7 @@ static const struct wire_rules kit_rules = {
 	.max_items = 10000,
 	.max_payload = 4096,
 	.max_depth = 64,
+	.max_priority = 9,
 	.default_deadline_ms = 30000,
 	.max_deadline_ms = 86400000,
 	.default_service = -1,

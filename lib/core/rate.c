@@ -1,0 +1,49 @@
+#include "core/rate.h"
+
+#include "base/macros.h"
+
+/* Between two of them; rounded up, so that no window holds one too many. */
+static int64_t interval_ns(const struct rate_policy *p)
+{
+	double exact = 1e9 / p->per_second;
+	int64_t whole = (int64_t)exact;
+
+	return whole + ((double)whole < exact);
+}
+
+/* How far the debt may run ahead of the clock. */
+static int64_t tolerance_ns(const struct rate_policy *p)
+{
+	return (int64_t)(MAX(p->burst, 1u) - 1) * interval_ns(p);
+}
+
+int64_t rate_next_us(const struct rate *r, const struct rate_policy *p)
+{
+	int64_t at_ns;
+
+	if (p->per_second <= 0)
+		return 0;
+	at_ns = MAX(r->due_ns - tolerance_ns(p), 0);
+	return at_ns / 1000 + (at_ns % 1000 > 0);
+}
+
+uint32_t rate_count(const struct rate *r, const struct rate_policy *p, int64_t now_us, int64_t until_us)
+{
+	int64_t room_ns;
+
+	if (p->per_second <= 0)
+		return UINT32_MAX;
+	room_ns = until_us * 1000 - MAX(r->due_ns, now_us * 1000) + tolerance_ns(p);
+	return room_ns < 0 ? 0 : (uint32_t)MIN(room_ns / interval_ns(p) + 1, (int64_t)UINT32_MAX);
+}
+
+void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t now_us)
+{
+	if (p->per_second > 0)
+		r->due_ns = MAX(r->due_ns, now_us * 1000) + (int64_t)n * interval_ns(p);
+}
+
+bool rate_idle(const struct rate *r, int64_t now_us)
+{
+	return r->due_ns <= now_us * 1000;
+}

@@ -1,0 +1,100 @@
+/*
+ * What the parts of a lane share.
+ *
+ *   lane.c         the lanes: attempts come, wait, are refused or cancelled, go back
+ *   turns.c        whose turn it is among those that wait
+ *   lane_policy.c  what may start now: pause, rate, breaker, retry budget, slots
+ *   claims.c       what is claimed ahead
+ *   flight.c       one attempt in flight
+ */
+#pragma once
+
+#include "dispatch/dispatch-i.h"
+
+/* What is asked for: first attempts alone, or whatever has waited. */
+enum turn_kind { TURN_FIRST, TURN_ANY, TURN_KINDS };
+
+/*
+ * A fair queue of attempts. Tenants take turns by their weights; a tenant's
+ * batches of one priority share its turns as if they were one, with the weight
+ * 1 + priority against the other priorities, and take turns one by one among
+ * themselves. So nobody starves, however many attempts another one brings.
+ *
+ * Self-clocked fair queueing (S. J. Golestani, "A self-clocked fair queueing
+ * scheme for broadband applications", IEEE INFOCOM, 1994), twice: whoever begins
+ * to wait gets the tag clock + 1 / weight, the smallest tag is served, the clock
+ * is then that tag, and the tag moves on by 1 / weight. Who has nothing that
+ * waits need not be remembered: its tag would not be later than the clock.
+ */
+struct turns {
+	struct heap shares[TURN_KINDS];  /* of tenants that have such; by tag */
+	int64_t clock;
+	unsigned n[TURN_KINDS];          /* attempts that wait: first ones, all */
+};
+
+void turns_free(struct turns *q);                /* empty */
+void turns_add(struct dispatch *d, struct turns *q, struct attempt *a);
+struct attempt *turns_next(const struct turns *q, enum turn_kind kind);  /* NULL: none */
+void turns_charge(struct attempt *a);            /* it has its turn now: turns_remove() follows */
+void turns_remove(struct dispatch *d, struct attempt *a);
+
+struct lane {
+	struct idmap_node node;          /* key: service, hash of the origin */
+	struct list dirty;               /* dirty_lanes, or its service's starved ones */
+	struct list idle;                /* d->idle_lanes, while nothing of it waits or is in flight */
+	struct heap_node wake;           /* d->lane_waits */
+	struct slice origin;             /* owned */
+	uint16_t service;                /* index; what is configured is looked up where it is needed */
+	bool starved, paused;
+	enum lane_wait waits_for;
+	struct turns ready, unclaimed;
+	unsigned in_flight, claims;
+	unsigned claimed_repeats;        /* of `claims` */
+	int64_t again_us;                /* while it is pumped: when it is to be looked at again */
+	int64_t paused_until_us;
+	struct rate rate;
+	struct breaker breaker;
+	struct budget budget;
+};
+
+static inline const struct service *lane_service(const struct dispatch *d, const struct lane *lane)
+{
+	return &d->env.config->services[lane->service];
+}
+
+static inline void lane_again(struct lane *lane, int64_t at_us)
+{
+	lane->again_us = MIN(lane->again_us, at_us);
+}
+
+/* lane.c */
+void lane_dirty(struct dispatch *d, struct lane *lane);
+void lane_unqueue(struct dispatch *d, struct attempt *a);        /* a claim that it held is used up */
+void lane_give_back(struct dispatch *d, struct attempt *a);
+/* Is there something that ends the attempt, which waits? Then it is out of the queue. */
+bool lane_ends(struct dispatch *d, struct attempt *a, int64_t now_us);
+
+/* lane_policy.c: everything about time is pure arithmetic on the lane's state. */
+bool lane_refuses(const struct dispatch *d, const struct lane *lane, int64_t now_us);
+struct outcome lane_refusal(const struct dispatch *d, const struct lane *lane, int64_t now_us);
+/* The next attempt that may start now; NULL: none, and the lane knows when to look again. */
+struct attempt *lane_next(struct dispatch *d, struct lane *lane, int64_t now_us);
+unsigned lane_claims(struct dispatch *d, struct lane *lane, int64_t now_us);     /* how many may be held now */
+enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t now_us);
+bool lane_lacks_budget(struct dispatch *d, struct lane *lane, int64_t now_us);
+void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a);
+void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a);       /* it has its outcome */
+void lane_unpause(struct dispatch *d, struct lane *lane, int64_t now_us);        /* if it is over */
+bool lane_is_new(struct dispatch *d, struct lane *lane, int64_t now_us);         /* nothing to be remembered */
+void lane_forget(struct dispatch *d, struct lane *lane);         /* it goes: out of the gauges */
+
+/* Slots in flight. A lane that finds none waits until one is free for its service. */
+bool slots_may_take(const struct dispatch *d, uint16_t service);
+void slots_starve(struct dispatch *d, struct lane *lane);
+void slots_wake(struct dispatch *d);
+
+/* claims.c */
+void claim_ahead(struct dispatch *d, struct lane *lane, int64_t until_us);
+
+/* flight.c */
+void flight_start(struct dispatch *d, struct lane *lane, struct attempt *a, int64_t now_us);

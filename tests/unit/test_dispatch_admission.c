@@ -1,0 +1,429 @@
+/* What comes into memory, what is refused, and what is shed to make room. */
+#include <errno.h>
+
+#include "dispatch-rig.h"
+#include "obs/log.h"
+
+enum { ONE, TWO };
+
+/* ---- batches of any size ---- */
+
+static struct batch *ask_for(uint32_t n, uint16_t service, enum contract contract, unsigned priority)
+{
+	struct batch *b = batch_new(NULL, n);
+
+	b->policy = (struct policy){.contract = contract, .concurrency = 8, .deadline_ms = 86400000,
+				    .priority = priority, .retry = {10, 1000, 3600000}};
+	b->metadata = SLICE("{}");
+	for (uint32_t i = 0; i < n; i++) {
+		b->items[i].id = b->items[i].to = b->items[i].payload = SLICE("1");
+		b->items[i].service = service;
+	}
+	return b;
+}
+
+/* The batch, which is the caller's to drop, or NULL if it is refused. */
+static struct batch *submit(struct batch *b)
+{
+	int err;
+
+	fake_loop_enter(rig.loop);
+	err = dispatch_submit(rig.d, batch_ref(b), &listener, NULL);
+	if (err == 0)
+		return b;
+	assert_int_equal(err, -EBUSY);
+	batch_unref(b);
+	batch_unref(b);
+	return NULL;
+}
+
+static struct batch *plain(uint32_t n, uint16_t service, unsigned priority)
+{
+	return submit(ask_for(n, service, CONTRACT_PARTIAL_SUCCESS, priority));
+}
+
+static struct batch *effort(uint32_t n, uint16_t service, unsigned priority)
+{
+	return submit(ask_for(n, service, CONTRACT_BEST_EFFORT, priority));
+}
+
+static void assert_accepted(struct batch *b)
+{
+	assert_non_null(b);
+	batch_unref(b);
+}
+
+static void assert_refused(struct batch *b, const char *what)
+{
+	struct dispatch_refusal r = dispatch_last_refusal(rig.d);
+
+	assert_null(b);
+	assert_non_null(strstr(r.detail, what));
+	assert_in_range(r.retry_after_s, 1, 60);
+}
+
+static uint32_t count_shed(const struct batch *b)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < b->n_items; i++) {
+		const struct item *it = &b->items[i];
+
+		if (it->state != ITEM_FINAL || it->stop != STOP_SHED)
+			continue;
+		assert_int_equal(it->code, CODE_NOT_ATTEMPTED);
+		assert_int_equal(it->status, STATUS_NOT_ATTEMPTED);
+		assert_int_equal(it->attempts, 0);
+		n++;
+	}
+	return n;
+}
+
+static uint32_t unfinished(void)
+{
+	return atomic_load(&rig.group.unfinished);
+}
+
+static bool four_sent(void)
+{
+	return rig.n_sent == 4;
+}
+
+/* Everything that is counted, of everything that there was, is zero at the end. */
+static int close_and_check(void **state)
+{
+	rig_close(state);
+	assert_int_equal(best_effort_items(&rig.group), 0);
+	for (unsigned s = 0; s < N_SERVICES; s++) {
+		assert_int_equal(rig.group.loads[s].items, 0);
+		assert_int_equal(rig.group.loads[s].batches, 0);
+		assert_int_equal(rig.group.loads[s].bytes, 0);
+	}
+	return 0;
+}
+
+static void one_service_and(uint32_t queued_items)
+{
+	rig.config.n_services = 1;
+	rig.config.limits.queued_items = queued_items;
+}
+
+/* ---- shares ---- */
+
+static void each_priority_has_a_slice_of_the_last_fifth(void **state)
+{
+	(void)state;
+	assert_int_equal(admission_share(1000, 0, true), 800);
+	assert_int_equal(admission_share(1000, 9, true), 800);
+	assert_int_equal(admission_share(1000, 0, false), 820);
+	assert_int_equal(admission_share(1000, 5, false), 920);
+	assert_int_equal(admission_share(1000, 9, false), 1000);
+	assert_int_equal(admission_share(1, 0, false), 1);
+	assert_int_equal(admission_share(3, 5, false), 3);
+	assert_true(admission_share(UINT64_MAX, 9, false) == UINT64_MAX);
+}
+
+static void the_less_urgent_is_refused_first(void **state)
+{
+	(void)state;
+	one_service_and(100);
+	assert_accepted(plain(82, ONE, 0));
+	assert_refused(plain(1, ONE, 0), "too many unfinished items;");
+	assert_accepted(plain(2, ONE, 1));
+	assert_accepted(plain(8, ONE, 5));
+	assert_refused(plain(1, ONE, 5), "too many unfinished items;");
+	assert_accepted(plain(8, ONE, 9));
+	assert_refused(plain(1, ONE, 9), "too many unfinished items;");
+	assert_int_equal(unfinished(), 100);
+}
+
+static void an_empty_process_takes_what_its_limit_says(void **state)
+{
+	(void)state;
+	one_service_and(100);
+	assert_refused(plain(101, ONE, 9), "too many");
+	assert_accepted(plain(100, ONE, 0));
+}
+
+/* ---- services ---- */
+
+static void a_service_has_its_own_bound(void **state)
+{
+	(void)state;
+	rig.config.limits.queued_items = 1000;
+	rig.services[ONE].max_queued = 10;
+	assert_accepted(plain(9, ONE, 9));
+	assert_refused(plain(2, ONE, 9), "of one of its services");
+	assert_accepted(plain(100, TWO, 5));
+	assert_accepted(plain(1, ONE, 9));
+	assert_int_equal(rig.group.loads[ONE].items, 10);
+}
+
+static void an_idle_service_takes_what_its_bound_says(void **state)
+{
+	(void)state;
+	rig.services[ONE].max_queued = 10;
+	assert_refused(plain(11, ONE, 9), "of one of its services");
+	assert_accepted(plain(10, ONE, 0));
+}
+
+static void one_of_several_services_holds_less_than_what_is_left(void **state)
+{
+	(void)state;
+	rig.config.limits.queued_items = 100;
+	assert_accepted(plain(30, ONE, 9));
+	assert_accepted(plain(25, ONE, 9));
+	assert_refused(plain(1, ONE, 9), "of one of its services");
+	assert_accepted(plain(40, TWO, 9));
+}
+
+static struct batch *mixed(enum contract contract)
+{
+	struct batch *b = ask_for(6, ONE, contract, 9);
+
+	for (uint32_t i = 0; i < 6; i += 2)
+		b->items[i].service = TWO;
+	return b;
+}
+
+/* One of its services is full: nothing of the other one is counted either. */
+static void a_mixed_batch_is_counted_per_service_or_not_at_all(void **state)
+{
+	(void)state;
+	rig.services[TWO].max_queued = 2;
+	assert_refused(submit(mixed(CONTRACT_PARTIAL_SUCCESS)), "of one of its services");
+	assert_int_equal(unfinished(), 0);
+	assert_int_equal(rig.group.loads[ONE].items + rig.group.loads[TWO].items, 0);
+	rig.services[TWO].max_queued = 3;
+	assert_accepted(submit(mixed(CONTRACT_PARTIAL_SUCCESS)));
+	assert_int_equal(rig.group.loads[ONE].items, 3);
+	assert_int_equal(rig.group.loads[TWO].items, 3);
+}
+
+/* ---- bytes ---- */
+
+static void bytes_have_the_same_slices(void **state)
+{
+	struct batch *b;
+
+	(void)state;
+	rig.config.n_services = 1;
+	rig.config.limits.queued_bytes = 10 * sizeof(struct item);
+	assert_accepted(plain(8, ONE, 5));
+	b = effort(1, ONE, 5);
+	assert_int_equal(count_shed(b), 1);
+	batch_unref(b);
+	run_for(1);
+	assert_refused(plain(2, ONE, 5), "bytes");
+	assert_accepted(plain(2, ONE, 9));
+	assert_refused(effort(1, ONE, 9), "bytes");
+	assert_true(dispatch_is_full(rig.d, 1, true));
+	assert_false(dispatch_is_full(rig.d, 0, true));
+}
+
+/* ---- before the body ---- */
+
+static void a_full_process_says_so_before_it_reads(void **state)
+{
+	(void)state;
+	one_service_and(10);
+	assert_false(dispatch_is_full(rig.d, 1, false));
+	assert_accepted(plain(10, ONE, 9));
+	assert_true(dispatch_is_full(rig.d, 1, false));
+	assert_in_range(dispatch_last_refusal(rig.d).retry_after_s, 1, 60);
+	/* A job's items are not counted here. */
+	assert_false(dispatch_is_full(rig.d, 1, true));
+}
+
+/* ---- shedding ---- */
+
+static void what_has_no_room_is_shed_when_it_comes(void **state)
+{
+	struct batch *b;
+
+	(void)state;
+	one_service_and(100);
+	assert_accepted(plain(75, ONE, 5));
+	b = effort(20, ONE, 9);
+	assert_int_equal(count_shed(b), 15);
+	/* Those that go out are its first ones. */
+	assert_int_equal(b->items[4].state, ITEM_PENDING);
+	assert_int_equal(b->items[5].state, ITEM_FINAL);
+	assert_int_equal(unfinished(), 80);
+	batch_unref(b);
+	b = effort(3, ONE, 9);
+	assert_int_equal(count_shed(b), 3);
+	batch_unref(b);
+	run_for(1);
+	assert_int_equal(rig.n_done, 1);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_SHED, 0, 0), 18);
+}
+
+/* Of a service that is full its items go, and no others. */
+static void of_a_mixed_batch_those_go_that_have_no_room(void **state)
+{
+	struct batch *b;
+
+	(void)state;
+	rig.services[TWO].max_queued = 1;
+	b = submit(mixed(CONTRACT_BEST_EFFORT));
+	assert_int_equal(count_shed(b), 2);
+	assert_int_equal(b->items[0].state, ITEM_PENDING);
+	assert_int_equal(b->items[2].stop, STOP_SHED);
+	assert_int_equal(b->items[4].stop, STOP_SHED);
+	batch_unref(b);
+}
+
+static void the_least_urgent_and_newest_make_room_first(void **state)
+{
+	struct batch *urgent, *older, *newer;
+
+	(void)state;
+	one_service_and(100);
+	older = effort(20, ONE, 3);
+	urgent = effort(20, ONE, 4);
+	newer = effort(20, ONE, 3);
+	run_until(four_sent);
+	assert_accepted(plain(30, ONE, 5));
+	run_for(1);
+	assert_int_equal(count_shed(newer), 10);
+	assert_int_equal(newer->items[9].stop, STOP_NONE);
+	assert_int_equal(count_shed(older) + count_shed(urgent), 0);
+	assert_int_equal(unfinished(), 80);
+	assert_accepted(plain(12, ONE, 5));
+	run_for(1);
+	/* What a lane has goes too, when what no lane has is not enough. */
+	assert_int_equal(count_shed(newer), 20);
+	assert_int_equal(count_shed(older), 2);
+	assert_int_equal(count_shed(urgent), 0);
+	assert_int_equal(unfinished(), 80);
+	batch_unref(older);
+	batch_unref(urgent);
+	batch_unref(newer);
+}
+
+/* Nobody is refused while there is something to shed, even if it is all over at once. */
+static void items_that_may_be_shed_stand_in_nobodys_way(void **state)
+{
+	struct batch *b;
+
+	(void)state;
+	one_service_and(100);
+	b = effort(80, ONE, 9);
+	run_until(four_sent);
+	assert_false(dispatch_is_full(rig.d, 1, false));
+	assert_accepted(plain(82, ONE, 0));
+	assert_refused(plain(20, ONE, 0), "too many");
+	run_for(1);
+	assert_int_equal(count_shed(b), 76);
+	/* Those in flight keep their own results. */
+	answer_one(&rig.sent[0], 200, RETRY_AFTER_NONE);
+	answer_one(&rig.sent[1], 503, RETRY_AFTER_NONE);
+	run_for(1);
+	assert_int_equal(b->counts.succeeded, 1);
+	assert_int_equal(b->items[1].code, CODE_UNAVAILABLE);
+	assert_int_equal(b->items[1].stop, STOP_SHED);
+	answer_one(&rig.sent[2], 200, RETRY_AFTER_NONE);
+	answer_one(&rig.sent[3], 200, RETRY_AFTER_NONE);
+	run_for(1);
+	assert_int_equal(b->state, BATCH_DONE);
+	assert_int_equal(b->stop_reason, STOP_REASON_COMPLETED);
+	batch_unref(b);
+}
+
+/* ---- pace ---- */
+
+static void a_pace_is_known_while_some_wait(void **state)
+{
+	struct pace p = {0};
+
+	(void)state;
+	pace_look(&p, 1000000, 0, true);
+	pace_look(&p, 1050000, 1000, true);
+	assert_true(p.per_second == 0);
+	pace_look(&p, 1100000, 1000, true);
+	assert_true(p.per_second == 10000);
+	pace_look(&p, 1200000, 3000, true);
+	assert_true(p.per_second == 12500);
+	/* Few results take longer to tell. */
+	pace_look(&p, 1300000, 3001, true);
+	assert_true(p.per_second == 12500);
+	pace_look(&p, 2200000, 3001, true);
+	assert_true(p.per_second < 10000);
+	/* What came of an idle time says nothing. */
+	pace_look(&p, 2300000, 3002, false);
+	pace_look(&p, 9000000, 3003, false);
+	pace_look(&p, 9900000, 3003, true);
+	pace_look(&p, 9950000, 90000, true);
+	assert_true(p.per_second < 10000);
+}
+
+/* 2,000 items wait for a service that settles 100 a second. */
+static void fall_behind(void)
+{
+	struct service_load *l = &rig.group.loads[ONE];
+	struct pace *p;
+
+	one_service_and(100000);
+	assert_accepted(plain(2000, ONE, 9));
+	p = &rig.d->admission.outlooks[ONE].pace;
+	*p = (struct pace){.since_us = clock_now(), .settled = l->settled, .busy = true, .per_second = 100};
+}
+
+static void a_service_that_is_behind_refuses_what_would_wait_too_long(void **state)
+{
+	unsigned after_s;
+
+	(void)state;
+	rig.config.limits.queue_ms = 5000;
+	fall_behind();
+	assert_refused(plain(2000, ONE, 9), "too far behind");
+	after_s = dispatch_last_refusal(rig.d).retry_after_s;
+	assert_in_range(after_s, 15, 20);
+	/* Turns are fair: a small one passes the large one. */
+	assert_accepted(plain(400, ONE, 9));
+	rig.config.limits.queue_ms = 0;
+	assert_accepted(plain(2000, ONE, 9));
+}
+
+static void a_batch_waits_at_most_for_half_of_its_deadline(void **state)
+{
+	struct batch *b;
+
+	(void)state;
+	rig.config.limits.queue_ms = 3600000;
+	fall_behind();
+	b = ask_for(2000, ONE, CONTRACT_PARTIAL_SUCCESS, 9);
+	b->policy.deadline_ms = 30000;
+	assert_refused(submit(b), "too far behind");
+	b = ask_for(2000, ONE, CONTRACT_PARTIAL_SUCCESS, 9);
+	b->policy.deadline_ms = 50000;
+	assert_accepted(submit(b));
+}
+
+#define RIG(test) cmocka_unit_test_setup_teardown(test, rig_open, close_and_check)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(each_priority_has_a_slice_of_the_last_fifth),
+		RIG(the_less_urgent_is_refused_first),
+		RIG(an_empty_process_takes_what_its_limit_says),
+		RIG(a_service_has_its_own_bound),
+		RIG(an_idle_service_takes_what_its_bound_says),
+		RIG(one_of_several_services_holds_less_than_what_is_left),
+		RIG(a_mixed_batch_is_counted_per_service_or_not_at_all),
+		RIG(bytes_have_the_same_slices),
+		RIG(a_full_process_says_so_before_it_reads),
+		RIG(what_has_no_room_is_shed_when_it_comes),
+		RIG(of_a_mixed_batch_those_go_that_have_no_room),
+		RIG(the_least_urgent_and_newest_make_room_first),
+		RIG(items_that_may_be_shed_stand_in_nobodys_way),
+		cmocka_unit_test(a_pace_is_known_while_some_wait),
+		RIG(a_service_that_is_behind_refuses_what_would_wait_too_long),
+		RIG(a_batch_waits_at_most_for_half_of_its_deadline),
+	};
+
+	log_init(LOG_LOGFMT, LOG_ERROR);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
