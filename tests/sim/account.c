@@ -58,6 +58,23 @@ static double level_at(const struct account *a, int64_t us)
 	return MAX(a->level - leaked, 0);
 }
 
+void account_settle(void)
+{
+	for (unsigned i = 0; i < sim.n_accounts; i++) {
+		struct account *a = &sim.accounts[i];
+
+		a->level = service_of(a)->rate.per_second > 0 ? level_at(a, clock_now()) : 0;
+		a->level_us = clock_now();
+	}
+}
+
+/* Nobody owes more than a bucket holds. */
+void account_go_on(void)
+{
+	for (unsigned i = 0; i < sim.n_accounts; i++)
+		sim.accounts[i].level = MIN(sim.accounts[i].level, service_of(&sim.accounts[i])->rate.burst);
+}
+
 static bool rate_full(const struct account *a, int64_t us)
 {
 	const struct rate_policy *p = &service_of(a)->rate;

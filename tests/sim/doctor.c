@@ -37,15 +37,18 @@ static void doctor_protection(struct service *s)
 
 void doctor_config(void)
 {
-	sim.told = sim.config;
-	memcpy(sim.told_services, sim.services, sizeof sim.services);
-	sim.told.services = sim.told_services;
-	memcpy(sim.told_tenants, sim.tenants, sizeof sim.tenants);
-	sim.told.tenants = sim.told_tenants;
+	struct config *c = &sim.told->config;
+
+	*c = sim.config;
+	atomic_store(&c->refs, 1);
+	memcpy(sim.told->services, sim.services, sizeof sim.services);
+	c->services = sim.told->services;
+	memcpy(sim.told->tenants, sim.tenants, sizeof sim.tenants);
+	c->tenants = sim.told->tenants;
 	if (sim.plant == PLANT_NO_ROOM_LIMIT)
-		sim.told.limits.resident_bytes = (size_t)1 << 30;
-	for (size_t i = 0; i < sim.told.n_services; i++) {
-		struct service *s = &sim.told_services[i];
+		c->limits.resident_bytes = (size_t)1 << 30;
+	for (size_t i = 0; i < c->n_services; i++) {
+		struct service *s = &sim.told->services[i];
 
 		if (sim.plant == PLANT_IN_FLIGHT)
 			s->max_in_flight++;
@@ -56,11 +59,11 @@ void doctor_config(void)
 		doctor_protection(s);
 	}
 	if (sim.plant == PLANT_MORE_ITEMS)
-		sim.told.limits.queued_items += sim.told.limits.queued_items / 10;
-	for (size_t i = 0; sim.plant == PLANT_MORE_OF_TENANT && i < sim.told.n_tenants; i++)
-		sim.told_tenants[i].queued_items += sim.tenants[i].queued_items > 0;
-	for (size_t i = 0; sim.plant == PLANT_NO_WEIGHTS && i < sim.told.n_tenants; i++)
-		sim.told_tenants[i].weight = 1;
+		c->limits.queued_items += c->limits.queued_items / 10;
+	for (size_t i = 0; sim.plant == PLANT_MORE_OF_TENANT && i < c->n_tenants; i++)
+		sim.told->tenants[i].queued_items += sim.tenants[i].queued_items > 0;
+	for (size_t i = 0; sim.plant == PLANT_NO_WEIGHTS && i < c->n_tenants; i++)
+		sim.told->tenants[i].weight = 1;
 }
 
 static void doctor_items(struct batch *b)

@@ -50,7 +50,7 @@ void life_open(void)
 	CLEANUP(buf_free) struct buf error = {0};
 
 	account_forget();
-	sim.metrics = dispatch_metrics_new(&sim.told, sim.n_shards);
+	sim.metrics = dispatch_metrics_new(&sim.told->config, sim.n_shards);
 	sim.store = store_on_disk(sim.disk);
 	sim.group = (struct dispatch_group){.hash_seed = dice_below(UINT64_MAX), .n = sim.n_shards};
 	for (unsigned i = 0; i < sim.n_shards; i++) {
@@ -61,7 +61,7 @@ void life_open(void)
 			.loop = sim.loops[i],
 			.xfer = sim.xfers[i],
 			.store = sim.store,
-			.config = &sim.told,
+			.config = &sim.told->config,
 			.group = &sim.group,
 			.meter = {sim.metrics, i},
 			.shard = i,
@@ -261,7 +261,7 @@ static void start_next(unsigned shards)
 	sim.life++;
 	if (shards != sim.n_shards)
 		cover_race(RACE_OTHER_SHARDS);
-	sim.n_shards = sim.config.shards = sim.told.shards = shards;
+	sim.n_shards = sim.config.shards = sim.told->config.shards = shards;
 	if (dice_chance(50))
 		clock_reboot();
 	life_open();

@@ -110,6 +110,8 @@ static const struct planted {
 	{"tenants have no weights", PLANT_NO_WEIGHTS, RULE_FAIR},
 	{"batches have no priorities", PLANT_NO_PRIORITIES, RULE_FAIR},
 	{"a service takes all slots of a shard", PLANT_UNFAIR_SLOTS, RULE_SLOTS},
+	{"a reload changes nothing", PLANT_OLD_LIMITS, RULE_RATE},
+	{"a reload forgives what is owed", PLANT_DEBT_FORGIVEN, RULE_RATE},
 	{"one item more is let in for a service", PLANT_MORE_QUEUED, RULE_ADMISSION},
 	{"a tenth more items are let in", PLANT_MORE_ITEMS, RULE_ADMISSION},
 	{"a tenant may have one item more", PLANT_MORE_OF_TENANT, RULE_ADMISSION},

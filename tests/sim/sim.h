@@ -73,7 +73,7 @@ NORETURN void sim_fail(enum rule rule, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void trace_start(void);
 void trace(const char *what, int64_t a, int64_t b, int64_t c);
 
-enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, MAX_TENANTS = 3, MAX_ACCOUNTS = 32, NEVER = -1 };
+enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, MAX_TENANTS = 3, MAX_ACCOUNTS = 32, MAX_RELOADS = 2, NEVER = -1 };
 
 /* What a breaker hears of an attempt. */
 enum said {
@@ -251,8 +251,16 @@ enum plant {
 	PLANT_5XX_SUCCEEDS, PLANT_ABORT_FAILS, PLANT_TIMEOUT_IS_NEITHER, PLANT_PROBE_LOST, PLANT_REPEAT_UNPAID,
 	PLANT_FIRSTS_PAY, PLANT_FIRSTS_WAIT, PLANT_NO_TIMER, PLANT_UNFAIR_SLOTS, PLANT_STARVED_SLEEP,
 	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT,
+	PLANT_OLD_LIMITS, PLANT_DEBT_FORGIVEN,
 	/* who is let in */
 	PLANT_MORE_QUEUED, PLANT_MORE_ITEMS, PLANT_MORE_OF_TENANT, PLANT_NEVER_SHEDS, PLANT_SHEDS_EARLY, PLANT_TENANT_LEAK
+};
+
+/* A configuration as a dispatcher has it. */
+struct told {
+	struct config config;
+	struct service services[MAX_SERVICES];
+	struct tenant tenants[MAX_TENANTS];
 };
 
 /* One seed's world. There is one at a time. */
@@ -260,9 +268,9 @@ struct sim {
 	uint64_t seed;
 	enum plant plant;
 	struct config config;            /* what the checks believe */
-	struct config told;              /* what the dispatcher is told */
-	struct service services[MAX_SERVICES], told_services[MAX_SERVICES];
-	struct tenant tenants[MAX_TENANTS], told_tenants[MAX_TENANTS];
+	struct service services[MAX_SERVICES];
+	struct tenant tenants[MAX_TENANTS];
+	struct told tolds[MAX_RELOADS + 1], *told;       /* what the dispatcher is told, now and before */
 	struct fake_settings set;
 	bool stalls;                     /* shards may stand still for a while */
 	bool exact;                      /* no stall, no late timer: instants are exact */
@@ -309,6 +317,7 @@ extern struct sim sim;
 void plan_world(uint64_t seed);
 void plan_services(void);
 void plan_batch(struct sim_batch *b, unsigned number);
+void plan_reload(void);
 void plan_script(const struct request *r, struct script *ret);
 
 /* text.c: the only place where a planned batch becomes a real one. */
@@ -328,6 +337,7 @@ void world_end(struct sim_batch *b, enum why why);
 void world_drain(unsigned shard);
 void world_shut_down(unsigned shard);
 bool world_goes_down(void);
+void world_reload(void);
 void world_detach(struct sim_batch *b);
 bool world_step(void);                   /* one event, and every check after it */
 void world_close(void);
@@ -382,6 +392,8 @@ void check_plain_end(struct sim_batch *b);
 
 /* account.c: what each lane may do. */
 void account_forget(void);
+void account_settle(void);                /* the limits are about to change ... */
+void account_go_on(void);                /* ... and have changed */
 void account_start(struct request *r);
 void account_answer(struct request *r);
 bool account_holds(const struct sim_item *it, int64_t us);
@@ -435,7 +447,7 @@ enum race {
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
 	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
 	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
-	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_MAX
+	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_RELOADED, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);

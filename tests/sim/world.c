@@ -120,6 +120,24 @@ void world_drain(unsigned shard)
 	trace("drain: shard", shard, 0, 0);
 }
 
+/* Other limits from here on, in all shards. */
+void world_reload(void)
+{
+	if (sim.told == &sim.tolds[MAX_RELOADS])
+		return;
+	account_settle();
+	plan_reload();
+	account_go_on();
+	sim.told++;
+	doctor_config();
+	for (unsigned i = 0; i < sim.n_shards; i++) {
+		fake_loop_enter(sim.loops[i]);
+		dispatch_reload(sim.dispatches[i], config_ref(&sim.told->config));
+	}
+	cover_race(RACE_RELOADED);
+	trace("reload", 0, 0, 0);
+}
+
 /* Shards go down one after the other. */
 bool world_goes_down(void)
 {
@@ -189,6 +207,7 @@ void world_open(void)
 {
 	event_init(&sim.tick, NULL, on_tick);
 	event_init(&sim.lane_tick, NULL, on_lane_tick);
+	sim.told = sim.tolds;
 	doctor_config();
 	sim.disk = store_disk_new(sim.config.limits.stored_items, sim.slow_us);
 	for (unsigned i = 0; i < MAX_SHARDS; i++)

@@ -109,6 +109,24 @@ WRAPPED(void, item_refuse, struct item *it, const struct outcome *o)
 		it->refused--;
 }
 
+/* ---- other limits while it runs ---- */
+
+WRAPPED(void, rate_change, struct rate *r, const struct rate_policy *from, const struct rate_policy *to, int64_t now_us)
+{
+	if (sim.plant != PLANT_DEBT_FORGIVEN)
+		__real_rate_change(r, from, to, now_us);
+	else
+		r->due_ns = 0;
+}
+
+WRAPPED(void, dispatch_reload, struct dispatch *d, struct config *take)
+{
+	if (sim.plant == PLANT_OLD_LIMITS)
+		config_unref(take);
+	else
+		__real_dispatch_reload(d, take);
+}
+
 /* ---- who is let in ---- */
 
 WRAPPED(void, shed_if_full, struct dispatch *d)
