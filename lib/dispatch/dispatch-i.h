@@ -10,6 +10,7 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
+ *   reload.c     the configurations that are in use here
  *   trace.c      the spans of batches and attempts
  */
 #pragma once
@@ -58,17 +59,28 @@ struct attempt {
 	struct turn *turn;               /* while queued */
 	uint32_t breaker_period;         /* in which it started */
 	struct transfer *transfer;       /* while in flight */
+	struct held_config *held;        /* while in flight: what it was started under */
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
 	bool started;                    /* false: nothing was tried, see `refused` and why */
 	bool refused;                    /* by the breaker: see outcome */
+	bool moved;                      /* its lane serves its service no longer */
 	bool no_budget;                  /* its deadline came while it waited for the retry budget */
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
 	struct buf quote;                /* the start of an answer that is no success, for the log */
 	int64_t started_us, done_us, started_unix_ms;
+};
+
+/* A configuration in use: the current one, or one that attempts in flight were
+ * started under. */
+struct held_config {
+	struct list node;                /* dispatch.old, or none */
+	const struct config *config;
+	struct config *owned;            /* the same with a reference; NULL: it was lent */
+	unsigned attempts;
 };
 
 enum live_phase {
@@ -167,7 +179,9 @@ struct jobs {
 };
 
 struct dispatch {
-	struct dispatch_env env;
+	struct dispatch_env env;         /* config: the current one */
+	struct held_config *held;        /* the current one */
+	struct list old;                 /* struct held_config: those before */
 	struct rng rng;
 	struct op_tree ops;
 	struct op root;
@@ -195,7 +209,7 @@ struct dispatch {
 	unsigned answers;                /* of the store's, that are awaited for them */
 	/* lane-i.h */
 	struct idmap lanes, visits, turns, shares;
-	struct list dirty_lanes, idle_lanes;
+	struct list all_lanes, dirty_lanes, idle_lanes;
 	struct heap lane_waits;          /* lanes that are to be looked at again */
 	struct residency slots;          /* in flight, against the shard's own cap */
 	struct list *starved;            /* lanes that wait for a slot, by service */
@@ -298,3 +312,11 @@ void lanes_pump(struct dispatch *d);
 void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
+void lanes_reload(struct dispatch *d);           /* env.config is another one */
+
+/* reload.c: an attempt is in flight, and is no longer. */
+void held_start(struct dispatch *d, struct attempt *a);
+void held_done(struct dispatch *d, struct attempt *a);
+const struct service *held_service(const struct attempt *a);
+void held_init(struct dispatch *d);
+void held_free(struct dispatch *d);

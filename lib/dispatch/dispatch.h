@@ -59,8 +59,16 @@ struct dispatch_env {
 	uint64_t seed;                   /* of jitter and ids; 0: from the system */
 };
 
+/* env->config is only lent: until dispatch_reload(), or to the end. */
 struct dispatch *dispatch_new(const struct dispatch_env *env) MUST_CHECK;
 void dispatch_free(struct dispatch *d);          /* no batch and no attempt may be live */
+
+/* Another configuration from here on, laid over the one before by config_overlay().
+ * Takes the reference. New limits hold for whatever starts now; attempts in flight
+ * end under the one that they were started under, which is let go of after the last
+ * of them. All shards must have it before any of them is given an item for one of
+ * its new services. */
+void dispatch_reload(struct dispatch *d, struct config *take);
 
 /* Who wants to know about a batch. Called from the loop, never inside
  * dispatch_submit() or dispatch_cancel(). */

@@ -207,7 +207,8 @@ static void conclude(struct live *lv, struct item *it, const struct outcome *o, 
 		wait_until(lv, it, r.at_us);
 }
 
-/* A lane has not started it, because its job leaves memory: it is what it was. */
+/* A lane has not started it, because its job leaves memory or its service has changed:
+ * it is what it was. */
 static void hand_back(struct live *lv, struct item *it, bool claimed)
 {
 	struct batch *b = lv->batch;
@@ -278,6 +279,8 @@ void batch_on_result(struct loop_msg *msg)
 		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
 		live_hand_over(lv);
+	} else if (a->moved && a->why == WHY_NONE) {
+		hand_back(lv, it, a->claimed == CLAIM_HELD);
 	} else {
 		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED,
 			   a->no_budget ? STOP_RETRY_BUDGET : stop_from_why(a->why));

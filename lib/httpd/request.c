@@ -204,7 +204,7 @@ static bool hold(struct http_request *r, size_t n)
 {
 	struct httpd *h = request_conn(r)->h;
 
-	if (n > h->cfg.body_bytes - h->held_bytes)
+	if (n > h->cfg.body_bytes - MIN(h->cfg.body_bytes, h->held_bytes))
 		return false;
 	h->held_bytes += n;
 	r->held += n;

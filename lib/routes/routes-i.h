@@ -26,6 +26,7 @@ struct routes {
 	struct heap until;               /* wait.c: when each wait ends */
 	struct loop_timer *until_timer;
 	atomic_uint waiting;             /* of all shards; the first one's counts */
+	bool not_ready;                  /* the process is to end, and serves on until nobody asks it */
 	bool stopping;                   /* nobody waits any more, and streams of events end */
 	struct idmap pages;              /* page.c: those that several wait for */
 	struct list readers;             /* get_events.c: of events, of this shard */

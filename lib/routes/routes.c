@@ -340,6 +340,11 @@ struct routes *routes_new(const struct routes_env *env)
 	return r;
 }
 
+void routes_reload(struct routes *r, const struct config *config)
+{
+	r->env.config = config;
+}
+
 void routes_free(struct routes *r)
 {
 	if (r == NULL)

@@ -145,12 +145,79 @@ class Drain(Case):
         self.start()
         sock, conn = self.in_flight()
         self.signal(signal.SIGHUP)
-        self.settled.wait_line("event=reload_refused")
+        self.settled.wait_line("event=reloaded")
         self.assertEqual(self.settled.ask("GET", "/readyz").status, 200)
         conn.sendall(gate.OK)
         with sock, sock.makefile("rb") as stream:
             self.assertEqual(rawhttp.read_answer(stream).status, 200)
         self.signal()
+        self.ended()
+
+
+class LameDuck(Case):
+    """Whoever routes to the daemon learns of its end a moment later: until then it serves."""
+
+    def start(self, **limits):
+        super().start(limits={"drain_ms": FOR_EVER, "lame_duck_ms": FOR_EVER, **limits}, shards=2)
+
+    def wait_lame_duck(self):
+        for shard in range(2):
+            self.settled.wait_line(f"event=lame_duck shard={shard} ")
+
+    def test_it_says_that_it_is_not_ready_and_takes_new_batches(self):
+        self.start()
+        self.signal()
+        self.wait_lame_duck()
+        ready = self.settled.ask("GET", "/readyz")
+        self.assertEqual((ready.status, ready.json["code"]), (503, "shutting_down"))
+        self.assertEqual(self.settled.ask("GET", "/livez").status, 200)
+        sock, conn = self.in_flight()
+        conn.sendall(gate.OK)
+        answer = self.answer(sock)
+        self.assertEqual((answer.status, answer.headers["connection"]), (200, "close"))
+        job = self.settled.post({"items": [item(1, self.gate.url)]}, {"Prefer": "respond-async"})
+        self.assertEqual(job.status, 202)
+        self.gate.take()[0].sendall(gate.OK)
+        done = self.settled.ask("GET", job.headers["Location"], headers={"Prefer": "wait=30"})
+        self.assertEqual(done.json["outcome"], "succeeded")
+        self.assertNotIn("event=draining", self.settled.text())
+        self.signal()
+        self.ended()
+
+    def test_a_kept_connection_closes_with_its_next_answer(self):
+        self.start()
+        kept = rawhttp.dial(self.settled.port)
+        with kept, kept.makefile("rb") as stream:
+            kept.sendall(ASK)
+            self.assertNotIn("connection", rawhttp.read_answer(stream).headers)
+            self.signal()
+            self.wait_lame_duck()
+            kept.sendall(ASK)
+            answer = rawhttp.read_answer(stream)
+            self.assertEqual((answer.status, answer.headers["connection"]), (200, "close"))
+            self.assertEqual(stream.read(), b"")
+        self.signal()
+        self.ended()
+
+    def test_when_its_time_is_up_it_drains(self):
+        self.start(lame_duck_ms=1)
+        sock, conn = self.in_flight()
+        self.signal()
+        self.settled.wait_line("event=draining")
+        self.assertEqual(self.settled.post({"items": [item(1, self.gate.url)]}).status, 503)
+        conn.sendall(gate.OK)
+        self.assertEqual(self.answer(sock).status, 200)
+        self.ended()
+
+    def test_a_second_signal_begins_the_drain_and_a_third_ends_it(self):
+        self.start()
+        sock, _ = self.in_flight()
+        self.signal()
+        self.wait_lame_duck()
+        self.signal()
+        self.settled.wait_line("event=draining")
+        self.signal(signal.SIGINT)
+        self.assertEqual(self.answer(sock).json["stop_reason"], "shutdown")
         self.ended()
 
 

@@ -51,7 +51,7 @@ static void check_request(const struct request *r, const struct exchange *e)
 	CHECK(REQUEST, strcmp(header(e, "content-type"), "application/json") == 0, "content-type %s",
 	      header(e, "content-type"));
 	CHECK(REQUEST, header(e, "traceparent")[0] != '\0', "no traceparent");
-	CHECK(REQUEST, (header(e, "webhook-signature")[0] != '\0') == (s->secret.n > 0), "signature");
+	CHECK(REQUEST, (header(e, "webhook-signature")[0] != '\0') == (s->n_secrets > 0), "signature");
 	CHECK(REQUEST, e->guarded == (s->kind == SERVICE_WEBHOOK), "the address guard");
 }
 

@@ -29,6 +29,7 @@ static int64_t pick(const int64_t *v, size_t n)
 void plan_services(void)
 {
 	static const char *headers[] = {"authorization: Bearer secret"};
+	static struct slice secrets[] = {{"0123456789abcdef0123456789abcdef", 32}, {"fedcba9876543210fedcba9876543210", 32}};
 	static const int64_t caps[] = {1, 1, 2, 4, 64};
 
 	sim.config.n_services = few(MAX_SERVICES);
@@ -46,7 +47,8 @@ void plan_services(void)
 			.method = "POST",
 			.headers = webhook ? NULL : headers,
 			.n_headers = webhook ? 0 : 1,
-			.secret = dice_chance(20) ? SLICE("0123456789abcdef0123456789abcdef") : (struct slice){0},
+			.secrets = secrets,
+			.n_secrets = dice_chance(20) ? 1 + (size_t)dice_below(2) : 0,
 			.attempt_timeout_ms = dice_log(1, 10000),
 			.max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps)),
 			.max_payload = dice_chance(10) ? 40 : 65536,

@@ -85,6 +85,7 @@ static void assert_defaults(const struct config *c)
 	assert_int_equal(c->limits.body_ms, 60000);
 	assert_int_equal(c->limits.idle_ms, 75000);
 	assert_int_equal(c->limits.write_ms, 30000);
+	assert_int_equal(c->limits.lame_duck_ms, 0);
 	assert_int_equal(c->limits.drain_ms, 25000);
 	assert_int_equal(c->limits.deadline_ms, 30000);
 	assert_int_equal(c->limits.max_deadline_ms, 7 * 24 * 3600000);
@@ -96,7 +97,7 @@ static void assert_defaults(const struct config *c)
 	assert_int_equal(s->kind, SERVICE_WEBHOOK);
 	assert_null(s->url);
 	assert_string_equal(s->method, "POST");
-	assert_int_equal(s->n_headers + s->secret.n + s->n_allow, 0);
+	assert_int_equal(s->n_headers + s->n_secrets + s->n_allow, 0);
 	assert_int_equal(s->attempt_timeout_ms, 5000);
 	assert_int_equal(s->max_in_flight, 256);
 	assert_int_equal(s->max_payload, 256 << 10);
@@ -212,9 +213,9 @@ static void every_setting_is_read(void **state)
 		"listen: '[::1]:0'\nshards: 3\nlog: {format: json, level: debug}\nauth: {open: true}\n"
 		"limits: {items: 1000000, body_bytes: 2, payload_bytes: 3, answer_bytes: 4, json_depth: 5, connections: 6,\n"
 		"  queued_items: 7, queue_ms: 0, results_bytes: 8589934592, in_flight: 9, keep_results_ms: 10, header_ms: 11,\n"
-		"  body_ms: 12, idle_ms: 13, write_ms: 14, drain_ms: 0, deadline_ms: 16, max_deadline_ms: 2592000000}\n"
+		"  body_ms: 12, idle_ms: 13, write_ms: 14, lame_duck_ms: 15, drain_ms: 0, deadline_ms: 16, max_deadline_ms: 2592000000}\n"
 		"services:\n"
-		"  partner: {kind: webhook, secret: whsec_" KEY24 ", allow: ['127.0.0.0/8', 'fd00::/8', '::1']}\n"
+		"  partner: {kind: webhook, secret: [whsec_" KEY24 KEY24 ", whsec_" KEY24 "], allow: ['127.0.0.0/8', 'fd00::/8', '::1']}\n"
 		"  push:\n"
 		"    kind: http\n"
 		"    url: https://Push.internal:8443/send/{to}?x={to}&y=%20\n"
@@ -238,6 +239,7 @@ static void every_setting_is_read(void **state)
 	assert_true(c->limits.results_bytes == 8589934592 && c->limits.in_flight == 9);
 	assert_true(c->limits.keep_results_ms == 10 && c->limits.header_ms == 11 && c->limits.body_ms == 12);
 	assert_true(c->limits.idle_ms == 13 && c->limits.write_ms == 14 && c->limits.drain_ms == 0);
+	assert_int_equal(c->limits.lame_duck_ms, 15);
 	assert_true(c->limits.deadline_ms == 16 && c->limits.max_deadline_ms == 2592000000);
 	assert_int_equal(c->n_services, 2);
 	assert_int_equal(config_find_service(c, SLICE("push")), 1);
@@ -246,7 +248,8 @@ static void every_setting_is_read(void **state)
 	assert_string_equal(service_kind_str(p->kind), "http");
 	assert_int_equal(w->max_payload, 3);
 	assert_int_equal(w->n_allow, 3);
-	assert_int_equal(w->secret.n, 24);
+	assert_int_equal(w->n_secrets, 2);
+	assert_int_equal(w->secrets[1].n, 24);
 	assert_string_equal(p->url, "https://Push.internal:8443/send/{to}?x={to}&y=%20");
 	assert_string_equal(p->method, "PUT");
 	assert_int_equal(p->n_headers, 2);
@@ -307,7 +310,8 @@ static void the_environment_and_files_fill_in_values(void **state)
 	assert_int_equal(c->limits.items, 7);
 	assert_true(c->open);
 	assert_int_equal(c->services[0].max_in_flight, 77);
-	assert_int_equal(c->services[0].secret.n, 24);
+	assert_int_equal(c->services[0].n_secrets, 1);
+	assert_int_equal(c->services[0].secrets[0].n, 24);
 	assert_string_equal(c->services[0].headers[0], "a: Bearer x: {y: [z\t#");
 	assert_string_equal(c->services[0].headers[1], "b: <from file>");
 	assert_string_equal(c->services[0].headers[2], "c: ${T_NONE} $ $$ {}");
@@ -425,12 +429,12 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("3:3", "limits.itmes: unknown key: did you mean items?")
 	        LINE("4:3", "limits.zzz: unknown key: known here are items, body_bytes, payload_bytes, answer_bytes, "
 	             "json_depth, connections, queued_items, queued_bytes, queue_ms, resident_bytes, stored_items, results_bytes, in_flight, "
-	             "event_readers, event_comment_ms, waiting, keep_results_ms, header_ms, body_ms, idle_ms, write_ms, drain_ms, deadline_ms, max_deadline_ms")
+	             "event_readers, event_comment_ms, waiting, keep_results_ms, header_ms, body_ms, idle_ms, write_ms, lame_duck_ms, drain_ms, deadline_ms, max_deadline_ms")
 	        LINE("5:7", "log.colour: unknown key: known here are format, level")
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
-	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, allow, "
-	             "attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with"));
+	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, ca_file, "
+	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with"));
 }
 
 static void duplicate_keys_are_errors(void **state)
@@ -566,6 +570,19 @@ static void a_service_has_what_its_kind_needs(void **state)
 	        LINE("10:3", "services.none.kind: required: give http or webhook"));
 }
 
+static void secrets_are_one_or_a_few(void **state)
+{
+	(void)state;
+	refused(SERVICE "    secret: []\n",
+	        LINE("5:5", "services.a.secret: 0 secrets: give one, or a list of 1 to 8, the newest first"));
+	refused(SERVICE "    secret: [a, b, c, d, e, f, g, h, i]\n",
+	        LINE("5:5", "services.a.secret: 9 secrets: give one, or a list of 1 to 8, the newest first"));
+	refused(SERVICE "    secret: [whsec_" KEY24 ", x, {}]\n    secret: y\n",
+	        LINE("6:5", "services.a.secret: duplicate key: it stands on line 5 already")
+	        LINE("5:54", "services.a.secret[1]: not a signing secret: give whsec_ and the base64 of 24 to 64 random bytes")
+	        LINE("5:57", "services.a.secret[2]: a map: give a signing secret"));
+}
+
 static void headers_cannot_change_the_framing(void **state)
 {
 	static const char *const taken[] = {"Content-Length", "transfer-encoding", "HOST", "Connection", "Webhook-Id"};
@@ -653,6 +670,7 @@ int main(void)
 		cmocka_unit_test(listening_beyond_loopback_must_be_meant),
 		cmocka_unit_test(deadlines_must_agree),
 		cmocka_unit_test(a_service_has_what_its_kind_needs),
+		cmocka_unit_test(secrets_are_one_or_a_few),
 		cmocka_unit_test(headers_cannot_change_the_framing),
 		cmocka_unit_test(errors_are_counted_beyond_a_hundred),
 	};
