@@ -207,7 +207,7 @@ void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_ho
 }
 
 /* At most three decimals are read. */
-void cfg_show_decimal(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+void cfg_show_number(const struct setting *s, const void *at, enum show_how how, struct buf *out)
 {
 	double v;
 
