@@ -316,6 +316,7 @@ static void on_accept(struct store_op *op)
 	if (lv->listener != NULL && lv->listener->on_accepted != NULL)
 		lv->listener->on_accepted(lv->arg, lv->batch, &lv->ask.accept);
 	if (op->answer == STORE_OK) {
+		trace_accepted(lv->d, lv->batch);
 		place(lv);
 	} else {
 		uncount(lv);
@@ -540,7 +541,10 @@ void live_end(struct live *lv)
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);
 	log_done(lv);
+	trace_done(d, b);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
+	meter_observe_us(d->env.meter, METRIC_BATCH_SECONDS, b->asynchronous, b->outcome - 1,
+			 b->finished_us - b->accepted_us);
 	if (b->stop_reason != STOP_REASON_COMPLETED)
 		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason - STOP_REASON_FIRST_FAILURE, 0, 1);
 	/* A document that was made while it ran would do for a while longer. */
