@@ -207,7 +207,9 @@ enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t no
 	if (lane->unclaimed.n[TURN_ANY] == lane->unclaimed.n[TURN_FIRST] ||
 	    budget_left(&lane->budget, p, now_us) > lane->claimed_repeats)
 		return TURN_ANY;
-	wait_for_budget(d, lane, now_us);
+	/* If claimed ones hold what is left, their starts or ends wake the lane. */
+	if (lane_lacks_budget(d, lane, now_us))
+		wait_for_budget(d, lane, now_us);
 	return TURN_FIRST;
 }
 

@@ -217,7 +217,7 @@ static void gone(struct live *lv)
 	struct dispatch *d = lv->d;
 
 	jobs_give(lv);
-	admission_gone(lv);
+	admission_give_caller(lv);
 	list_remove(&lv->effort);
 	idmap_remove(&d->live_by_id, &lv->node);
 	list_remove(&lv->all);
@@ -290,19 +290,18 @@ static void place(struct live *lv)
 {
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
-	uint16_t service = b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service;
 	bool wanted = lv->listener != NULL || lv->end_early != WHY_NONE;
 
 	count_refused_items(lv);
 	tenant_accepted(lv);
-	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(d, service))) {
+	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(lv))) {
 		uncount(lv);
-		jobs_add(lv, service, loop_now_us(d->env.loop));
+		jobs_add(lv, loop_now_us(d->env.loop));
 		gone(lv);
 		return;
 	}
 	if (b->asynchronous)
-		jobs_take(lv, service, b->held_bytes);
+		jobs_take(lv, b->held_bytes);
 	begin(lv);
 	if (lv->end_early != WHY_NONE)
 		cancel(lv, lv->end_early);
@@ -354,6 +353,8 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	n = take->counts.pending;
 	taken = admission_take(d, take, counted);
 	tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), n - (taken ? take->counts.pending : 0));
+	if (counted)
+		throttle_note(d, taken);
 	if (!taken)
 		return -EBUSY;
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
@@ -362,7 +363,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	lv = live_new(d, take);
 	lv->listener = l;
 	lv->arg = arg;
-	lv->counted = counted;
+	lv->counted = lv->awaited = counted;
 	tell_store(lv);
 	if (take->durable) {
 		lv->phase = LIVE_ACCEPTING;
@@ -425,7 +426,7 @@ static void on_park(struct store_op *op)
 	}
 	meter_add(d->env.meter, METRIC_JOB_PARKS, 0, 0, 1);
 	unwind(lv);
-	jobs_add(lv, lv->service, at_us);
+	jobs_add(lv, at_us);
 	gone(lv);
 }
 
@@ -540,6 +541,7 @@ void live_end(struct live *lv)
 	b->expires_unix_ms = now_unix_ms + d->env.config->limits.keep_results_ms;
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);
+	admission_give_caller(lv);
 	log_done(lv);
 	trace_done(d, b);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
