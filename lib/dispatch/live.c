@@ -315,6 +315,7 @@ static void on_accept(struct store_op *op)
 	if (lv->listener != NULL && lv->listener->on_accepted != NULL)
 		lv->listener->on_accepted(lv->arg, lv->batch, &lv->ask.accept);
 	if (op->answer == STORE_OK) {
+		trace_accepted(lv->d, lv->batch);
 		place(lv);
 	} else {
 		uncount(lv);
@@ -542,7 +543,10 @@ void live_end(struct live *lv)
 	op_finish(&d->ops, &b->op);
 	admission_give_caller(lv);
 	log_done(lv);
+	trace_done(d, b);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
+	meter_observe_us(d->env.meter, METRIC_BATCH_SECONDS, b->asynchronous, b->outcome - 1,
+			 b->finished_us - b->accepted_us);
 	if (b->stop_reason != STOP_REASON_COMPLETED)
 		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason - STOP_REASON_FIRST_FAILURE, 0, 1);
 	/* A document that was made while it ran would do for a while longer. */

@@ -181,6 +181,11 @@ static void add_head(struct buf *out, int status, const struct http_header *head
 	buf_printf(out, "Content-Length: %zu\r\n\r\n", body_n);
 }
 
+static bool send_last(struct conn *c, struct slice s)
+{
+	return c->h->cfg.tls != NULL ? tls_send_last(c, s) : send(c->fd, s.p, s.n, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
 /* libmicrohttpd takes no answer while a body arrives, so this one goes to the
  * socket directly; nothing else has been written for this request but perhaps
  * "100 Continue". It fits the socket's buffer; if not, the connection is lost
@@ -189,10 +194,10 @@ static void add_head(struct buf *out, int status, const struct http_header *head
 static void respond_directly(struct http_request *r, int status, const struct http_header *headers, size_t n_headers,
 			     struct blob *take_body)
 {
-	int fd = request_conn(r)->fd;
 	struct buf out = {0};
 
 	request_set_state(r, REQ_REFUSED);
+	r->status = status;
 	buf_free(&r->body);
 	request_release(r);
 	r->discarded = 0;
@@ -201,10 +206,10 @@ static void respond_directly(struct http_request *r, int status, const struct ht
 		if (r->method != HTTP_HEAD)
 			buf_add(&out, take_body->p, take_body->n);
 	}
-	if (take_body == NULL || out.failed || send(fd, out.p, out.n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		shutdown(fd, SHUT_RDWR);
+	if (take_body == NULL || out.failed || !send_last(request_conn(r), buf_slice(&out)))
+		shutdown(request_conn(r)->fd, SHUT_RDWR);
 	else
-		shutdown(fd, SHUT_WR);
+		shutdown(request_conn(r)->fd, SHUT_WR);
 	buf_free(&out);
 	blob_unref(take_body);
 }

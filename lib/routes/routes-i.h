@@ -20,6 +20,7 @@ struct routes {
 	struct routes_env env;
 	struct door front, operations;
 	struct rng rng;
+	unsigned labels[32];             /* routes.c: of each route, for the metrics */
 	struct idmap flights;            /* look.c: looks under way */
 	struct idmap watched;            /* wait.c: batches that somebody here waits for */
 	struct heap until;               /* wait.c: when each wait ends */
@@ -85,9 +86,6 @@ size_t quota_headers(struct routes *r, struct http_request *req, struct http_hea
 unsigned quota_take(struct routes *r, const struct http_request *req, uint32_t n) MUST_CHECK;
 void quota_give_back(struct routes *r, const struct http_request *req, uint32_t n);       /* it was refused */
 
-/* tenant_metrics.c: the tenants' part of /metrics. */
-void tenant_metrics_render(struct routes *r, struct buf *out);
-
 /* The key of the one line of Authorization; n 0: it has none. */
 struct slice auth_bearer(const char *line);
 const struct auth_key *auth_find(const struct config *c, struct slice key);      /* NULL: it is not known */
@@ -142,8 +140,8 @@ void events_init(struct routes *r);
 void events_free(struct routes *r);
 void events_close(struct routes *r);
 
-/* store_metrics.c: the store's part of /metrics. */
-void store_metrics_render(struct routes *r, struct buf *out);
+/* sampled.c: the metrics that are looked up when somebody asks. */
+void sample(struct routes *r);
 
 #define NO_SUCH_BATCH "no batch with this id is known; results expire"
 #define NO_NEW_BATCHES "no new batches: try another instance, or later"

@@ -24,7 +24,6 @@
 
 #include "routes-i.h"
 
-enum { TRACE_SAMPLED = 1 };
 
 const struct retry_policy job_retry = {.max_attempts = 10, .base_ms = 1000, .cap_ms = 3600000};
 
@@ -285,18 +284,23 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 static const struct dispatch_listener whole = {.on_accepted = on_accepted, .on_done = on_done};
 static const struct dispatch_listener streamed = {.on_accepted = on_accepted, .on_settled = on_settled, .on_done = on_done};
 
+/* The caller decides whether its trace is recorded; for one that begins here the
+ * configuration does. Without an endpoint nothing is recorded here, but who comes
+ * after may want to. */
 static void set_trace(struct routes *r, struct http_request *req, struct batch *b)
 {
 	uint64_t id[2] = {rng_u64(&r->rng), rng_u64(&r->rng) | 1};
 	struct slice state = negotiate_tracestate(http_header(req, "tracestate"));
 
-	if (negotiate_traceparent(http_header(req, "traceparent"), b->trace.id, &b->trace.flags)) {
+	if (negotiate_traceparent(http_header(req, "traceparent"), &b->trace)) {
 		if (state.n > 0)
 			b->trace.state = arena_copy(&b->arena, state);
 		return;
 	}
+	b->trace = (struct trace){0};
 	memcpy(b->trace.id, id, sizeof id);
-	b->trace.flags = TRACE_SAMPLED;
+	if (r->env.config->tracing.endpoint == NULL || span_sampled(b->trace.id, r->env.config->tracing.ratio))
+		b->trace.flags = TRACE_SAMPLED;
 }
 
 /* What an error of dispatch_submit(), or the caller's quota, is for its answer. */

@@ -94,6 +94,7 @@ struct transfer {
 	CURL *easy;
 	curl_socket_t fd;                /* that libcurl has watched for it, or -1 */
 	struct lookup *lookup;
+	struct tls_profile *profile;     /* https: a reference */
 	struct curl_slist resolve;       /* what libcurl is told of its host */
 	struct buf addresses;            /* its text */
 	void (*on_done)(void *arg, const struct answer *answer);
@@ -107,7 +108,7 @@ struct transfer {
 	size_t body_n, answer_limit;
 	unsigned service;
 	bool guarded, tls;
-	bool custom_method;              /* what the easy handle still carries */
+	bool custom_method, own_ciphers; /* what the easy handle still carries */
 
 	/* What has happened; cleared by every start. */
 	struct evidence {
@@ -175,6 +176,8 @@ extern struct resolver *xfer_resolver;           /* from xfer_global_init() to x
 void xfer_start_soon(struct transfer *t);        /* SPARE, or UNRESOLVED: its name is known */
 void xfer_give_up(struct transfer *t, CURLcode rc);
 
-/* tls.c */
-CURLcode xfer_tls_configure(void *ssl_ctx);
-void xfer_tls_free(void);
+/* tls.c. NULL is the profile of services without files of their own. */
+struct tls_profile *xfer_tls_profile(unsigned service);  /* a reference */
+void xfer_tls_unref(struct tls_profile *p);              /* any thread */
+CURLcode xfer_tls_configure(const struct tls_profile *p, void *ssl_ctx);
+const char *xfer_tls_ciphers(const struct tls_profile *p);       /* NULL: libcurl's */

@@ -63,7 +63,7 @@ void xfer_metrics_render(struct buf *out)
 void xfer_global_free(void)
 {
 	resolver_free(STEAL_PTR(xfer_resolver));
-	xfer_tls_free();
+	xfer_tls_use(NULL);
 	curl_global_cleanup();
 }
 
@@ -77,6 +77,12 @@ static void allow_connections(struct xfer *x)
 		return;
 	curl_multi_setopt(x->multi, CURLMOPT_MAXCONNECTS, n);
 	x->max_connects = n;
+}
+
+void xfer_set_max_idle(struct xfer *x, unsigned max_idle)
+{
+	x->max_idle = max_idle;
+	allow_connections(x);
 }
 
 /* Nothing is in flight: begin to count the time that connections idle. */

@@ -49,8 +49,28 @@ void xfer_names_configure(const struct xfer_names *names);
 /* Any thread: what the process counts about look-ups, as Prometheus text. */
 void xfer_metrics_render(struct buf *out);
 
+/* What a service's TLS needs; NULL: the system's authorities, and no certificate of its own. */
+struct xfer_tls {
+	const char *ca_file, *cert_file, *key_file;      /* PEM; the last two together */
+};
+
+/* Read the files of all services, a place each as in exchange.service. Several
+ * services with one ca_file share what is parsed. NULL: what is wrong is in
+ * *reterr, one line. Any thread. */
+struct xfer_tls_set;
+struct xfer_tls_set *xfer_tls_load(const struct xfer_tls *services, size_t n, struct buf *reterr) MUST_CHECK;
+void xfer_tls_set_free(struct xfer_tls_set *set);        /* that is not in use; NULL is fine */
+
+/* Any thread: every transfer that starts from now on uses it, and the system's
+ * authorities are read anew. Connections that were made with other files are not
+ * used again. */
+void xfer_tls_use(struct xfer_tls_set *take);
+
 struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg) MUST_CHECK;     /* NULL: no memory */
 void xfer_free(struct xfer *x);                  /* no transfer may be live, nor the loop run again */
+
+/* Another number of connections to keep open while unused. */
+void xfer_set_max_idle(struct xfer *x, unsigned max_idle);
 
 /* Start one request. `e` and what it points at are copied or used up inside the
  * call, but for e->body, which stays valid until on_done. The answer and all in

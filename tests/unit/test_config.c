@@ -193,6 +193,22 @@ static void every_limit_is_told_as_it_is_in_force(void **state)
 	config_free(c);
 }
 
+static void a_collector_is_read(void **state)
+{
+	struct config *c = load("tracing: {endpoint: 'https://c:4318/otlp/', ratio: 0.25, headers: {api-key: k, b: c}}\n");
+
+	(void)state;
+	assert_string_equal(c->tracing.endpoint, "https://c:4318/otlp");
+	assert_true(c->tracing.ratio == 0.25);
+	assert_int_equal(c->tracing.n_headers, 2);
+	assert_string_equal(c->tracing.headers[0], "api-key: k");
+	config_free(c);
+	c = load("log: {level: info}\n");
+	assert_null(c->tracing.endpoint);
+	assert_true(c->tracing.ratio == 1 && c->tracing.n_headers == 0);
+	config_free(c);
+}
+
 static void every_setting_is_read(void **state)
 {
 	struct config *c = load(
@@ -419,8 +435,8 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("5:7", "log.colour: unknown key: known here are format, level")
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
-	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, allow, "
-	             "attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with, rate, breaker, retry_budget, max_pause_ms"));
+	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, ca_file, "
+	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with, rate, breaker, retry_budget, max_pause_ms"));
 }
 
 static void duplicate_keys_are_errors(void **state)
@@ -683,6 +699,7 @@ int main(void)
 		cmocka_unit_test(the_printed_defaults_load_as_the_defaults),
 		cmocka_unit_test(the_description_has_a_row_for_every_setting),
 		cmocka_unit_test(every_limit_is_told_as_it_is_in_force),
+		cmocka_unit_test(a_collector_is_read),
 		cmocka_unit_test(every_setting_is_read),
 		cmocka_unit_test(json_is_a_configuration_too),
 		cmocka_unit_test(ranges_are_parsed_as_such),
