@@ -40,6 +40,7 @@ struct dispatch_group {
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
 	atomic_uint shedding;            /* ... and those that are being shed */
+	atomic_uint callers;             /* who wait for batches that are not done */
 	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t started_unix_ms;         /* the process */
@@ -94,16 +95,16 @@ struct dispatch_listener {
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
 
 /* Why there was no room, and how long it is expected to take until there is, from the
- * pace of the last seconds: of the last -EBUSY, or of dispatch_is_full(). */
+ * pace of the last seconds: of the last -EBUSY, or of dispatch_refuses_unread(). */
 struct dispatch_refusal {
 	const char *detail;              /* static text for people */
 	unsigned retry_after_s;          /* 1 to 60 */
 };
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
 
-/* Before the body of a batch is read: is there room for none, whatever it says?
- * `job`: its items are not counted in memory. */
-bool dispatch_is_full(struct dispatch *d, size_t body_bytes, bool job);
+/* Before the body of a batch is read: is there room for none, or no time to read what
+ * would probably be refused? `job`: its items are not counted in memory. */
+bool dispatch_refuses_unread(struct dispatch *d, size_t body_bytes, bool job);
 
 /* Nobody listens any more: no further call of its listener. */
 void dispatch_detach(struct dispatch *d, struct batch_id id);

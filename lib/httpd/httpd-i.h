@@ -33,6 +33,14 @@ enum req_state {
 	REQ_STATE_MAX
 };
 
+/* What http_refuse() was told. */
+struct refusal {
+	bool given;
+	enum problem problem;
+	const char *detail;
+	unsigned retry_after_s;
+};
+
 struct http_request {
 	enum req_state state;
 	bool seen;                       /* the handler knows it: on_end is owed */
@@ -48,12 +56,7 @@ struct http_request {
 	size_t discarded;
 	size_t discard_max;              /* REFUSED: how much of the body is read */
 	uint64_t tag;                    /* the handler's */
-	struct refusal {
-		bool given;
-		enum problem problem;
-		const char *detail;
-		unsigned retry_after_s;
-	} refusal;                       /* http_refuse() */
+	struct refusal refusal;
 	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;
 	struct blob *blob;
@@ -76,6 +79,7 @@ struct conn {
 	struct heap_node due;            /* the next look; never later than `until` */
 	int64_t until;
 	enum conn_wait wait;
+	int64_t since;                   /* when this wait began */
 	uint64_t acked;                  /* bytes the peer had taken when last looked */
 	bool first;                      /* its first request; header_ms runs from accept */
 	struct httpd_tls *tls;           /* what it was shown: its handshake may need it again; NULL */
@@ -92,10 +96,13 @@ struct httpd {
 	bool again_armed;
 	struct loop_call kick;           /* after a resume */
 	struct loop_timer *due_timer;
+	struct loop_timer *full;         /* looks for whom to send away while there is no room */
 	struct heap due;                 /* struct conn.due */
 	struct list conns;
 	struct httpd_usage usage;
 	size_t held_bytes;               /* of bodies on their way */
+	struct refusal refusal;          /* the last one that was told after its body ... */
+	struct MHD_Response *refused;    /* ... and its answer, as the next is mostly the same; or NULL */
 	bool last_answers;               /* each closes its connection */
 	bool quiescing, closing;
 	int listen_fd;                   /* -1 once closed */
@@ -114,11 +121,15 @@ static inline struct conn *conn_of(struct MHD_Connection *mc)
 /* httpd.c */
 void httpd_kick(struct httpd *h);
 
+/* httpd.c: has somebody connected whom libmicrohttpd has not taken yet? */
+bool httpd_backlog(const struct httpd *h);
+
 /* deadline.c: a connection waits for one thing at a time, or for none. */
 void deadline_set(struct conn *c, enum conn_wait wait);
 void deadline_soon(struct conn *c);              /* it is idle and we are stopping */
 void deadline_clear(struct conn *c);
 void deadline_due(void *h);                      /* the heap's timer */
+void deadline_full(void *h);                     /* the timer `full` */
 
 /* request.c */
 void request_set_state(struct http_request *r, enum req_state to);
@@ -153,7 +164,7 @@ struct framing framing_check(struct MHD_Connection *mc, const struct request_lin
 /* respond.c */
 void respond_problem(struct http_request *r, enum problem p, const char *detail);
 void respond_within_body(struct http_request *r, enum problem p, const char *detail);
-void respond_refusal(struct http_request *r);    /* http_refuse()'s, after its body */
+enum MHD_Result respond_refusal(struct http_request *r);         /* http_refuse()'s, after its body */
 enum MHD_Result respond_queue(struct http_request *r);
 
 /* tls.c: on a connection of a TLS listener, inside no call of libmicrohttpd's but its

@@ -84,7 +84,11 @@ class Held:
             threading.Thread(target=self._read, args=(conn,), daemon=True).start()
 
     def _read(self, conn):
-        path = read_request(conn).split()[1].decode().lstrip("/")
+        try:
+            path = read_request(conn).split()[1].decode().lstrip("/")
+        except (AssertionError, OSError):
+            conn.close()                 # it was given up before it was whole
+            return
         with self.changed:
             self.requests[path] = conn
             self.changed.notify_all()
@@ -127,5 +131,6 @@ class Held:
         self.gate.sock.shutdown(socket.SHUT_RDWR)
         self.gate.close()
         self.thread.join(harness.LIMIT_S)
-        for conn in self.requests.values():
-            conn.close()
+        with self.changed:
+            for conn in self.requests.values():
+                conn.close()

@@ -253,6 +253,7 @@ def stop_says_why_there_was_no_further_attempt(record, item):
         "deadline": False,
         "first_failure": batch["stop_reason"] != "first_failure",
         "disconnected": batch["stop_reason"] != "disconnected",
+        "shed": record.plan.get("contract") != "best_effort",
     }
     if wrong.get(stop, True) or (r["ok"] and stop is not None):
         yield f"stop {stop} with {r}"

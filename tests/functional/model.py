@@ -13,7 +13,7 @@ DELIVERED = ("no", "maybe", "yes")
 # Stops that lie in the item itself; the others come from outside. A deadline is
 # either: the batch's, or a wait that would have gone past it.
 OWN_STOPS = {"not_retryable", "max_attempts", "maybe_delivered", "ttl", "deadline"}
-OUTSIDE_STOPS = {"first_failure", "disconnected", "deadline"}
+OUTSIDE_STOPS = {"first_failure", "disconnected", "deadline", "shed"}
 BEFORE_SENDING = ("queue", "resolve", "connect", "tls")
 
 # Codes of attempts that no status line answered, and what they can say.

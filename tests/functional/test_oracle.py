@@ -193,6 +193,8 @@ DEFECTS = [
     ("stop_says_why_there_was_no_further_attempt", "no stop", lambda d: d.result(0, 1).pop("stop")),
     ("stop_says_why_there_was_no_further_attempt", "a stop that the batch did not have",
      lambda d: d.result(0, 4).update(stop="disconnected")),
+    ("stop_says_why_there_was_no_further_attempt", "shed, though it is no best_effort",
+     lambda d: d.result(0, 4).update(stop="shed")),
     ("an_invalid_item_is_never_attempted", "an invalid item sent", lambda d: d.forge(3, 0)),
     ("an_invalid_item_is_never_attempted", "a valid item called invalid",
      lambda d: d.b(3).plan.items[0].__setattr__("valid", True)),

@@ -143,6 +143,8 @@ void life_close(void)
 	CHECK(LEAK, atomic_load(&sim.group.unfinished) == 0, "%u items unfinished",
 	      atomic_load(&sim.group.unfinished));
 	CHECK(LEAK, atomic_load(&sim.group.held_bytes) == 0, "%zu bytes held", atomic_load(&sim.group.held_bytes));
+	CHECK(LEAK, atomic_load(&sim.group.tenants.of[0].queued) == 0, "%llu items of a tenant",
+	      (unsigned long long)atomic_load(&sim.group.tenants.of[0].queued));
 	check_gauges();
 	store_close(STEAL_PTR(sim.store));
 	metrics_free(STEAL_PTR(sim.metrics));

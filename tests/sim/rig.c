@@ -23,6 +23,7 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 	sim.config.limits.items = 10000;
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.json_depth = 64;
+	sim.config.limits.connections = 10000;
 	sim.config.limits.queued_items = 100000;
 	sim.config.limits.queued_bytes = sim.config.limits.resident_bytes = (size_t)1 << 30;
 	sim.config.limits.stored_items = sim.stored_items = 100000;

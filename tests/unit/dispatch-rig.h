@@ -250,6 +250,7 @@ static int rig_open(void **state)
 	rig.config.limits.queued_items = 1000;
 	rig.config.limits.queued_bytes = rig.config.limits.resident_bytes = 1 << 30;
 	rig.config.limits.in_flight = 100;
+	rig.config.limits.connections = 1000;
 	rig.config.limits.keep_results_ms = 1000000;
 	rig.config.limits.answer_bytes = 1000;
 	rig.group.n = 1;
@@ -324,6 +325,7 @@ static int rig_close(void **state)
 	rig.store.disk->ops->close(rig.store.disk);
 	metrics_free(rig.metrics);
 	assert_int_equal(rig.group.unfinished, 0);
+	assert_int_equal(rig.group.tenants.of[0].queued, 0);
 	assert_int_equal(rig.group.held_bytes, 0);
 	clock_stop();
 	return 0;
