@@ -8,8 +8,7 @@ cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<'END'
-usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--examples N]
-                    [--restarts N]
+usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--restarts N] [--examples N]
                     [--build DIR] [--setup ARG]... [--wrap COMMAND] [--slow N]
   --suite NAME     only these suites: lint, unit, sim, functional, deploy, kill (default: all),
                    or valgrind, the functional tests that SETTLED_WRAP=valgrind is for
@@ -26,8 +25,8 @@ The last line is "N passed, N failed"; with CI=true, a skipped case has failed.
 END
 }
 
-build=build seeds=${SETTLED_SIM_SEEDS:-10000} examples=${SETTLED_SCHEMATHESIS_EXAMPLES:-10} cycles=${SETTLED_KILL_CYCLES:-60}
-restarts=${SETTLED_ROLLING_RESTARTS:-4}
+build=build seeds=${SETTLED_SIM_SEEDS:-10000} cycles=${SETTLED_KILL_CYCLES:-60}
+restarts=${SETTLED_ROLLING_RESTARTS:-4} examples=${SETTLED_SCHEMATHESIS_EXAMPLES:-10}
 setup=(-Dtests=true -Dkill_points=true) select=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -65,8 +64,8 @@ done
 [[ $cycles =~ ^[1-9][0-9]*$ ]] || die "--cycles $cycles: a positive number is wanted"
 [[ $restarts =~ ^[1-9][0-9]*$ ]] || die "--restarts $restarts: a positive number is wanted"
 [[ $examples =~ ^[1-9][0-9]*$ ]] || die "--examples $examples: a positive number is wanted"
-export SETTLED_SCHEMATHESIS_EXAMPLES=$examples SETTLED_ROLLING_RESTARTS=$restarts
 export SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
+export SETTLED_ROLLING_RESTARTS=$restarts SETTLED_SCHEMATHESIS_EXAMPLES=$examples
 
 # Each run ends with a count, also one that got no further than a failed step.
 failed_step() {

@@ -1,7 +1,10 @@
 #include "base/buf.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 void buf_free(struct buf *b)
 {
@@ -123,4 +126,34 @@ void blob_unref(struct blob *b)
 		return;
 	free(b->p);
 	free(b);
+}
+
+void buf_wipe(struct buf *b)
+{
+	if (b->p != NULL)
+		explicit_bzero(b->p, b->cap);
+	buf_free(b);
+}
+
+int buf_read_file(const char *path, size_t max, struct buf *ret)
+{
+	int fd, err = 0;
+	ssize_t got = 1;
+
+	if (!buf_reserve(ret, max + 1))
+		return -ENOMEM;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0)
+		return -errno;
+	while (got > 0 && ret->n <= max) {
+		got = read(fd, ret->p + ret->n, max + 1 - ret->n);
+		if (got > 0)
+			ret->n += (size_t)got;
+		else if (got < 0 && errno == EINTR)
+			got = 1;
+		else if (got < 0)
+			err = -errno;
+	}
+	close(fd);
+	return err == 0 && ret->n > max ? -EFBIG : err;
 }

@@ -26,6 +26,12 @@ void buf_add_i64(struct buf *b, int64_t v);
 void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void buf_vprintf(struct buf *b, const char *fmt, va_list ap) PRINTF_LIKE(2, 0);
 
+/* Read a whole file, for text that may be secret: the buffer is not moved while it
+ * grows, so a wipe gets every byte. 0 or a negative errno, -EFBIG if it has more
+ * than `max` bytes. */
+int buf_read_file(const char *path, size_t max, struct buf *ret) MUST_CHECK;
+void buf_wipe(struct buf *b);                                /* and free; b is empty after */
+
 static inline void buf_add_char(struct buf *b, char c)
 {
 	buf_add(b, &c, 1);

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
-/* Bytes of all headers but for the id; the signature is the longest. */
-enum { OWN_HEADERS = 6, HEADERS_MAX = 512, TRACE_BYTES = 16 };
+/* Bytes of all headers but for the id and the signatures; one signature with its space. */
+enum { OWN_HEADERS = 6, HEADERS_MAX = 512, SIGNATURE_BYTES = 48, TRACE_BYTES = 16 };
 
 static const struct channel_kind *kind_of(const struct service *s)
 {
@@ -139,10 +139,14 @@ static bool add_headers(const struct service *s, const struct channel_message *m
 	buf_add_i64(out, m->unix_s);
 	timestamp.n = (size_t)(out->p + out->n - timestamp.p);
 	end(scratch);
-	if (s->secret.n > 0) {
+	if (s->n_secrets > 0) {
 		begin(scratch, n, "webhook-signature: ");
-		if (!channel_sign(s->secret, id, timestamp, m->payload, out))
-			return false;
+		for (size_t i = 0; i < s->n_secrets; i++) {
+			if (i > 0)
+				buf_add_char(out, ' ');
+			if (!channel_sign(s->secrets[i], id, timestamp, m->payload, out))
+				return false;
+		}
 		end(scratch);
 	}
 	begin(scratch, n, "traceparent: ");
@@ -167,7 +171,8 @@ bool channel_encode(const struct service *s, const struct channel_message *m,
 
 	out->n = 0;
 	out->failed = false;
-	if (!buf_reserve(out, kind->url_max(s, m->to) + m->id.n * 3 + m->trace->state.n + HEADERS_MAX) ||
+	if (!buf_reserve(out, kind->url_max(s, m->to) + m->id.n * 3 + m->trace->state.n + HEADERS_MAX +
+			       s->n_secrets * SIGNATURE_BYTES) ||
 	    !reserve_lines(scratch, OWN_HEADERS + s->n_headers))
 		return false;
 	kind->url(s, m->to, out);

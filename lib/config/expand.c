@@ -7,39 +7,7 @@
 #include "config/config-i.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
-#include <unistd.h>
-
-void cfg_buf_wipe(struct buf *b)
-{
-	if (b->p != NULL)
-		explicit_bzero(b->p, b->cap);
-	buf_free(b);
-}
-
-int cfg_file_read(const char *path, size_t max, struct buf *ret)
-{
-	int fd, err = 0;
-	ssize_t got = 1;
-
-	if (!buf_reserve(ret, max + 1))
-		return -ENOMEM;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-	if (fd < 0)
-		return -errno;
-	while (got > 0 && ret->n <= max) {
-		got = read(fd, ret->p + ret->n, max + 1 - ret->n);
-		if (got > 0)
-			ret->n += (size_t)got;
-		else if (got < 0 && errno == EINTR)
-			got = 1;
-		else if (got < 0)
-			err = -errno;
-	}
-	close(fd);
-	return err == 0 && ret->n > max ? -EFBIG : err;
-}
 
 static bool is_name(const char *s)
 {
@@ -51,7 +19,7 @@ static bool is_name(const char *s)
 static bool add_file(struct node *n, const char *path, struct buf *out, struct report *rep)
 {
 	struct buf content = {0};
-	int err = cfg_file_read(path, CONFIG_VALUE_MAX, &content);
+	int err = buf_read_file(path, CONFIG_VALUE_MAX, &content);
 
 	if (err == -EFBIG)
 		cfg_report_node(rep, n, "${file:%s} holds more than 64 KiB: give a smaller file", path);
@@ -61,7 +29,7 @@ static bool add_file(struct node *n, const char *path, struct buf *out, struct r
 		content.n -= content.n > 1 && content.p[content.n - 2] == '\r' ? 2 : 1;
 	if (err == 0)
 		buf_add(out, content.p, MIN(content.n, CONFIG_VALUE_MAX + 1 - out->n));
-	cfg_buf_wipe(&content);
+	buf_wipe(&content);
 	return err == 0;
 }
 
@@ -137,7 +105,7 @@ static void expand_text(struct node *n, struct report *rep)
 		memcpy(text, out.p, out.n);
 		n->text = (struct slice){text, out.n};
 	}
-	cfg_buf_wipe(&out);
+	buf_wipe(&out);
 }
 
 void cfg_expand_tree(struct node *n, struct report *rep)

@@ -82,49 +82,44 @@ static void read_integer(const struct setting *s, const struct node *n, void *at
 		memcpy(at, &v, sizeof v);
 }
 
-/* Digits, and up to three more behind a point: a thousandth is fine enough for
- * every ratio and rate, and keeps sums of them exact enough. */
-static bool parse_decimal(struct slice s, double *ret)
+/* A decimal number with up to three places. */
+static bool parse_number(struct slice s, double *ret)
 {
-	const char *point = memchr(s.p, '.', s.n);
-	size_t n = point == NULL ? s.n : (size_t)(point - s.p), n_behind = point == NULL ? 0 : s.n - n - 1;
-	int64_t whole, part = 0;
+	const char *dot = s.n == 0 ? NULL : memchr(s.p, '.', s.n);
+	struct slice whole = {s.p, dot == NULL ? s.n : (size_t)(dot - s.p)};
+	struct slice places = dot == NULL ? (struct slice){0} : (struct slice){dot + 1, s.n - whole.n - 1};
+	int64_t v, thousandths = 0;
 
-	if (!parse_integer((struct slice){s.p, n}, &whole) || n_behind > 3 || (point != NULL && n_behind == 0))
+	if (!parse_integer(whole, &v) || (dot != NULL && (places.n < 1 || places.n > 3)))
 		return false;
 	for (size_t i = 0; i < 3; i++) {
-		char c = i < n_behind ? point[1 + i] : '0';
+		char c = i < places.n ? places.p[i] : '0';
 
 		if (c < '0' || c > '9')
 			return false;
-		part = part * 10 + (c - '0');
+		thousandths = thousandths * 10 + (c - '0');
 	}
-	*ret = (double)whole + (double)part / 1000;
+	*ret = (double)v + (double)thousandths / 1000;
 	return true;
 }
 
-static void read_decimal(const struct setting *s, const struct node *n, void *at, struct report *rep)
+static void read_number(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	double v;
 
+	REQUIRE(s->size == sizeof v);
 	if (!cfg_node_want_text(n, "a number", rep))
 		return;
-	if (!n->plain && !n->expanded) {
+	if (!n->plain && !n->expanded)
 		cfg_report_node(rep, n, "a text in quotes: give the number without them");
-		return;
-	}
-	if (!parse_decimal(n->text, &v)) {
-		cfg_report_node(rep, n, "%s is not a number: give %lld to %lld %s, with at most three decimals",
+	else if (!parse_number(n->text, &v))
+		cfg_report_node(rep, n, "%s is not a number: give %lld to %lld %s, with up to three decimal places",
 		                cfg_shown_slice(n->raw).s, (long long)s->min, (long long)s->max, s->unit);
-		return;
-	}
-	if (v < (double)s->min || v > (double)s->max) {
+	else if (v < (double)s->min || v > (double)s->max)
 		cfg_report_node(rep, n, "%s is out of range: give %lld to %lld %s", cfg_shown_slice(n->raw).s,
 		                (long long)s->min, (long long)s->max, s->unit);
-		return;
-	}
-	REQUIRE(s->size == sizeof v);
-	memcpy(at, &v, sizeof v);
+	else
+		memcpy(at, &v, sizeof v);
 }
 
 static bool parse_bool(const struct node *n, bool *ret, struct report *rep)
@@ -150,12 +145,12 @@ static void read_bool(const struct setting *s, const struct node *n, void *at, s
 static void read_path(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	enum { LONGEST = 3900 };         /* names of files follow, and PATH_MAX is 4096 */
+	const char *what = s->type == &cfg_type_file ? "a file" : "a directory";
 
-	(void)s;
-	if (!cfg_node_want_text(n, "a directory", rep))
+	if (!cfg_node_want_text(n, what, rep))
 		return;
 	if (n->text.n == 0 || n->text.n > LONGEST) {
-		cfg_report_node(rep, n, "not the path of a directory: give 1 to %d bytes", LONGEST);
+		cfg_report_node(rep, n, "not the path of %s: give 1 to %d bytes", what, LONGEST);
 		return;
 	}
 	free(*(char **)at);
@@ -262,18 +257,30 @@ static void read_shards(const struct setting *s, const struct node *n, void *at,
 		*(unsigned *)at = (unsigned)v;
 }
 
+/* It was copied from where the secret itself is not shown. */
+static bool is_hidden(const struct node *n, struct report *rep)
+{
+	if (!slice_eq(n->text, SLICE(CFG_HIDDEN)))
+		return false;
+	cfg_report_node(rep, n, CFG_HIDDEN " stands for a secret that was not printed: give it as ${NAME} or ${file:PATH}");
+	return true;
+}
+
 static void read_url(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
+	struct service *svc = container_of(at, struct service, url);
 	const char *problem;
 
 	(void)s;
-	if (!cfg_node_want_text(n, "a URL", rep))
+	if (!cfg_node_want_text(n, "a URL", rep) || is_hidden(n, rep))
 		return;
 	problem = cfg_check_url(n->text.p);
-	if (problem != NULL)
+	if (problem != NULL) {
 		cfg_report_node(rep, n, "%s", problem);
-	else
-		*(char **)at = xstrdup(n->text.p);
+		return;
+	}
+	svc->url = xstrdup(n->text.p);
+	svc->url_hidden = n->expanded;
 }
 
 static bool header_is_double(const struct node *h)
@@ -297,7 +304,7 @@ static const char *read_header(const struct node *h, struct report *rep)
 		cfg_report_key(rep, h, "%s", problem);
 		return NULL;
 	}
-	if (!cfg_node_want_text(h, "the header's value", rep))
+	if (!cfg_node_want_text(h, "the header's value", rep) || is_hidden(h, rep))
 		return NULL;
 	problem = cfg_check_header_value(h->text);
 	if (problem != NULL) {
@@ -359,16 +366,39 @@ static void read_endpoint(const struct setting *s, const struct node *n, void *a
 		*(char **)at = strndup(n->text.p, n->text.n - (n->text.n > 0 && n->text.p[n->text.n - 1] == '/'));
 }
 
-static void read_secret(const struct setting *s, const struct node *n, void *at, struct report *rep)
+static void read_secret(struct service *svc, const struct node *n, struct report *rep)
 {
 	const char *problem;
 
-	(void)s;
-	if (!cfg_node_want_text(n, "a signing secret", rep))
+	if (!cfg_node_want_text(n, "a signing secret", rep) || is_hidden(n, rep))
 		return;
-	problem = cfg_check_secret(n->text, at);
+	problem = cfg_check_secret(n->text, &svc->secrets[svc->n_secrets]);
 	if (problem != NULL)
 		cfg_report_node(rep, n, "%s", problem);
+	else
+		svc->n_secrets++;
+}
+
+/* One secret or a list. secrets and n_secrets are one setting, so `at` is the
+ * whole service. */
+static void read_secrets(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct service *svc = at;
+	size_t count = n->kind == NODE_LIST ? n->last == NULL ? 0 : n->last->index + 1 : 1;
+
+	(void)s;
+	if (n->broken)
+		return;
+	if (count == 0 || count > CONFIG_SECRETS_MAX) {
+		cfg_report_node(rep, n, "%zu secrets: give one, or a list of 1 to %d, the newest first", count,
+		                CONFIG_SECRETS_MAX);
+		return;
+	}
+	svc->secrets = xcalloc(count, sizeof *svc->secrets);
+	if (n->kind != NODE_LIST)
+		read_secret(svc, n, rep);
+	for (const struct node *one = n->kind == NODE_LIST ? n->first : NULL; one != NULL; one = one->next)
+		read_secret(svc, one, rep);
 }
 
 /* allow and n_allow are one setting, so `at` is the whole service. */
@@ -443,29 +473,23 @@ static void read_apart(const struct setting *s, const struct node *n, void *at, 
 	(void)rep;
 }
 
-static void read_absent(const struct setting *s, const struct node *n, void *at, struct report *rep)
-{
-	(void)at;
-	cfg_report_key(rep, n, "not available in this version: %s", s->why);
-}
-
-const struct setting_type cfg_type_integer = {"integer", read_integer};
-const struct setting_type cfg_type_decimal = {"number", read_decimal};
-const struct setting_type cfg_type_bool = {"true or false", read_bool};
-const struct setting_type cfg_type_choice = {NULL, read_choice};
-const struct setting_type cfg_type_word = {NULL, read_word};
-const struct setting_type cfg_type_listen = {"address:port", read_listen};
-const struct setting_type cfg_type_operations = {"address:port", read_operations};
-const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
-const struct setting_type cfg_type_path = {"directory", read_path};
-const struct setting_type cfg_type_url = {"URL", read_url};
-const struct setting_type cfg_type_headers = {"map of texts", read_headers};
-const struct setting_type cfg_type_secret = {"whsec_ and base64", read_secret};
-const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges};
-const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with};
-const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name};
-const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256};
-const struct setting_type cfg_type_apart = {"see below", read_apart};
-const struct setting_type cfg_type_endpoint = {"URL", read_endpoint};
-const struct setting_type cfg_type_trace_headers = {"map of texts", read_trace_headers};
-const struct setting_type cfg_type_absent = {NULL, read_absent};
+const struct setting_type cfg_type_integer = {"integer", read_integer, cfg_show_integer};
+const struct setting_type cfg_type_number = {"number", read_number, cfg_show_number};
+const struct setting_type cfg_type_bool = {"true or false", read_bool, cfg_show_bool};
+const struct setting_type cfg_type_choice = {NULL, read_choice, cfg_show_choice};
+const struct setting_type cfg_type_word = {NULL, read_word, cfg_show_text};
+const struct setting_type cfg_type_listen = {"address:port", read_listen, cfg_show_listen};
+const struct setting_type cfg_type_operations = {"address:port", read_operations, cfg_show_operations};
+const struct setting_type cfg_type_shards = {"auto or integer", read_shards, cfg_show_integer};
+const struct setting_type cfg_type_path = {"directory", read_path, cfg_show_text};
+const struct setting_type cfg_type_file = {"file", read_path, cfg_show_text};
+const struct setting_type cfg_type_url = {"URL", read_url, cfg_show_url};
+const struct setting_type cfg_type_headers = {"map of texts", read_headers, cfg_show_headers};
+const struct setting_type cfg_type_secrets = {"whsec_ and base64, or a list of them", read_secrets, cfg_show_secrets};
+const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges, cfg_show_ranges};
+const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with, cfg_show_refuses_with};
+const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name, cfg_show_name};
+const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256, cfg_show_sha256};
+const struct setting_type cfg_type_apart = {"see below", read_apart, cfg_show_apart};
+const struct setting_type cfg_type_endpoint = {"URL", read_endpoint, cfg_show_text};
+const struct setting_type cfg_type_trace_headers = {"map of texts", read_trace_headers, cfg_show_trace_headers};

@@ -33,11 +33,11 @@ static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", N
 /* path, type, field, default, min, max, unit, choices, kind, why */
 static const struct setting table[] = {
 	{"listen", &cfg_type_listen, 0, sizeof(struct config), "127.0.0.1:8080", 0, 0, "", NULL, ONLY_NONE,
-	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one."},
+	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one.", .restart = true},
 	{"operations", &cfg_type_operations, 0, sizeof(struct config), NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "A second address, where probes and metrics are answered without a key, and nothing else."},
+	 "A second address, where probes and metrics are answered without a key, and nothing else.", .restart = true},
 	{"shards", &cfg_type_shards, IN_CONFIG(shards), "auto", 1, CONFIG_SHARDS_MAX, "threads", NULL, ONLY_NONE,
-	 "Event-loop threads; auto is one for each core that the process may use."},
+	 "Event-loop threads; auto is one for each core that the process may use.", .restart = true},
 
 	{"log.format", &cfg_type_choice, IN_CONFIG(log_format), "logfmt", 0, 0, "", formats, ONLY_NONE,
 	 "How a line on standard error is written."},
@@ -55,12 +55,12 @@ static const struct setting table[] = {
 	{"limits.json_depth", &cfg_type_integer, IN_CONFIG(limits.json_depth), "64", 4, 1000, "levels", NULL, ONLY_NONE,
 	 "How deeply a request's JSON may nest, because each open level is remembered while it is read."},
 	{"limits.connections", &cfg_type_integer, IN_CONFIG(limits.connections), "10000", 1, MILLION, "connections", NULL,
-	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor."},
+	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor.", .restart = true},
 	{"limits.queued_items", &cfg_type_integer, IN_CONFIG(limits.queued_items), "1000000", 1, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
 	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
 	 "Memory for batches that are not done and for bodies on their way; what would exceed it is refused with 503."},
-	{"limits.queue_ms", &cfg_type_integer, IN_CONFIG(limits.queue_ms), "3000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	{"limits.queue_ms", &cfg_type_integer, IN_CONFIG(limits.queue_ms), "1000", 0, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long a batch may be expected to wait for a service that is behind, by its pace; longer is refused with 503; 0 is any time."},
 	{"limits.resident_bytes", &cfg_type_integer, IN_CONFIG(limits.resident_bytes), "67108864", 1, TIB, "bytes", NULL,
 	 ONLY_NONE, "Jobs in memory; the others stand in the store until there is room and their time has come."},
@@ -95,10 +95,25 @@ static const struct setting table[] = {
 	{"limits.max_deadline_ms", &cfg_type_integer, IN_CONFIG(limits.max_deadline_ms), "604800000", 1, 30 * DAY, "ms", NULL,
 	 ONLY_NONE, "The longest deadline that a batch may ask for."},
 
+	{"names.threads", &cfg_type_integer, IN_CONFIG(names.threads), "16", 1, 256, "threads", NULL, ONLY_NONE,
+	 "Look-ups of callers' host names at once, each in a thread made for it, and as many again for the names of services; a "
+	 "service whose look-ups hang gets half of what is free."},
+	{"names.queued", &cfg_type_integer, IN_CONFIG(names.queued), "4096", 1, MILLION, "names", NULL, ONLY_NONE,
+	 "Host names that may wait for a look-up; for more, attempts fail at once with connect_failed."},
+	{"names.ttl_ms", &cfg_type_integer, IN_CONFIG(names.ttl_ms), "30000", 0, DAY, "ms", NULL, ONLY_NONE,
+	 "How long addresses are kept for new connections, as the system does not say for how long they are good."},
+	{"names.negative_ttl_ms", &cfg_type_integer, IN_CONFIG(names.negative_ttl_ms), "1000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	 "How long it is remembered that a name did not resolve, so that repeats do not ask again each time."},
+
 	{"store.path", &cfg_type_path, IN_CONFIG(store_path), "./settled-data", 0, 0, "", NULL, ONLY_NONE,
-	 "The directory that keeps batches over a restart, made if it is missing; one process each."},
+	 "The directory that keeps batches over a restart, made if it is missing; one process each.", .restart = true},
 	{"store.memory", &cfg_type_bool, IN_CONFIG(store_memory), "false", 0, 0, "", NULL, ONLY_NONE,
-	 "Keeps batches in memory instead: a restart forgets them."},
+	 "Keeps batches in memory instead: a restart forgets them.", .restart = true},
+
+	{"tls.cert_file", &cfg_type_file, IN_CONFIG(tls_cert_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The certificate that callers see, with its chain, in PEM; with it `listen` speaks TLS 1.2 or later alone. SIGHUP reads it anew."},
+	{"tls.key_file", &cfg_type_file, IN_CONFIG(tls_key_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The certificate's private key, in PEM and without a password."},
 
 	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},
@@ -121,19 +136,19 @@ static const struct setting table[] = {
 	 "Its part of a busy downstream's turns, against those of other tenants."},
 	{"tenants.*.max_priority", &cfg_type_integer, IN_TENANT(max_priority), "9", 0, PRIORITY_MAX, "levels", NULL, ONLY_NONE,
 	 "The highest priority that its batches may ask for."},
-	{"tenants.*.batches_per_second", &cfg_type_decimal, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
+	{"tenants.*.batches_per_second", &cfg_type_number, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
 	 ONLY_NONE, "Its batches are refused with 429 beyond that, after one second's at once; 0 is no limit."},
-	{"tenants.*.items_per_second", &cfg_type_decimal, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
+	{"tenants.*.items_per_second", &cfg_type_number, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "The same of the items in its batches; 0 is no limit."},
 	{"tenants.*.queued_items", &cfg_type_integer, IN_TENANT(queued_items), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Its unfinished items, those of jobs too; a batch that would exceed it is refused with 429; 0 is no limit."},
 
 	{"tracing.endpoint", &cfg_type_endpoint, IN_CONFIG(tracing.endpoint), NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "Where spans go, as OTLP over HTTP in JSON, up to and without /v1/traces; without it none are recorded."},
-	{"tracing.ratio", &cfg_type_decimal, IN_CONFIG(tracing.ratio), "1", 0, 1, "of all", NULL, ONLY_NONE,
+	 "Where spans go, as OTLP over HTTP in JSON, up to and without /v1/traces; without it none are recorded.", .restart = true},
+	{"tracing.ratio", &cfg_type_number, IN_CONFIG(tracing.ratio), "1", 0, 1, "of all", NULL, ONLY_NONE,
 	 "How many of the traces that begin here are recorded; a caller that brings a trace decides itself."},
 	{"tracing.headers", &cfg_type_trace_headers, IN_CONFIG(tracing), NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "Sent with every export, such as the credentials for the collector."},
+	 "Sent with every export, such as the credentials for the collector.", .restart = true},
 
 	{"services.*.kind", &cfg_type_choice, IN_SERVICE(kind), NULL, 0, 0, "", cfg_service_kinds, ONLY_NONE,
 	 "http: the operator gives the URL; webhook: an item's `to` is the URL, behind the address guard. Required."},
@@ -143,8 +158,14 @@ static const struct setting table[] = {
 	 "The method that the downstream expects."},
 	{"services.*.headers", &cfg_type_headers, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_HTTP,
 	 "Sent with every attempt, such as the credentials for the downstream."},
-	{"services.*.secret", &cfg_type_secret, IN_SERVICE(secret), NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "Signs every attempt as in Standard Webhooks 1.0; without it nothing is signed."},
+	{"services.*.secret", &cfg_type_secrets, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Signs every attempt as in Standard Webhooks 1.0, with each secret of a list, the newest first; without it nothing is signed."},
+	{"services.*.ca_file", &cfg_type_file, IN_SERVICE(ca_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "PEM certificates of the authorities to trust for this service, instead of the system's."},
+	{"services.*.cert_file", &cfg_type_file, IN_SERVICE(cert_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The PEM certificate, with its intermediates, that is shown to a downstream which asks its clients for one."},
+	{"services.*.key_file", &cfg_type_file, IN_SERVICE(key_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The PEM private key of cert_file, without a passphrase."},
 	{"services.*.allow", &cfg_type_ranges, 0, sizeof(struct service), NULL, 0, 0, "", NULL, ONLY_WEBHOOK,
 	 "Special address ranges that the guard lets through."},
 	{"services.*.attempt_timeout_ms", &cfg_type_integer, IN_SERVICE(attempt_timeout_ms), "5000", 1, HOUR, "ms", NULL,
@@ -157,11 +178,11 @@ static const struct setting table[] = {
 	 ONLY_NONE, "What the downstream takes; limits.payload_bytes if not given."},
 	{"services.*.refuses_with", &cfg_type_refuses_with, IN_SERVICE(refuses_with_503), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "[503] where that answer means that nothing was delivered, so that a repeat is safe."},
-	{"services.*.rate.per_second", &cfg_type_decimal, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
+	{"services.*.rate.per_second", &cfg_type_number, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
 	 ONLY_NONE, "Attempts to one origin, repeats too, for downstreams that promise no more; 0 is no limit."},
 	{"services.*.rate.burst", &cfg_type_integer, IN_SERVICE(rate.burst), NULL, 1, MILLION, "attempts", NULL, ONLY_NONE,
 	 "Attempts to one origin that may start at once; a tenth of per_second if not given, and at least 1."},
-	{"services.*.breaker.failure_ratio", &cfg_type_decimal, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
+	{"services.*.breaker.failure_ratio", &cfg_type_number, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
 	 NULL, ONLY_NONE, "An origin that fails so often is left alone, and its items fail fast; 0 is no breaker."},
 	{"services.*.breaker.min_attempts", &cfg_type_integer, IN_SERVICE(breaker.min_attempts), "20", 1, MILLION, "attempts",
 	 NULL, ONLY_NONE, "Fewer in the window say too little to open the breaker."},
@@ -169,9 +190,9 @@ static const struct setting table[] = {
 	 ONLY_NONE, "How far the breaker looks back."},
 	{"services.*.breaker.open_ms", &cfg_type_integer, IN_SERVICE(breaker.open_ms), "5000", 10, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long an open breaker refuses before one attempt asks whether the origin is back."},
-	{"services.*.retry_budget.ratio", &cfg_type_decimal, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
+	{"services.*.retry_budget.ratio", &cfg_type_number, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
 	 NULL, ONLY_NONE, "Repeats to one origin, so that one which comes back is not drowned in what it missed."},
-	{"services.*.retry_budget.per_second", &cfg_type_decimal, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
+	{"services.*.retry_budget.per_second", &cfg_type_number, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
 	 "repeats", NULL, ONLY_NONE, "Repeats that are there in any case: few of them harm nobody."},
 	{"services.*.retry_budget.window_ms", &cfg_type_integer, IN_SERVICE(retry_budget.window_ms), "10000", 100, HOUR, "ms",
 	 NULL, ONLY_NONE, "How far the retry budget looks back."},
@@ -187,6 +208,16 @@ static const char *path_in(const struct setting *s, const char *section)
 	if (n == 0)
 		return s->path;
 	return strncmp(s->path, section, n) == 0 && s->path[n] == '.' ? s->path + n + 1 : NULL;
+}
+
+const struct setting *cfg_setting(size_t i)
+{
+	return i < ARRAY_LEN(table) ? &table[i] : NULL;
+}
+
+const char *cfg_setting_in(const struct setting *s, const char *section)
+{
+	return s->type->show == NULL ? NULL : path_in(s, section);
 }
 
 static struct slice first_part(const char *path)
@@ -253,7 +284,7 @@ static void report_unknown(const struct node *n, const char *section, struct rep
 		const char *path = path_in(&table[i], section);
 		struct slice part = path == NULL ? last : first_part(path);
 
-		if (slice_eq(part, last) || table[i].type == &cfg_type_absent)
+		if (slice_eq(part, last))
 			continue;
 		last = part;
 		buf_printf(&known, "%s%.*s", known.n == 0 ? "" : ", ", (int)part.n, part.p);
@@ -361,12 +392,10 @@ void config_describe(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 
-		if (s->type == &cfg_type_absent)
-			continue;
 		buf_printf(out, "| `%s` | ", s->path);
 		describe_type(s, out);
 		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
-		buf_printf(out, "%s |\n", s->why);
+		buf_printf(out, "%s%s |\n", s->why, s->restart ? " Needs a restart." : "");
 	}
 }
 
@@ -391,11 +420,10 @@ static void add_services(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 		const char *path = path_in(s, "services.*");
-
 		struct slice part = path == NULL ? section : first_part(path);
 		bool nested = path != NULL && path[part.n] == '.';
 
-		if (path == NULL || s->type == &cfg_type_absent)
+		if (path == NULL)
 			continue;
 		if (nested && !slice_eq(part, section))
 			buf_printf(out, "    # %.*s:\n", (int)part.n, part.p);

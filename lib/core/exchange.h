@@ -14,6 +14,7 @@ struct exchange {
 	const char *const *headers;      /* "Name: value" */
 	size_t n_headers;
 	struct slice body;               /* stays valid until the transfer is done */
+	unsigned service;                /* its place in the configuration */
 	bool guarded;                    /* refuse special-purpose addresses ... */
 	const struct cidr *allow;        /* ... but for these */
 	size_t n_allow;

@@ -59,7 +59,7 @@ static void start_item(struct live *lv, struct item *it)
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
 
-	if (it->service == ITEM_NO_SERVICE) {
+	if (it->service == ITEM_NO_SERVICE || d->env.config->services[it->service].removed) {
 		it->detail = it->attempts == 0 ? "its service is no longer configured" : it->detail;
 		item_final(lv, it, CODE_INVALID_ITEM, STOP_NOT_RETRYABLE);
 		return;

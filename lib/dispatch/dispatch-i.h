@@ -3,6 +3,7 @@
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
  *   admission.c  which batches may come into memory, and what the others are told
+ *   throttle.c   what is refused before it is read
  *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
  *   result.c     what an outcome means, and what the store is told of it
@@ -10,7 +11,10 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
+ *   reload.c     the configurations that are in use here
  *   trace.c      the spans of batches and attempts
+ *   show.c       what is shown of a batch from memory
+ *   tenants.c    what all shards know of each tenant; quota.c what it may send
  */
 #pragma once
 
@@ -58,17 +62,28 @@ struct attempt {
 	struct turn *turn;               /* while queued */
 	uint32_t breaker_period;         /* in which it started */
 	struct transfer *transfer;       /* while in flight */
+	struct held_config *held;        /* while in flight: what it was started under */
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
 	bool started;                    /* false: nothing was tried, see `refused` and why */
 	bool refused;                    /* by the breaker: see outcome */
+	bool moved;                      /* its lane serves its service no longer */
 	bool no_budget;                  /* its deadline came while it waited for the retry budget */
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
 	struct buf quote;                /* the start of an answer that is no success, for the log */
 	int64_t started_us, done_us, started_unix_ms;
+};
+
+/* A configuration in use: the current one, or one that attempts in flight were
+ * started under. */
+struct held_config {
+	struct list node;                /* dispatch.old, or none */
+	const struct config *config;
+	struct config *owned;            /* the same with a reference; NULL: it was lent */
+	unsigned attempts;
 };
 
 enum live_phase {
@@ -94,9 +109,11 @@ struct live {
 	struct blob *document;           /* dispatch_document()'s last, or NULL ... */
 	int64_t document_until_us;       /* ... and how long it will do */
 	uint32_t room;                   /* taken of jobs.residency; 0: none */
-	uint16_t service;                /* whose room it is */
+	uint16_t service;                /* whose room it is ... */
+	uint8_t class;                   /* ... and of which of its classes */
 	uint16_t tenant;                 /* by its number in the configuration; 0 if it is not there */
 	bool counted;                    /* its items are in group->unfinished */
+	bool awaited;                    /* its caller is in group->callers */
 	struct list effort;              /* d->efforts, if it may be shed */
 	atomic_uint *effort_of;          /* where its items are counted then; or NULL */
 	bool urgent;                     /* it came back past the others, to be ended */
@@ -126,6 +143,8 @@ void residency_init(struct residency *r, size_t n_services);
 void residency_free(struct residency *r);
 /* Whoever takes only when it may never makes `used` more than the limit and one. */
 bool residency_may_take(const struct residency *r, size_t limit, uint16_t service);
+/* The same for one of several parts of a service, which holds so much. */
+bool residency_part_may_take(const struct residency *r, size_t limit, size_t held);
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
@@ -146,18 +165,49 @@ struct outlook {
 	uint32_t wanted, next;           /* by the batch that asks for room; the next service that it is for */
 };
 
+/* What a batch may be refused by. */
+enum bound { BOUND_ITEMS, BOUND_BYTES, BOUND_CALLERS, BOUND_SERVICE, BOUND_PACE };
+
 struct admission {
 	struct outlook *outlooks;        /* by service */
 	size_t n_outlooks;
-	struct dispatch_refusal refusal;
+	struct dispatch_refusal refusal; /* the last one ... */
+	enum bound bound;                /* ... by what ... */
+	uint16_t service;                /* ... of which ... */
+	uint64_t level;                  /* ... there was about so much */
 };
 
+/* How much of what is asked is admitted, and whether the loop is late. See throttle.c. */
+struct throttle {
+	double asked, admitted;          /* of about the last second */
+	int64_t since_us;                /* when these were last made less */
+	struct loop_timer *probe;
+	int64_t due_us;                  /* when it should ring; 0: it is not set */
+	int64_t late_until_us;           /* it was late, and counts as late until then */
+};
+
+/* Pure: count a batch; the timer rings; how many of one are to be refused unread. */
+void throttle_count(struct throttle *t, int64_t now_us, bool admitted);
+void throttle_ring(struct throttle *t, int64_t now_us);
+double throttle_refuses(const struct throttle *t, int64_t now_us);
+
 /* A job that is in the store alone. See jobs.c. */
+/* Jobs of one service that are due. Tenants, and the origins of a service that has
+ * several, are hashed into classes, each of which holds less than a part of the room
+ * that is left, so that one that hangs leaves most of it to the others. */
+enum { JOB_CLASSES = 16, JOB_CLASS_NONE = 0 };
+
+struct shelf {
+	struct list due[JOB_CLASSES];    /* oldest first */
+	size_t held[JOB_CLASSES];        /* room */
+	unsigned n_due, turn;            /* the class whose turn it is */
+};
+
 struct jobs {
 	struct idmap by_id;
 	struct heap asleep;              /* by due time */
 	struct heap deadlines;           /* of those that wait and are not urgent */
-	struct list *due;                /* by service, oldest first */
+	struct shelf *shelves;           /* by service; the last for ITEM_NO_SERVICE */
 	struct list urgent;              /* to be ended, or over: past the others, and room */
 	struct residency residency;
 	size_t turn;                     /* the service whose turn it is */
@@ -166,8 +216,16 @@ struct jobs {
 	int64_t backoff_us;              /* ... and how long that was */
 };
 
+/* What any thread may see of a service's lanes on a shard, whose thread writes it:
+ * the latest that any of them came to. See struct dispatch_service. */
+struct lane_board {
+	_Atomic int64_t rate_due_ns, paused_until_us;
+};
+
 struct dispatch {
-	struct dispatch_env env;
+	struct dispatch_env env;         /* config: the current one */
+	struct held_config *held;        /* the current one */
+	struct list old;                 /* struct held_config: those before */
 	struct rng rng;
 	struct op_tree ops;
 	struct op root;
@@ -184,8 +242,9 @@ struct dispatch {
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
 	struct jobs jobs;
-	/* admission.c, shed.c */
+	/* admission.c, throttle.c, shed.c */
 	struct admission admission;
+	struct throttle throttle;
 	struct list efforts[PRIORITY_MAX + 1];           /* batches that may be shed, oldest first */
 	struct loop_msg shed;
 	atomic_bool shed_asked;          /* and not looked at yet */
@@ -195,10 +254,11 @@ struct dispatch {
 	unsigned answers;                /* of the store's, that are awaited for them */
 	/* lane-i.h */
 	struct idmap lanes, visits, turns, shares;
-	struct list dirty_lanes, idle_lanes;
+	struct list all_lanes, dirty_lanes, idle_lanes;
 	struct heap lane_waits;          /* lanes that are to be looked at again */
 	struct residency slots;          /* in flight, against the shard's own cap */
 	struct list *starved;            /* lanes that wait for a slot, by service */
+	struct lane_board *boards;       /* by service */
 	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
 	int64_t wall_ahead_us;           /* trace.c: the wall's clock, before the loop's */
@@ -239,8 +299,16 @@ void tenant_accepted(struct live *lv);
 bool admission_take(struct dispatch *d, struct batch *b, bool counted);
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
-void admission_gone(struct live *lv);            /* it leaves memory */
+void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */
 void admission_free(struct dispatch *d);
+
+bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job);
+bool admission_still_refuses(const struct dispatch *d);          /* by what it refused by last? */
+
+/* throttle.c */
+void throttle_init(struct dispatch *d);
+void throttle_free(struct dispatch *d);
+void throttle_note(struct dispatch *d, bool admitted);   /* of a batch whose caller waits */
 
 /* How much of `limit` a batch may fill. Pure. */
 uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort);
@@ -277,10 +345,10 @@ void trace_attempt(struct dispatch *d, const struct attempt *a);         /* whic
 /* jobs.c */
 void jobs_init(struct dispatch *d);
 void jobs_free(struct dispatch *d);
-bool jobs_have_room(const struct dispatch *d, uint16_t service);
-void jobs_take(struct live *lv, uint16_t service, size_t bytes);
+bool jobs_have_room(struct live *lv);            /* and sets whose room it is */
+void jobs_take(struct live *lv, size_t bytes);
 void jobs_give(struct live *lv);
-void jobs_add(struct live *lv, uint16_t service, int64_t due_us);        /* it leaves memory */
+void jobs_add(struct live *lv, int64_t due_us);  /* it leaves memory */
 bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant);
 void jobs_wake(struct dispatch *d, int64_t now_us);
 void jobs_pump(struct dispatch *d);
@@ -298,3 +366,11 @@ void lanes_pump(struct dispatch *d);
 void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
+void lanes_reload(struct dispatch *d);           /* env.config is another one */
+
+/* reload.c: an attempt is in flight, and is no longer. */
+void held_start(struct dispatch *d, struct attempt *a);
+void held_done(struct dispatch *d, struct attempt *a);
+const struct service *held_service(const struct attempt *a);
+void held_init(struct dispatch *d);
+void held_free(struct dispatch *d);

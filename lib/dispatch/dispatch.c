@@ -58,6 +58,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 		rng_seed_from_os(&d->rng);
 	else
 		rng_seed(&d->rng, env->seed);
+	held_init(d);
 	op_tree_init(&d->ops, &d->root);
 	loop_call_init(&d->pump, pump);
 	list_init(&d->live);
@@ -65,6 +66,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->spare);
 	list_init(&d->changed);
 	shed_init(d);
+	throttle_init(d);
 	jobs_init(d);
 	lanes_init(d);
 	d->timer = loop_timer_new(env->loop, LOOP_NORMAL, on_timer, d);
@@ -79,10 +81,12 @@ void dispatch_free(struct dispatch *d)
 	attempts_free(d);
 	jobs_free(d);
 	admission_free(d);
+	throttle_free(d);
 	idmap_free(&d->watches);
 	loop_call_cancel(&d->pump);
 	loop_timer_free(d->timer);
 	lanes_free(d);
+	held_free(d);
 	idmap_free(&d->live_by_id);
 	heap_free(&d->waits);
 	op_tree_free(&d->ops);

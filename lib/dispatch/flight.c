@@ -24,8 +24,9 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	KILL_POINT("result_not_recorded");
 	a->transfer = NULL;
 	a->done_us = loop_now_us(d->env.loop);
-	channel_classify(lane_service(d, lane), answer, (enum why)a->op.why, &a->message_id, &a->outcome);
+	channel_classify(held_service(a), answer, (enum why)a->op.why, &a->message_id, &a->outcome);
 	quote_answer(a, answer);
+	held_done(d, a);
 	lane_ended(d, lane, a);
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, -1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, 1);
@@ -66,6 +67,7 @@ static struct transfer *transfer_new(struct dispatch *d, struct attempt *a)
 
 	if (d->key.failed || !channel_encode(lane_service(d, a->lane), &m, &d->scratch, &e))
 		return NULL;
+	e.service = a->service;
 	e.answer_limit = d->env.config->limits.answer_bytes;
 	return xfer_start(d->env.xfer, &e, on_transfer_done, a);
 }
@@ -82,6 +84,7 @@ void flight_start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 	if (timeout_us < a->op.deadline_us)
 		op_set_deadline(&d->ops, &a->op, timeout_us, WHY_ATTEMPT_TIMEOUT);
 	a->started = true;
+	held_start(d, a);
 	atomic_store(&a->item->in_flight, true);
 	lane_started(d, lane, a);
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, 1);

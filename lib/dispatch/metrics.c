@@ -21,7 +21,7 @@ enum { FIRST_ABORT = STOP_REASON_FIRST_FAILURE };
 
 enum label {
 	LABEL_NONE, LABEL_ROUTE, LABEL_HTTP_STATUS, LABEL_MODE, LABEL_OUTCOME, LABEL_STATUS, LABEL_CODE, LABEL_SERVICE,
-	LABEL_REASON, LABEL_PROBLEM, LABEL_LIMIT, LABEL_VERSION, LABEL_SPAN_RESULT,
+	LABEL_REASON, LABEL_PROBLEM, LABEL_LIMIT, LABEL_VERSION, LABEL_SPAN_RESULT, LABEL_RELOAD,
 	LABEL_LANE_WAIT, LABEL_BREAKER, LABEL_BREAKER_NOT_CLOSED, LABEL_TENANT, LABEL_MAX,
 };
 
@@ -48,6 +48,7 @@ static const struct metric_bounds commit_bounds = {store_timing_bounds_us, ARRAY
 static const struct metric_bounds group_bounds = {store_group_bounds, ARRAY_LEN(store_group_bounds), 1};
 static const char *const batch_modes[] = {"synchronous", "asynchronous"};
 static const char *const span_results[SPAN_RESULT_MAX] = {"exported", "dropped_full", "dropped_failed"};
+static const char *const reload_results[RELOAD_RESULTS] = {"ok", "refused"};
 static const char *const versions[] = {SETTLED_VERSION};
 
 unsigned dispatch_metrics_route(const char *name)
@@ -165,6 +166,10 @@ static const struct row rows[METRIC_MAX] = {
 		.help = "Requests refused, by problem code."},
 	[METRIC_EVENT_READERS] = {"settled_event_readers", METRIC_GAUGE,
 		.help = "Readers of event streams."},
+	[METRIC_RELOADS] = {"settled_config_reloads_total", METRIC_COUNTER, {LABEL_RELOAD},
+		.help = "Reloads of the configuration, by result."},
+	[METRIC_RELOADED_AT] = {"settled_config_last_reload_success_timestamp_seconds", METRIC_GAUGE, {LABEL_NONE},
+		.help = "When the configuration in force was read."},
 	[METRIC_SPANS] = {"settled_spans_total", METRIC_COUNTER, {LABEL_SPAN_RESULT},
 		.help = "Spans of traces, by what became of them: dropped_full is for want of room, dropped_failed by the "
 			"collector's fault."},
@@ -252,6 +257,12 @@ static void find_names(struct labels *l, const struct config *config)
 	config_each_limit(config, take_limit, &l->limits);
 }
 
+/* For those that a reload adds. */
+static unsigned room(size_t most, size_t n)
+{
+	return (unsigned)(MAX(most, n) - n);
+}
+
 static void find_labels(struct labels *l, const struct config *config)
 {
 	const struct metric_label of[LABEL_MAX] = {
@@ -261,15 +272,18 @@ static void find_labels(struct labels *l, const struct config *config)
 		[LABEL_OUTCOME] = {"outcome", l->outcomes + 1, BATCH_OUTCOME_MAX - 1},
 		[LABEL_STATUS] = {"status", l->statuses, STATUS_MAX},
 		[LABEL_CODE] = {"code", l->codes, CODE_MAX},
-		[LABEL_SERVICE] = {"service", l->services, (unsigned)config->n_services, true},
+		[LABEL_SERVICE] = {"service", l->services, (unsigned)config->n_services, true,
+				   .room = room(config->service_slots, config->n_services)},
 		[LABEL_LANE_WAIT] = {"reason", l->waits + 1, LANE_WAIT_MAX - 1},
 		[LABEL_BREAKER] = {"state", l->breakers, BREAKER_STATE_MAX},
 		[LABEL_BREAKER_NOT_CLOSED] = {"state", l->breakers + 1, BREAKER_STATE_MAX - 1},
-		[LABEL_TENANT] = {"tenant", l->tenants, (unsigned)config->n_tenants, true},
+		[LABEL_TENANT] = {"tenant", l->tenants, (unsigned)config->n_tenants, true,
+				  .room = room(TENANTS_MAX + 1, config->n_tenants)},
 		[LABEL_REASON] = {"reason", l->reasons + FIRST_ABORT, STOP_REASON_MAX - FIRST_ABORT},
 		[LABEL_PROBLEM] = {"problem", l->problems, PROBLEM_MAX},
 		[LABEL_LIMIT] = {"limit", l->limits.name, l->limits.n},
 		[LABEL_SPAN_RESULT] = {"result", span_results, ARRAY_LEN(span_results)},
+		[LABEL_RELOAD] = {"result", reload_results, ARRAY_LEN(reload_results)},
 		[LABEL_VERSION] = {"version", versions, ARRAY_LEN(versions)},
 	};
 
@@ -288,4 +302,12 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 					      .label = {labels.of[rows[i].label[0]], labels.of[rows[i].label[1]]},
 					      .bounds = rows[i].bounds, .scale = rows[i].scale};
 	return metrics_new(defs, METRIC_MAX, shards);
+}
+
+void dispatch_metrics_grow(struct metrics *m, const struct config *config, const struct config *known)
+{
+	for (size_t i = known->n_services; i < config->n_services; i++)
+		REQUIRE(metrics_add_value(m, "service", config->services[i].name));
+	for (size_t i = known->n_tenants; i < config->n_tenants; i++)
+		REQUIRE(metrics_add_value(m, "tenant", config->tenants[i].name));
 }

@@ -207,7 +207,8 @@ static void conclude(struct live *lv, struct item *it, const struct outcome *o, 
 		wait_until(lv, it, r.at_us);
 }
 
-/* A lane has not started it, because its job leaves memory: it is what it was. */
+/* A lane has not started it, because its job leaves memory or its service has changed:
+ * it is what it was. */
 static void hand_back(struct live *lv, struct item *it, bool claimed)
 {
 	struct batch *b = lv->batch;
@@ -225,10 +226,24 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 		tell_store(lv, it);
 }
 
+static void log_refusal(const struct attempt *a)
+{
+	char id[BATCH_ID_LEN + 1];
+
+	if (!log_wants(LOG_DEBUG))
+		return;
+	batch_id_format(a->batch, id);
+	log_event(LOG_DEBUG, "attempt_refused", LOG_STR("batch", id), LOG_SLICE("item", a->item->id),
+		  LOG_STR("service", a->owner->env.config->services[a->service].name),
+		  LOG_STR("code", code_str(a->outcome.code)), LOG_INT("tries", a->item->attempts + a->item->refused),
+		  LOG_INT("retry_after_ms", a->outcome.retry_after_ms));
+}
+
 /* Its turn came while the breaker was open: no attempt, but a try. */
 static void refused(struct live *lv, struct item *it, const struct attempt *a)
 {
 	item_refuse(it, &a->outcome);
+	log_refusal(a);
 	conclude(lv, it, &a->outcome, a->why, a->done_us);
 }
 
@@ -278,6 +293,8 @@ void batch_on_result(struct loop_msg *msg)
 		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
 		live_hand_over(lv);
+	} else if (a->moved && a->why == WHY_NONE) {
+		hand_back(lv, it, a->claimed == CLAIM_HELD);
 	} else {
 		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED,
 			   a->no_budget ? STOP_RETRY_BUDGET : stop_from_why(a->why));

@@ -8,6 +8,7 @@
  *   request.c   a request from its request line to its end; its states
  *   framing.c   which requests are refused before a handler sees them
  *   respond.c   answers and streams
+ *   tls.c       certificates, and what TLS needs done differently
  *   watch.c     the client's end while nobody reads from it
  *   listen.c    listening sockets
  */
@@ -32,6 +33,14 @@ enum req_state {
 	REQ_STATE_MAX
 };
 
+/* What http_refuse() was told. */
+struct refusal {
+	bool given;
+	enum problem problem;
+	const char *detail;
+	unsigned retry_after_s;
+};
+
 struct http_request {
 	enum req_state state;
 	bool seen;                       /* the handler knows it: on_end is owed */
@@ -47,12 +56,7 @@ struct http_request {
 	size_t discarded;
 	size_t discard_max;              /* REFUSED: how much of the body is read */
 	uint64_t tag;                    /* the handler's */
-	struct refusal {
-		bool given;
-		enum problem problem;
-		const char *detail;
-		unsigned retry_after_s;
-	} refusal;                       /* http_refuse() */
+	struct refusal refusal;
 	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;
 	struct blob *blob;
@@ -77,6 +81,7 @@ struct conn {
 	enum conn_wait wait;
 	uint64_t acked;                  /* bytes the peer had taken when last looked */
 	bool first;                      /* its first request; header_ms runs from accept */
+	struct httpd_tls *tls;           /* what it was shown: its handshake may need it again; NULL */
 	struct http_request req;
 };
 
@@ -94,6 +99,8 @@ struct httpd {
 	struct list conns;
 	struct httpd_usage usage;
 	size_t held_bytes;               /* of bodies on their way */
+	struct refusal refusal;          /* the last one that was told after its body ... */
+	struct MHD_Response *refused;    /* ... and its answer, as the next is mostly the same; or NULL */
 	bool last_answers;               /* each closes its connection */
 	bool quiescing, closing;
 	int listen_fd;                   /* -1 once closed */
@@ -151,8 +158,15 @@ struct framing framing_check(struct MHD_Connection *mc, const struct request_lin
 /* respond.c */
 void respond_problem(struct http_request *r, enum problem p, const char *detail);
 void respond_within_body(struct http_request *r, enum problem p, const char *detail);
-void respond_refusal(struct http_request *r);    /* http_refuse()'s, after its body */
+enum MHD_Result respond_refusal(struct http_request *r);         /* http_refuse()'s, after its body */
 enum MHD_Result respond_queue(struct http_request *r);
+
+/* tls.c: on a connection of a TLS listener, inside no call of libmicrohttpd's but its
+ * callbacks. */
+struct MHD_OptionItem;
+void tls_options(struct MHD_OptionItem ret[4]);
+ssize_t tls_receive(struct conn *c, char *out, size_t max);      /* 0: the end; -1: errno */
+bool tls_send_last(struct conn *c, struct slice s);              /* and say that nothing follows */
 
 /* watch.c */
 void watch_start(struct http_request *r);

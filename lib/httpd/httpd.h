@@ -68,17 +68,34 @@ struct httpd_handler {
 	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
 };
 
+/* What a TLS listener shows: a certificate with its chain, and its key. Immutable;
+ * shared by the shards, with an atomic count of references. */
+struct httpd_tls;
+
+/* Read both files, PEM. NULL: *reterr says which one, what is wrong with it, and what
+ * to do; never what is in it. */
+struct httpd_tls *httpd_tls_new(const char *cert_file, const char *key_file, struct buf *reterr) MUST_CHECK;
+struct httpd_tls *httpd_tls_ref(struct httpd_tls *t);
+void httpd_tls_unref(struct httpd_tls *t);       /* NULL is fine */
+bool httpd_tls_same(const struct httpd_tls *a, const struct httpd_tls *b);       /* the same certificate? */
+
 struct httpd_config {
 	unsigned connections;            /* at once, of this shard */
 	size_t body_bytes;               /* of bodies on their way, of all connections; then 503 */
 	int64_t header_ms, body_ms;      /* first byte to the last, absolute */
 	int64_t idle_ms;                 /* between requests */
 	int64_t write_ms;                /* a reader that takes nothing */
+	struct httpd_tls *tls;           /* it speaks TLS alone; NULL: plain text alone. A reference is taken */
 };
 
 /* `take_listen_fd`: a bound, listening, non-blocking socket. NULL: errno. */
 struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_config *cfg,
 			const struct httpd_handler *handler) MUST_CHECK;
+
+/* Other limits from now on; `connections`, and whether it speaks TLS, stay as they are.
+ * A wait that has begun ends as it would have; a new certificate is for connections
+ * that begin. In the shard's thread. */
+void httpd_reload(struct httpd *h, const struct httpd_config *cfg);
 
 /* From now on every answer closes its connection; new ones are still accepted. */
 void httpd_last_answers(struct httpd *h);
@@ -97,6 +114,11 @@ struct httpd_usage httpd_usage(const struct httpd *h);
  * port that anybody listens on is -EADDRINUSE. Returns the fd or a negative errno. */
 int httpd_listen(const char *host, unsigned port, bool shared);
 unsigned httpd_port(int listen_fd);              /* the port the kernel gave */
+
+/* The other side, for a health check: over TLS, on a connected socket with time limits,
+ * send `request` and receive the first n bytes of the answer. The certificate is not
+ * looked at, so say nothing that is secret. How many came, or -1. */
+ssize_t httpd_ask_tls(int fd, struct slice request, char *ret, size_t n);
 
 /* The request. All slices live as long as it does. */
 enum http_method http_method(const struct http_request *r);

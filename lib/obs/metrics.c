@@ -27,7 +27,9 @@ enum { CACHE_LINE = 64, BUCKETS_MAX = 32 };
 
 struct family {
 	struct metric_def def;
-	unsigned n[2];                   /* rows and columns, 1 for no label */
+	unsigned n[2];                   /* rows and columns, 1 for no label; reserved ones too */
+	char **values[2];                /* of each label */
+	atomic_uint used[2];             /* of n: written */
 	size_t first;                    /* place of its first number in a block */
 	size_t width;                    /* numbers per cell */
 };
@@ -48,9 +50,26 @@ static size_t family_init(struct family *f, const struct metric_def *def, size_t
 	REQUIRE(f->def.bounds->n < BUCKETS_MAX);
 	f->def.scale = MAX(def->scale, 1u);
 	f->width = def->kind == METRIC_HISTOGRAM ? f->def.bounds->n + 2 : 1;
-	for (int k = 0; k < 2; k++)
-		f->n[k] = def->label[k].name == NULL ? 1 : def->label[k].n;
+	for (int k = 0; k < 2; k++) {
+		const struct metric_label *l = &def->label[k];
+		unsigned used = l->name == NULL ? 1 : l->n;
+
+		f->n[k] = used + l->room;
+		f->values[k] = xcalloc(MAX(f->n[k], 1u), sizeof *f->values[k]);
+		for (unsigned i = 0; i < l->n; i++)
+			f->values[k][i] = xstrdup(l->values[i]);
+		atomic_init(&f->used[k], used);
+	}
 	return first + (size_t)f->n[0] * f->n[1] * f->width;
+}
+
+static void family_done(struct family *f)
+{
+	for (int k = 0; k < 2; k++) {
+		for (unsigned i = 0; f->values[k] != NULL && i < f->n[k]; i++)
+			free(f->values[k][i]);
+		free(f->values[k]);
+	}
 }
 
 struct metrics *metrics_new(const struct metric_def *defs, unsigned n_defs, unsigned shards)
@@ -82,8 +101,37 @@ void metrics_free(struct metrics *m)
 	for (unsigned i = 0; i < m->n_blocks; i++)
 		free(m->blocks[i]);
 	free(m->blocks);
+	for (unsigned i = 0; i < m->n_families; i++)
+		family_done(&m->families[i]);
 	free(m->families);
 	free(m);
+}
+
+/* Whoever sees the number sees the value. */
+static bool grow(struct family *f, int k, const char *value)
+{
+	unsigned n = atomic_load_explicit(&f->used[k], memory_order_relaxed);
+
+	if (n == f->n[k])
+		return false;
+	f->values[k][n] = xstrdup(value);
+	atomic_store_explicit(&f->used[k], n + 1, memory_order_release);
+	return true;
+}
+
+bool metrics_add_value(struct metrics *m, const char *label, const char *value)
+{
+	bool ok = true;
+
+	for (unsigned i = 0; i < m->n_families; i++) {
+		for (int k = 0; k < 2; k++) {
+			const char *name = m->families[i].def.label[k].name;
+
+			if (name != NULL && strcmp(name, label) == 0)
+				ok &= grow(&m->families[i], k, value);
+		}
+	}
+	return ok;
 }
 
 static size_t family_at(const struct family *f, unsigned i, unsigned j)
@@ -198,7 +246,7 @@ static void add_series(struct buf *out, const struct family *f, const unsigned a
 	buf_add_str(out, f->def.name);
 	buf_add_str(out, suffix);
 	for (int k = 0; k < 2 && f->def.label[k].name != NULL; k++) {
-		add_label(out, before, f->def.label[k].name, f->def.label[k].values[at[k]]);
+		add_label(out, before, f->def.label[k].name, f->values[k][at[k]]);
 		before = ',';
 	}
 	if (le != NULL) {
@@ -270,11 +318,13 @@ void metrics_render(const struct metrics *m, struct buf *out)
 {
 	for (unsigned k = 0; k < m->n_families; k++) {
 		const struct family *f = &m->families[k];
-		unsigned at[2];
+		unsigned at[2], n[2];
 
+		for (int l = 0; l < 2; l++)
+			n[l] = atomic_load_explicit(&f->used[l], memory_order_acquire);
 		render_head(f, out);
-		for (at[0] = 0; at[0] < f->n[0]; at[0]++) {
-			for (at[1] = 0; at[1] < f->n[1]; at[1]++) {
+		for (at[0] = 0; at[0] < n[0]; at[0]++) {
+			for (at[1] = 0; at[1] < n[1]; at[1]++) {
 				if (f->def.kind == METRIC_HISTOGRAM)
 					render_histogram(m, f, at, out);
 				else

@@ -1,7 +1,8 @@
 /*
  * Counters, gauges and histograms, rendered as Prometheus text (exposition
- * format 0.0.4). A family has up to two labels whose values are closed lists,
- * so its cells are an array and nothing is looked up or allocated when counting.
+ * format 0.0.4). A family has up to two labels whose values are closed lists, with
+ * a known room to grow, so its cells are an array and nothing is looked up or
+ * allocated when counting.
  *
  * Threads: each shard writes its own cells (relaxed atomics); any thread may
  * render, which sums the shards. What the process as a whole has (sizes, limits)
@@ -18,6 +19,7 @@ struct metric_label {
 	const char *const *values;
 	unsigned n;
 	bool configured;                 /* the values are the operator's own names */
+	unsigned room;                   /* for values that metrics_add_value() adds */
 };
 
 /* The buckets of a histogram. */
@@ -37,10 +39,14 @@ struct metric_def {
 
 struct metrics;
 
-/* `defs` is copied; what it points at must outlive the metrics. A metric's
- * number is its place in `defs`. */
+/* `defs` and the values of labels are copied, but names and help must outlive the
+ * metrics. A metric's number is its place in `defs`. */
 struct metrics *metrics_new(const struct metric_def *defs, unsigned n_defs, unsigned shards) MUST_CHECK;
 void metrics_free(struct metrics *m);
+
+/* One more value for every label of this name, with the next number: it is written
+ * from now on. Copied. One thread at a time. False: no room is left for it. */
+bool metrics_add_value(struct metrics *m, const char *label, const char *value) MUST_CHECK;
 
 /* One shard's handle: what the shard's code counts with. */
 struct meter {

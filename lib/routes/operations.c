@@ -2,6 +2,7 @@
  * GET /livez, /readyz, /metrics, /openapi.json: what operators and probes ask.
  */
 #include "routes-i.h"
+#include "xfer/xfer.h"
 
 extern const unsigned char openapi_json[];
 extern const size_t openapi_json_len;
@@ -47,6 +48,7 @@ static void metrics(struct routes *r, struct http_request *req, struct slice id)
 	(void)id;
 	sample(r);
 	metrics_render(r->env.meter.metrics, &text);
+	xfer_metrics_render(&text);
 	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
 }
 

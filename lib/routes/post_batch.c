@@ -46,7 +46,7 @@ static struct wire_rules rules(const struct config *config, const struct tenant 
 		.default_deadline_ms = job ? JOB_DEADLINE_MS : config->limits.deadline_ms,
 		.default_retry = job ? job_retry : (struct retry_policy){0},
 		.max_deadline_ms = config->limits.max_deadline_ms,
-		.default_service = config->n_services == 1 ? 0 : -1,
+		.default_service = config_only_service(config),
 		.ctx = config,
 		.find_service = find_service,
 		.check_to = check_to,

@@ -231,6 +231,35 @@ bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct
 	return rc == 0;
 }
 
+bool store_name_services(struct store *s, const char *const *names, size_t n, struct buf *reterr)
+{
+	const struct backend_ops *ops = s->backend->ops;
+	bool ok;
+
+	pthread_mutex_lock(&s->turn);
+	ok = ops->name_services == NULL || ops->name_services(s->backend, names, n, reterr);
+	pthread_mutex_unlock(&s->turn);
+	return ok;
+}
+
+void store_set_services(struct store *s, const bool *gone, size_t n)
+{
+	pthread_mutex_lock(&s->turn);
+	s->backend->ops->set_services(s->backend, gone, n);
+	pthread_mutex_unlock(&s->turn);
+}
+
+void store_set_limits(struct store *s, const struct store_limits *limits)
+{
+	pthread_mutex_lock(&s->turn);
+	pthread_mutex_lock(&s->lock);
+	s->cfg.memory_bytes = limits->memory_bytes;
+	s->cfg.queue_bytes = limits->queue_bytes;
+	s->cfg.stored_items = limits->stored_items;
+	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->turn);
+}
+
 static void start(pthread_t *t, void *(*run)(void *), void *arg)
 {
 	REQUIRE(pthread_create(t, NULL, run, arg) == 0);

@@ -83,13 +83,22 @@ static bool unwrap(const unsigned char addr[16], unsigned char ret[16])
 	return true;
 }
 
+/* Any network may tunnel by ISATAP (RFC 5214): there the last eight bytes name
+ * an IPv4 host. */
+static bool is_isatap(const unsigned char addr[16])
+{
+	return (addr[8] == 0 || addr[8] == 2) && memcmp(addr + 9, (const unsigned char[]){0, 0x5e, 0xfe}, 3) == 0;
+}
+
 bool xfer_addr_special(const unsigned char addr[16])
 {
 	unsigned char v4[16];
 
 	if (unwrap(addr, v4))
 		return any_has(special_v4, ARRAY_LEN(special_v4), v4);
-	return !cidr_has(&global_v6, addr) || any_has(special_v6, ARRAY_LEN(special_v6), addr);
+	map_v4(addr + 12, v4);
+	return !cidr_has(&global_v6, addr) || any_has(special_v6, ARRAY_LEN(special_v6), addr) ||
+	       (is_isatap(addr) && any_has(special_v4, ARRAY_LEN(special_v4), v4));
 }
 
 /* A range that lets an IPv4 address through also does so for the forms that

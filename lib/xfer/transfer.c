@@ -13,6 +13,7 @@
  *  4. A status line that has arrived is evidence that nothing later takes back.
  */
 #include <errno.h>
+#include <openssl/ssl.h>
 #include <stdlib.h>
 #include <strings.h>
 
@@ -152,26 +153,18 @@ static CURLcode on_handshake(CURL *easy, void *ssl_ctx, void *arg)
 
 	(void)easy;
 	t->seen.handshake = true;
-	return xfer_tls_configure(ssl_ctx);
+	return xfer_tls_configure(t->profile, ssl_ctx);
 }
 
 /* False: no memory, or a libcurl without something that safety needs. */
-bool xfer_easy_confine(CURL *c)
-{
-	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
-	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
-	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
-	       /* Without it, giving up on a slow name blocks the loop until it resolves. */
-	       curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK;
-}
-
-/* False: as above. */
 static bool set_constants(struct transfer *t)
 {
 	CURL *c = t->easy;
 	const struct xfer *x = t->x;
 
+	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+	/* Addresses come from the resolver, which keeps them longer. */
+	curl_easy_setopt(c, CURLOPT_DNS_CACHE_TIMEOUT, 1L);
 	curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(c, CURLOPT_HTTP09_ALLOWED, 0L);
 	curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
@@ -181,8 +174,15 @@ static bool set_constants(struct transfer *t)
 	curl_easy_setopt(c, CURLOPT_UPLOAD_BUFFERSIZE, (long)SEND_BUFFER);
 	curl_easy_setopt(c, CURLOPT_MAXAGE_CONN, (long)MAX(x->idle_ms / 1000, INT64_C(1)));
 	curl_easy_setopt(c, CURLOPT_FORBID_REUSE, (long)(x->max_idle == 0));
+	curl_easy_setopt(c, CURLOPT_SSL_VERIFYPEER, 1L);
+	curl_easy_setopt(c, CURLOPT_SSL_VERIFYHOST, 2L);
 	set_callbacks(t);
-	return xfer_easy_confine(c) &&
+	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
+	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
+	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
+	       curl_easy_setopt(c, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) == CURLE_OK &&
+	       /* It would keep the first store of ours that it sees, and give it to every host. */
+	       curl_easy_setopt(c, CURLOPT_CA_CACHE_TIMEOUT, 0L) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAINFO, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_CAPATH, NULL) == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, on_handshake) == CURLE_OK &&
@@ -210,6 +210,8 @@ void xfer_transfer_free(struct transfer *t)
 		return;
 	curl_easy_cleanup(t->easy);
 	buf_free(&t->body);
+	buf_free(&t->addresses);
+	xfer_tls_unref(t->profile);
 	free(t->copy);
 	free(t);
 }
@@ -217,6 +219,7 @@ void xfer_transfer_free(struct transfer *t)
 /* Ready for another start; gives back what an unusual request had grown. */
 void xfer_transfer_reset(struct transfer *t)
 {
+	xfer_tls_unref(STEAL_PTR(t->profile));
 	if (t->body.cap > BODY_KEPT || t->body.failed)
 		buf_free(&t->body);
 	t->body.n = 0;
@@ -318,6 +321,16 @@ static CURLcode set_method(struct transfer *t, const struct exchange *e)
 	return rc;
 }
 
+/* Whom to trust and what to show, which also says whose connections may be used. */
+static CURLcode set_profile(struct transfer *t)
+{
+	t->profile = t->tls ? xfer_tls_profile(t->service) : NULL;
+	if (t->profile == NULL && !t->own_ciphers)
+		return CURLE_OK;
+	t->own_ciphers = t->profile != NULL;
+	return curl_easy_setopt(t->easy, CURLOPT_SSL_CIPHER_LIST, xfer_tls_ciphers(t->profile));
+}
+
 bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 {
 	struct curl_slist *headers;
@@ -325,14 +338,17 @@ bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 	t->fd = -1;
 	t->lookup = NULL;
 	t->seen = (struct evidence){.retry_after_ms = RETRY_AFTER_NONE};
+	t->service = e->service;
 	t->guarded = e->guarded;
 	t->tls = strncasecmp(e->url, "https:", 6) == 0;
 	t->body_n = e->body.n;
 	t->answer_limit = e->answer_limit;
+	curl_easy_setopt(t->easy, CURLOPT_RESOLVE, NULL);
 	if (!copy_lists(t, e, &headers))
 		return false;
 	curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, headers);
-	return set_method(t, e) == CURLE_OK && curl_easy_setopt(t->easy, CURLOPT_URL, e->url) == CURLE_OK;
+	return set_method(t, e) == CURLE_OK && set_profile(t) == CURLE_OK &&
+	       curl_easy_setopt(t->easy, CURLOPT_URL, e->url) == CURLE_OK;
 }
 
 static bool has_written(const struct transfer *t)
@@ -385,7 +401,7 @@ static struct verdict by_code(CURLcode rc)
 		{CURLE_OPERATION_TIMEDOUT, ANSWER_NO_CONNECTION, "no connection to the host in time"},
 		{CURLE_SSL_CONNECT_ERROR, ANSWER_NO_CONNECTION, "the TLS handshake failed"},
 		{CURLE_SSL_CIPHER, ANSWER_NO_CONNECTION, "the TLS handshake failed"},
-		{CURLE_PEER_FAILED_VERIFICATION, ANSWER_NO_CONNECTION, "the certificate is not trusted"},
+		{CURLE_PEER_FAILED_VERIFICATION, ANSWER_NO_CONNECTION, NULL},
 		{CURLE_SSL_ISSUER_ERROR, ANSWER_NO_CONNECTION, "the certificate is not trusted"},
 		{CURLE_SSL_CACERT_BADFILE, ANSWER_NO_CONNECTION, "no trusted certificates to check with"},
 		{CURLE_SSL_CLIENTCERT, ANSWER_NO_CONNECTION, "the host wants a client certificate"},
@@ -418,6 +434,22 @@ static bool chain_is_good(const struct transfer *t)
 	return fault == 0 || fault == 1;
 }
 
+static const char *certificate_detail(const struct transfer *t)
+{
+	long fault = -1;
+
+	if (chain_is_good(t))
+		return "the certificate is for another host";
+	curl_easy_getinfo(t->easy, CURLINFO_SSL_VERIFYRESULT, &fault);
+	switch (fault) {
+	case X509_V_ERR_CERT_HAS_EXPIRED:
+		return "the certificate has expired";
+	case X509_V_ERR_CERT_NOT_YET_VALID:
+		return "the certificate is not valid yet";
+	}
+	return "the certificate is not trusted";
+}
+
 /* Why the last address did not connect, where the system says more than libcurl. */
 static const char *connect_detail(CURL *easy)
 {
@@ -444,6 +476,8 @@ static struct verdict judge(const struct transfer *t, CURLcode rc)
 {
 	struct verdict v = by_code(rc);
 
+	if (rc == CURLE_COULDNT_RESOLVE_HOST && t->seen.name_fault != NULL)
+		v.detail = t->seen.name_fault;
 	if (rc == CURLE_COULDNT_CONNECT)
 		v.detail = connect_detail(t->easy);
 	if (t->seen.resend)
@@ -458,8 +492,8 @@ static struct verdict judge(const struct transfer *t, CURLcode rc)
 		v = (struct verdict){.end = ANSWER_FORBIDDEN, .detail = "the address is not allowed"};
 	else if (t->seen.requests == 0 && (rc == CURLE_UNSUPPORTED_PROTOCOL || rc == CURLE_URL_MALFORMAT))
 		v = (struct verdict){.end = ANSWER_FORBIDDEN, .detail = "not a URL that may be called"};
-	else if (rc == CURLE_PEER_FAILED_VERIFICATION && chain_is_good(t))
-		v.detail = "the certificate is for another host";
+	else if (rc == CURLE_PEER_FAILED_VERIFICATION)
+		v.detail = certificate_detail(t);
 	else if (t->seen.requests == 0 && rc == CURLE_OUT_OF_MEMORY)
 		v = (struct verdict){.end = ANSWER_NO_CONNECTION, .detail = "out of memory; nothing was sent"};
 	else if (t->seen.requests == 0 && v.end == ANSWER_MALFORMED)

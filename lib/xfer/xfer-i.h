@@ -1,7 +1,8 @@
 /*
  * What the files of this module share: the multi handle with its sockets
- * (xfer.c, sockets.c), one transfer's life (transfer.c), look-ups of names
- * (names.c), the address guard (guard.c) and the trusted certificates (tls.c).
+ * (xfer.c, sockets.c), one transfer's life (transfer.c), who waits for a name
+ * (names.c), the process's look-ups (resolver.c), the address guard (guard.c)
+ * and the certificates (tls.c).
  */
 #pragma once
 
@@ -27,13 +28,37 @@ struct closing {
 	struct loop_timer *timer;
 };
 
-/* Look-ups, one per origin. */
+/* What this shard has asked the resolver for. */
 struct names {
-	struct idmap all;
-	struct list queued, running;     /* struct lookup */
-	unsigned n_running, max;
+	struct idmap all;                /* struct lookup */
+	struct list asked;               /* the same */
+	unsigned n_asked;
 	unsigned n_waiters;
 	uint64_t seed;
+};
+
+/* How a look-up ends: its name as a label, and what people are told. */
+#define LOOKUP_RESULTS(X) \
+	X(FOUND, "found", NULL) \
+	X(NOT_FOUND, "not_found", "the host name does not resolve") \
+	X(NO_ANSWER, "no_answer", "the name server gave no answer in time") \
+	X(FAILED, "failed", "the host name could not be looked up") \
+	X(QUEUE_FULL, "queue_full", "too many host names of this service wait to be looked up")
+
+#define X(name, str, detail) LOOKUP_##name,
+enum lookup_result { LOOKUP_RESULTS(X) LOOKUP_MAX };
+#undef X
+
+/* A question to the resolver, and its answer: in `msg`, or at once. */
+struct ask {
+	struct loop_msg msg;
+	struct loop *loop;
+	unsigned service;                /* whose turn it takes */
+	bool configured;                 /* the operator gave the name */
+	struct list in_name, in_queue;   /* the resolver's, as is: */
+	struct name *name;               /* NULL: not asked, or answered */
+	enum lookup_result result;
+	struct blob *addresses;          /* LOOKUP_FOUND: as CURLOPT_RESOLVE has them; the asker's */
 };
 
 struct xfer {
@@ -69,6 +94,9 @@ struct transfer {
 	CURL *easy;
 	curl_socket_t fd;                /* that libcurl has watched for it, or -1 */
 	struct lookup *lookup;
+	struct tls_profile *profile;     /* https: a reference */
+	struct curl_slist resolve;       /* what libcurl is told of its host */
+	struct buf addresses;            /* its text */
 	void (*on_done)(void *arg, const struct answer *answer);
 	void *arg;
 
@@ -78,14 +106,17 @@ struct transfer {
 	const struct cidr *allow;
 	size_t n_allow;
 	size_t body_n, answer_limit;
+	unsigned service;
 	bool guarded, tls;
-	bool custom_method;              /* what the easy handle still carries */
+	bool custom_method, own_ciphers; /* what the easy handle still carries */
 
 	/* What has happened; cleared by every start. */
 	struct evidence {
 		unsigned requests;       /* times libcurl was about to send one */
 		bool resolving;
 		bool unresolved;         /* ended, to wait for a look-up */
+		unsigned told;           /* times libcurl was told the addresses */
+		const char *name_fault;  /* why there is none; static text */
 		bool connecting;
 		bool handshake;          /* of TLS, begun */
 		bool refused;            /* the guard said no at least once */
@@ -105,7 +136,6 @@ struct transfer {
 /* transfer.c */
 struct transfer *xfer_transfer_new(struct xfer *x) MUST_CHECK;
 void xfer_transfer_free(struct transfer *t);
-bool xfer_easy_confine(CURL *c) MUST_CHECK;      /* what every handle must be told */
 bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e) MUST_CHECK;
 void xfer_transfer_conclude(struct transfer *t, CURLcode rc, bool cancelled);
 void xfer_transfer_reset(struct transfer *t);
@@ -122,20 +152,32 @@ void xfer_sockets_close_all(struct xfer *x);
 
 /* names.c. Inside libcurl's call: may this transfer resolve its host by itself?
  * If not, it ends, and xfer_names_wait() has it wait for the look-up. */
-void xfer_names_init(struct names *names, unsigned max);
-void xfer_names_free(struct xfer *x);
+void xfer_names_init(struct names *names);
+void xfer_names_free(struct xfer *x);            /* the loop has ended: no message comes any more */
 bool xfer_names_allow(struct transfer *t);
 void xfer_names_wait(struct transfer *t);
 void xfer_names_leave(struct transfer *t);
-void xfer_names_ended(struct xfer *x, CURL *easy, CURLcode rc);
+
+/* resolver.c. One per process; any thread. */
+struct resolver;
+struct resolver *resolver_new(const struct xfer_names *cfg) MUST_CHECK;
+void resolver_free(struct resolver *r);          /* does not wait for a look-up that hangs; NULL is fine */
+void resolver_configure(struct resolver *r, const struct xfer_names *cfg);
+void resolver_render(struct resolver *r, struct buf *out);
+/* True: answered at once. Else a->msg will be posted, unless the asker leaves first. */
+bool resolver_ask(struct resolver *r, struct ask *a, struct slice host) MUST_CHECK;
+/* False: too late, the message is on its way. */
+bool resolver_leave(struct resolver *r, struct ask *a) MUST_CHECK;
+const char *lookup_detail(enum lookup_result r);
 
 /* xfer.c */
 void xfer_act(struct xfer *x, curl_socket_t fd, int events);
-bool xfer_multi_add(struct xfer *x, CURL *easy) MUST_CHECK;
-void xfer_multi_remove(struct xfer *x, CURL *easy);
+extern struct resolver *xfer_resolver;           /* from xfer_global_init() to xfer_global_free() */
 void xfer_start_soon(struct transfer *t);        /* SPARE, or UNRESOLVED: its name is known */
 void xfer_give_up(struct transfer *t, CURLcode rc);
 
-/* tls.c */
-CURLcode xfer_tls_configure(void *ssl_ctx);
-void xfer_tls_free(void);
+/* tls.c. NULL is the profile of services without files of their own. */
+struct tls_profile *xfer_tls_profile(unsigned service);  /* a reference */
+void xfer_tls_unref(struct tls_profile *p);              /* any thread */
+CURLcode xfer_tls_configure(const struct tls_profile *p, void *ssl_ctx);
+const char *xfer_tls_ciphers(const struct tls_profile *p);       /* NULL: libcurl's */

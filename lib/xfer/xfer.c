@@ -23,7 +23,7 @@
  *  4. Messages of the multi are drained after each call into it that can make
  *     some, so xfer_cancel() never meets a finished transfer.
  *  5. No callback of libcurl calls the multi or the owner.
- *  6. UNRESOLVED: in the list of its look-up, see names.c.
+ *  6. UNRESOLVED: in the list of its look-up, see names.c. libcurl looks nothing up.
  */
 #include <errno.h>
 #include <signal.h>
@@ -38,16 +38,32 @@ enum {
 	SPARE_MAX = 128,                 /* some 10 KB each */
 };
 
-int xfer_global_init(void)
+struct resolver *xfer_resolver;
+
+int xfer_global_init(const struct xfer_names *names)
 {
 	/* CURLOPT_NOSIGNAL leaves to us what a TLS write to a closed peer raises. */
 	signal(SIGPIPE, SIG_IGN);
-	return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : -ENOMEM;
+	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+		return -ENOMEM;
+	xfer_resolver = resolver_new(names);
+	return 0;
+}
+
+void xfer_names_configure(const struct xfer_names *names)
+{
+	resolver_configure(xfer_resolver, names);
+}
+
+void xfer_metrics_render(struct buf *out)
+{
+	resolver_render(xfer_resolver, out);
 }
 
 void xfer_global_free(void)
 {
-	xfer_tls_free();
+	resolver_free(STEAL_PTR(xfer_resolver));
+	xfer_tls_use(NULL);
 	curl_global_cleanup();
 }
 
@@ -61,6 +77,12 @@ static void allow_connections(struct xfer *x)
 		return;
 	curl_multi_setopt(x->multi, CURLMOPT_MAXCONNECTS, n);
 	x->max_connects = n;
+}
+
+void xfer_set_max_idle(struct xfer *x, unsigned max_idle)
+{
+	x->max_idle = max_idle;
+	allow_connections(x);
 }
 
 /* Nothing is in flight: begin to count the time that connections idle. */
@@ -77,7 +99,7 @@ static void set_done(struct transfer *t)
 	loop_call_soon(t->x->loop, &t->x->deliver);
 }
 
-bool xfer_multi_add(struct xfer *x, CURL *easy)
+static bool multi_add(struct xfer *x, CURL *easy)
 {
 	x->in_multi++;
 	allow_connections(x);
@@ -87,7 +109,7 @@ bool xfer_multi_add(struct xfer *x, CURL *easy)
 	return false;
 }
 
-void xfer_multi_remove(struct xfer *x, CURL *easy)
+static void multi_remove(struct xfer *x, CURL *easy)
 {
 	curl_multi_remove_handle(x->multi, easy);
 	x->in_multi--;
@@ -114,14 +136,12 @@ static void finish(struct xfer *x, CURL *easy, CURLcode rc)
 	struct transfer *t = NULL;
 
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t);
-	if (t == NULL) {
-		xfer_names_ended(x, easy, rc);
-	} else if (t->seen.unresolved) {
-		xfer_multi_remove(x, easy);
+	if (t->seen.unresolved) {
+		multi_remove(x, easy);
 		xfer_names_wait(t);
 	} else {
 		xfer_transfer_conclude(t, rc, false);
-		xfer_multi_remove(x, easy);
+		multi_remove(x, easy);
 		set_done(t);
 	}
 }
@@ -159,7 +179,7 @@ static void on_timer(void *arg)
 static void add_to_multi(struct transfer *t)
 {
 	t->state = TRANSFER_LIVE;
-	if (!xfer_multi_add(t->x, t->easy))
+	if (!multi_add(t->x, t->easy))
 		xfer_give_up(t, CURLE_OUT_OF_MEMORY);
 }
 
@@ -301,7 +321,7 @@ struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg)
 	list_init(&x->starting);
 	list_init(&x->done);
 	list_init(&x->spare);
-	xfer_names_init(&x->names, cfg->lookups);
+	xfer_names_init(&x->names);
 	loop_call_init(&x->deliver, deliver);
 	x->multi = new_multi(x);
 	if (x->multi == NULL) {
@@ -377,7 +397,7 @@ void xfer_cancel(struct transfer *t)
 		break;
 	case TRANSFER_LIVE:
 		xfer_transfer_conclude(t, CURLE_OK, true);
-		xfer_multi_remove(t->x, t->easy);
+		multi_remove(t->x, t->easy);
 		break;
 	case TRANSFER_UNRESOLVED:
 		xfer_transfer_conclude(t, CURLE_OK, true);
@@ -394,6 +414,6 @@ struct xfer_usage xfer_usage(const struct xfer *x)
 {
 	return (struct xfer_usage){.live = x->live,
 				   .closing = x->closing.n,
-				   .lookups = x->names.n_running,
+				   .lookups = x->names.n_asked,
 				   .unresolved = x->names.n_waiters};
 }

@@ -4,8 +4,9 @@
  * certificates.
  *
  * Owner: one struct xfer per shard; its loop's thread only.
- * Limits: it queues nothing but look-ups of names, and has no timeouts of its
- * own: callers start only what may run now, and cancel what is due.
+ * Limits: it queues nothing but look-ups of names, which the whole process has
+ * in common, and has no timeouts of its own: callers start only what may run
+ * now, and cancel what is due.
  *
  * Invariants
  *  1. on_done runs exactly once per started transfer, from the loop, never
@@ -16,6 +17,7 @@
  */
 #pragma once
 
+#include "base/buf.h"
 #include "core/exchange.h"
 #include "loop/loop.h"
 
@@ -26,15 +28,49 @@ struct xfer_config {
 	unsigned max_idle;               /* connections kept open while unused */
 	int64_t idle_ms;                 /* and for how long at most */
 	const char *user_agent;
-	unsigned lookups;                /* of callers' names at once: a thread, two descriptors each */
 };
 
-/* Once per process, before any thread. 0 or a negative errno. */
-int xfer_global_init(void);
+/* Look-ups of host names, in the whole process. */
+struct xfer_names {
+	unsigned threads;                /* for callers' names, and as many for the configuration's; two descriptors each */
+	unsigned queued;                 /* names that may wait for them */
+	int64_t ttl_ms, negative_ttl_ms; /* how long an answer is kept, and the lack of one */
+	int64_t thread_idle_ms;          /* a thread without work ends */
+};
+
+/* Once per process, before any other thread. 0 or a negative errno. Free: after
+ * every xfer; a look-up that hangs does not hold it. */
+int xfer_global_init(const struct xfer_names *names) MUST_CHECK;
 void xfer_global_free(void);
 
+/* Any thread: other values, from now on. */
+void xfer_names_configure(const struct xfer_names *names);
+
+/* Any thread: what the process counts about look-ups, as Prometheus text. */
+void xfer_metrics_render(struct buf *out);
+
+/* What a service's TLS needs; NULL: the system's authorities, and no certificate of its own. */
+struct xfer_tls {
+	const char *ca_file, *cert_file, *key_file;      /* PEM; the last two together */
+};
+
+/* Read the files of all services, a place each as in exchange.service. Several
+ * services with one ca_file share what is parsed. NULL: what is wrong is in
+ * *reterr, one line. Any thread. */
+struct xfer_tls_set;
+struct xfer_tls_set *xfer_tls_load(const struct xfer_tls *services, size_t n, struct buf *reterr) MUST_CHECK;
+void xfer_tls_set_free(struct xfer_tls_set *set);        /* that is not in use; NULL is fine */
+
+/* Any thread: every transfer that starts from now on uses it, and the system's
+ * authorities are read anew. Connections that were made with other files are not
+ * used again. */
+void xfer_tls_use(struct xfer_tls_set *take);
+
 struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg) MUST_CHECK;     /* NULL: no memory */
-void xfer_free(struct xfer *x);                  /* no transfer may be live */
+void xfer_free(struct xfer *x);                  /* no transfer may be live, nor the loop run again */
+
+/* Another number of connections to keep open while unused. */
+void xfer_set_max_idle(struct xfer *x, unsigned max_idle);
 
 /* Start one request. `e` and what it points at are copied or used up inside the
  * call, but for e->body, which stays valid until on_done. The answer and all in
@@ -51,7 +87,7 @@ void xfer_cancel(struct transfer *t);
 struct xfer_usage {
 	unsigned live;                   /* started, on_done not yet called */
 	unsigned closing;                /* sockets waiting for their close() */
-	unsigned lookups;                /* of names, running */
+	unsigned lookups;                /* of names, asked for and not answered */
 	unsigned unresolved;             /* live, waiting for a look-up */
 };
 struct xfer_usage xfer_usage(const struct xfer *x);

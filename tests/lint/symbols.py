@@ -15,10 +15,10 @@ import tap
 # Exact names or prefixes (ending in "_"). Modules that export families name them all.
 PREFIXES = {
     "base": ["base_", "list_", "buf_", "blob_", "slice_", "arena_", "heap_", "rng_", "batch_id_", "cidr_",
-             "idmap_", "digest_", "kill_point", "xcalloc", "xstrdup"],
+             "idmap_", "digest_", "pem_", "kill_point", "xcalloc", "xstrdup"],
     "obs": ["log_", "meter_", "metrics_", "span_", "spans_"],
     "core": ["op_", "batch_", "item_", "gate_", "outcome_", "code_", "contract_", "retry_", "why_", "stop_",
-             "status_", "phase_", "delivered_"],
+             "status_", "phase_", "delivered_", "rate_", "breaker_", "budget_", "window_"],
     "config": ["config_", "service_kind_"],
     "wire": ["wire_", "problem_"],
     "loop": ["loop_"],

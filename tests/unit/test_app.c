@@ -17,7 +17,8 @@
 
 static struct config config_of(unsigned shards, unsigned connections, unsigned in_flight)
 {
-	return (struct config){.shards = shards, .limits = {.connections = connections, .in_flight = in_flight}};
+	return (struct config){.shards = shards, .names.threads = 16,
+			       .limits = {.connections = connections, .in_flight = in_flight}};
 }
 
 static void caps_that_fit_stay(void **state)
@@ -25,17 +26,17 @@ static void caps_that_fit_stay(void **state)
 	struct config c = config_of(2, 10000, 4096);
 
 	(void)state;
-	assert_false(limits_fit(&c, 64 + 2 * (8 + 2 * LOOKUPS) + 10000 + 2 * 4096));
+	assert_false(limits_fit(&c, 64 + 4 * 16 + 2 * 8 + 10000 + 2 * 4096));
 	assert_int_equal(c.limits.connections, 10000);
 	assert_int_equal(c.limits.in_flight, 4096);
-	assert_true(limits_fit(&c, 64 + 2 * (8 + 2 * LOOKUPS) + 10000 + 2 * 4096 - 1));
+	assert_true(limits_fit(&c, 64 + 4 * 16 + 2 * 8 + 10000 + 2 * 4096 - 1));
 }
 
 static void caps_never_exceed_the_descriptors_and_keep_their_proportion(void **state)
 {
 	(void)state;
 	for (unsigned shards = 1; shards <= 64; shards++) {
-		unsigned fixed = 64 + shards * (8 + 2 * LOOKUPS);
+		unsigned fixed = 64 + 4 * 16 + shards * 8;
 
 		for (unsigned fds = fixed + 4 * shards; fds < fixed + 6000; fds += 97) {
 			struct config c = config_of(shards, 6000 * shards, 2000);
@@ -116,7 +117,7 @@ static NORETURN void serve_in_child(int log_fd)
 	c = config_load(path, &err);
 	unlink(path);
 	dup2(log_fd, STDERR_FILENO);
-	_exit(c == NULL ? 3 : app_run(c, "test"));
+	_exit(c == NULL ? 3 : app_run(NULL, c, "test"));
 }
 
 static void a_shard_that_does_not_stop_ends_the_process_with_a_word(void **state)

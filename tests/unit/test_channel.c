@@ -124,7 +124,8 @@ static void webhook_signature_matches_the_specification(void **state)
 	struct exchange e;
 
 	(void)state;
-	s.secret = (struct slice){spec_key, 24};
+	s.secrets = &(struct slice){spec_key, 24};
+	s.n_secrets = 1;
 	s.allow = &allow;
 	s.n_allow = 1;
 	assert_true(channel_encode(&s, &m, &scratch, &e));
@@ -139,6 +140,29 @@ static void webhook_signature_matches_the_specification(void **state)
 	assert_true(e.guarded && e.allow == &allow && e.n_allow == 1);
 	assert_ptr_equal(e.body.p, m.payload.p);
 	assert_int_equal(e.body.n, m.payload.n);
+}
+
+/* While a secret is replaced, those who know only the old one still verify. */
+static void each_secret_signs_the_newest_first(void **state)
+{
+	struct slice secrets[9];
+	struct service s = webhook;
+	struct channel_message m = message("http://h/x", "{\"test\": 2432232314}");
+	struct channel_scratch scratch CLEANUP(channel_scratch_free) = {0};
+	struct exchange e;
+	const char *signatures;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(secrets); i++)
+		secrets[i] = SLICE("another key of twenty-four");
+	secrets[1] = (struct slice){spec_key, 24};
+	s.secrets = secrets;
+	s.n_secrets = ARRAY_LEN(secrets);
+	assert_true(channel_encode(&s, &m, &scratch, &e));
+	signatures = header(&e, "webhook-signature");
+	assert_int_equal(strlen(signatures), ARRAY_LEN(secrets) * 48 - 1);
+	assert_memory_equal(signatures + 47, " v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE= v1,", 52);
+	assert_string_equal(header(&e, "traceparent"), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
 }
 
 static void http_fills_the_operators_request(void **state)
@@ -375,6 +399,7 @@ int main(void)
 		cmocka_unit_test(http_takes_any_bytes),
 		cmocka_unit_test(origin_is_lower_case_with_its_port),
 		cmocka_unit_test(webhook_signature_matches_the_specification),
+		cmocka_unit_test(each_secret_signs_the_newest_first),
 		cmocka_unit_test(http_fills_the_operators_request),
 		cmocka_unit_test(a_callers_trace_goes_on_as_it_came),
 		cmocka_unit_test(an_id_cannot_break_out_of_its_header),

@@ -209,13 +209,13 @@ static inline void serve_text_and_wait(struct peer *p)
 
 #define XFER_TEST(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 
-static int rig_global_setup(void **state)
+static inline int rig_global_setup(void **state)
 {
 	(void)state;
-	return xfer_global_init();
+	return xfer_global_init(&(struct xfer_names){.threads = 8, .queued = 1000, .ttl_ms = 60000, .negative_ttl_ms = 60000});
 }
 
-static int rig_global_teardown(void **state)
+static inline int rig_global_teardown(void **state)
 {
 	(void)state;
 	xfer_global_free();
