@@ -4,14 +4,14 @@
 
 # shellcheck disable=SC2034  # the lists are for whoever sources this file
 PACKAGES_BUILD=(gcc libc6-dev binutils meson ninja-build pkg-config python3 python3-yaml
-	libmicrohttpd-dev libcurl4-openssl-dev libjansson-dev libevent-dev libyaml-dev libssl-dev libsqlite3-dev)
+	libmicrohttpd-dev libgnutls28-dev libcurl4-openssl-dev libjansson-dev libevent-dev libyaml-dev libssl-dev libsqlite3-dev)
 # shellcheck disable=SC2034
-PACKAGES_RUN=(libmicrohttpd12 libcurl4 libjansson4 libevent-core-2.1-7 libyaml-0-2 libssl3 libsqlite3-0 ca-certificates)
+PACKAGES_RUN=(libmicrohttpd12 libgnutls30 libcurl4 libjansson4 libevent-core-2.1-7 libyaml-0-2 libssl3 libsqlite3-0 ca-certificates)
 # shellcheck disable=SC2034
 PACKAGES_QUICKSTART=("${PACKAGES_BUILD[@]}" ca-certificates curl)
 # shellcheck disable=SC2034
 PACKAGES_TEST=("${PACKAGES_BUILD[@]}" ca-certificates curl git haproxy libcmocka-dev nginx openssl
-	python3-jsonschema shellcheck strace util-linux)
+	prometheus python3-jsonschema python3-venv shellcheck strace util-linux)
 # shellcheck disable=SC2034
 PACKAGES_CI=("${PACKAGES_TEST[@]}" clang valgrind)
 

@@ -8,12 +8,13 @@ cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<'END'
-usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--restarts N]
+usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--restarts N] [--examples N]
                     [--build DIR] [--setup ARG]... [--wrap COMMAND] [--slow N]
   --suite NAME     only these suites: lint, unit, sim, functional, kill (default: all),
                    or valgrind, the functional tests that SETTLED_WRAP=valgrind is for
   --no-suite NAME  all but these
   --seeds N        seeds for the simulator (default 10000)
+  --examples N     requests of each kind that Schemathesis makes (default 10)
   --cycles N       lives that the kill test ends (default 60)
   --restarts N     of two instances under load, one after the other (default 4)
   --build DIR      build directory (default: build)
@@ -24,7 +25,8 @@ The last line is "N passed, N failed"; with CI=true, a skipped case has failed.
 END
 }
 
-build=build seeds=${SETTLED_SIM_SEEDS:-10000} cycles=${SETTLED_KILL_CYCLES:-60} restarts=${SETTLED_ROLLING_RESTARTS:-4}
+build=build seeds=${SETTLED_SIM_SEEDS:-10000} cycles=${SETTLED_KILL_CYCLES:-60}
+restarts=${SETTLED_ROLLING_RESTARTS:-4} examples=${SETTLED_SCHEMATHESIS_EXAMPLES:-10}
 setup=(-Dtests=true -Dkill_points=true) select=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -41,6 +43,7 @@ while [ $# -gt 0 ]; do
 	--suite) select+=(--suite "$2") ;;
 	--no-suite) select+=(--no-suite "$2") ;;
 	--seeds) seeds=$2 ;;
+	--examples) examples=$2 ;;
 	--cycles) cycles=$2 ;;
 	--restarts) restarts=$2 ;;
 	--build) build=$2 ;;
@@ -60,7 +63,9 @@ done
 [[ $seeds =~ ^[1-9][0-9]*$ ]] || die "--seeds $seeds: a positive number is wanted"
 [[ $cycles =~ ^[1-9][0-9]*$ ]] || die "--cycles $cycles: a positive number is wanted"
 [[ $restarts =~ ^[1-9][0-9]*$ ]] || die "--restarts $restarts: a positive number is wanted"
-export SETTLED_ROLLING_RESTARTS=$restarts SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
+[[ $examples =~ ^[1-9][0-9]*$ ]] || die "--examples $examples: a positive number is wanted"
+export SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
+export SETTLED_ROLLING_RESTARTS=$restarts SETTLED_SCHEMATHESIS_EXAMPLES=$examples
 
 # Each run ends with a count, also one that got no further than a failed step.
 failed_step() {

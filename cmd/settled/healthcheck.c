@@ -8,6 +8,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "httpd/httpd.h"
+
 enum { LIMIT_S = 3 };
 
 static int not_ready(const struct config *c, const char *why)
@@ -38,13 +40,24 @@ static socklen_t address(const struct config *c, struct sockaddr_storage *ret)
 	return sizeof *v6;
 }
 
-int healthcheck_run(const struct config *config)
+/* The first bytes of the answer; how many came, or -1 with errno. */
+static ssize_t ask(const struct config *config, int fd, char *ret, size_t n)
 {
 	static const char request[] = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+	if (config->tls_cert_file != NULL)
+		return httpd_ask_tls(fd, SLICE(request), ret, n);
+	if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != (ssize_t)sizeof request - 1)
+		return -1;
+	return recv(fd, ret, n, MSG_WAITALL);
+}
+
+int healthcheck_run(const struct config *config)
+{
 	const struct timeval limit = {.tv_sec = LIMIT_S};
 	struct sockaddr_storage to;
 	socklen_t len = address(config, &to);
-	char answer[16];
+	char answer[12];
 	ssize_t n = -1;
 	int err, fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -52,14 +65,13 @@ int healthcheck_run(const struct config *config)
 		return not_ready(config, strerror(errno));
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-	if (connect(fd, (struct sockaddr *)&to, len) == 0 &&
-	    send(fd, request, sizeof request - 1, MSG_NOSIGNAL) == (ssize_t)sizeof request - 1)
-		n = recv(fd, answer, 12, MSG_WAITALL);
+	if (connect(fd, (struct sockaddr *)&to, len) == 0)
+		n = ask(config, fd, answer, sizeof answer);
 	err = errno;
 	close(fd);
 	if (n < 0)
-		return not_ready(config, strerror(err));
-	if (n < 12 || memcmp(answer, "HTTP/1.1 200", 12) != 0)
+		return not_ready(config, err != 0 ? strerror(err) : "no TLS connection");
+	if (n < (ssize_t)sizeof answer || memcmp(answer, "HTTP/1.1 200", sizeof answer) != 0)
 		return not_ready(config, "it does not answer 200 on /readyz; is it draining?");
 	return 0;
 }

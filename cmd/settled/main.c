@@ -2,6 +2,7 @@
  * settled: the daemon's command line.
  */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "app/app.h"
 #include "base/buf.h"
@@ -35,24 +36,38 @@ static int print_valid(const char *path)
 	return fflush(stdout) != 0;
 }
 
+static int print_config(const struct config *config)
+{
+	struct buf out = {0};
+	int ret;
+
+	config_print(config, &out);
+	ret = out.failed ? EXIT_FAILURE : print(buf_slice(&out));
+	buf_free(&out);
+	return ret;
+}
+
 static int with_config(const struct options *o)
 {
 	struct buf errors = {0};
 	struct config *config = config_load(o->config, &errors);
 	int ret;
 
-	if (config == NULL) {
+	if (config == NULL || (o->command == COMMAND_CHECK && !app_check(config, &errors))) {
+		config_unref(config);
 		fwrite(errors.p, 1, errors.n, stderr);
 		buf_free(&errors);
 		return EXIT_BAD_CONFIG;
 	}
 	if (o->command == COMMAND_CHECK)
 		ret = print_valid(o->config);
+	else if (o->command == COMMAND_PRINT)
+		ret = print_config(config);
 	else if (o->command == COMMAND_HEALTHCHECK)
 		ret = healthcheck_run(config);
 	else
-		ret = app_run(config, SETTLED_VERSION);
-	config_free(config);
+		return app_run(o->config, config, SETTLED_VERSION);
+	config_unref(config);
 	return ret;
 }
 
@@ -72,6 +87,7 @@ int main(int argc, char **argv)
 	case COMMAND_SERVE:
 	case COMMAND_CHECK:
 	case COMMAND_HEALTHCHECK:
+	case COMMAND_PRINT:
 		return with_config(&options);
 	}
 	return EXIT_BAD_CONFIG;

@@ -9,10 +9,11 @@
 const char options_usage[] =
 	"settled: settles a batch of notifications and tells the truth about every item\n"
 	"\n"
-	"usage: settled [--config FILE]              serve\n"
-	"       settled --check [--config FILE]      check the file: exit 0 or 2\n"
-	"       settled healthcheck [--config FILE]  exit 0 if a running one is ready\n"
-	"       settled --defaults                   print every setting, to start from\n"
+	"usage: settled [--config FILE]                 serve\n"
+	"       settled --check [--config FILE]         check the file: exit 0 or 2\n"
+	"       settled --print-config [--config FILE]  print it all, without secrets\n"
+	"       settled healthcheck [--config FILE]     exit 0 if one runs and is ready\n"
+	"       settled --defaults                      print every setting to start from\n"
 	"       settled --version | --help | -h\n"
 	"\n"
 	"Without --config it takes the file that the environment variable\n"
@@ -22,7 +23,8 @@ const char options_usage[] =
 	"  curl http://127.0.0.1:8080/v1/batches -H 'Content-Type: application/json' -d '\n"
 	"    {\"items\": [{\"id\": \"1\", \"to\": \"https://example.com/hook\", \"payload\": {}}]}'\n"
 	"\n"
-	"SIGTERM drains and stops. The routes are described at /openapi.json.\n";
+	"SIGTERM drains and stops, SIGHUP reads the file anew. The routes are described\n"
+	"at /openapi.json.\n";
 
 /* Above every character, so that none is taken for one of them. */
 enum { OPT_CONFIG = 256, OPT_COMMAND };
@@ -30,6 +32,7 @@ enum { OPT_CONFIG = 256, OPT_COMMAND };
 static const struct option long_options[] = {
 	{"config", required_argument, NULL, OPT_CONFIG},
 	{"check", no_argument, NULL, OPT_COMMAND + COMMAND_CHECK},
+	{"print-config", no_argument, NULL, OPT_COMMAND + COMMAND_PRINT},
 	{"defaults", no_argument, NULL, OPT_COMMAND + COMMAND_DEFAULTS},
 	{"version", no_argument, NULL, OPT_COMMAND + COMMAND_VERSION},
 	{"help", no_argument, NULL, 'h'},
@@ -59,7 +62,8 @@ static bool refuse_option(char **argv)
 
 static const char *command_name(enum command c)
 {
-	static const char *const names[] = {"", "--check", "healthcheck", "--defaults", "--version", "--help"};
+	static const char *const names[] = {"", "--check", "healthcheck", "--print-config", "--defaults",
+					    "--version", "--help"};
 
 	return names[c];
 }
@@ -84,7 +88,7 @@ static bool set_config(struct options *o, const char *path)
 
 static bool takes_config(enum command c)
 {
-	return c == COMMAND_SERVE || c == COMMAND_CHECK || c == COMMAND_HEALTHCHECK;
+	return c == COMMAND_SERVE || c == COMMAND_CHECK || c == COMMAND_HEALTHCHECK || c == COMMAND_PRINT;
 }
 
 /* The operands, and whether all of it goes together. */

@@ -3,6 +3,7 @@
  *        batches of the process before, threads.
  * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new batches; running ones get drain_ms) ─► cancel what is
  *        left (stop: shutdown), and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
+ * SIGHUP in between: reload.c.
  * A second signal cuts the lame duck short, another the drain. Batches that a cancel does not end are a
  * defect, which must not hold the process: it then ends as it is, with status 1.
  */
@@ -15,6 +16,7 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "app-i.h"
@@ -30,18 +32,30 @@ static int64_t now_ms(void)
 	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+static int64_t unix_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* Sockets are the currency: take all the descriptors that we may have, and plan
  * to use no more, as an attempt without one fails for no fault of its service. */
-static void share_out_fds(struct config *c)
+static void share_out_fds(struct app *app)
 {
+	struct config *c = app->config;
 	struct rlimit rl, all;
+
+	app->fds = UINT64_MAX;
 
 	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
 		return;
 	all = (struct rlimit){rl.rlim_max, rl.rlim_max};
 	if (setrlimit(RLIMIT_NOFILE, &all) == 0)
 		rl = all;
-	if (limits_fit(c, rl.rlim_cur))
+	app->fds = rl.rlim_cur;
+	if (limits_fit(c, app->fds))
 		log_event(LOG_WARN, "few_file_descriptors", LOG_INT("have", rl.rlim_cur),
 			  LOG_INT("connections", c->limits.connections), LOG_INT("in_flight", c->limits.in_flight),
 			  LOG_STR("do", "raise the limit (ulimit -n), or lower limits.connections and limits.in_flight: "
@@ -61,24 +75,24 @@ static int open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* The next signal of ours, 0 if none is there. */
+/* The next signal that asks for the end, 0 if none is there. One that asks for a reload
+ * is seen to; the kernel makes one of several that come meanwhile. */
 static int next_signal(struct app *app)
 {
 	struct signalfd_siginfo info;
 
 	if (read(app->signal_fd, &info, sizeof info) != (ssize_t)sizeof info)
 		return 0;
-	if (info.ssi_signo == SIGHUP) {
-		log_event(LOG_WARN, "reload_refused",
-			  LOG_STR("why", "this version reads its configuration only at the start: restart it"));
-		return 0;
-	}
-	return (int)info.ssi_signo;
+	if (info.ssi_signo != SIGHUP)
+		return (int)info.ssi_signo;
+	if (app->stopping)
+		app_refuse_reload(app, "the process is about to end");
+	else
+		app_reload(app);
+	return 0;
 }
 
-/* Wait until `want` shards have reported (counted in *seen), a signal arrives
- * if `signals`, or the time is up. True: all have reported. */
-static bool wait_for(struct app *app, uint64_t *seen, uint64_t want, bool signals, int64_t limit_ms)
+bool app_wait(struct app *app, uint64_t *seen, uint64_t want, bool signals, int64_t limit_ms)
 {
 	int64_t until = limit_ms < 0 ? INT64_MAX : now_ms() + limit_ms;
 
@@ -111,35 +125,36 @@ static NORETURN void end_without_order(unsigned shards)
  * sends new ones. Nobody reports the end of this, so it takes its time. */
 static void be_lame_duck(struct app *app)
 {
-	int64_t ms = app->config.limits.lame_duck_ms;
+	int64_t ms = app->config->limits.lame_duck_ms;
 	uint64_t seen = 0;
 
 	if (ms == 0)
 		return;
 	for (unsigned i = 0; i < app->n; i++)
 		shard_lame_duck(&app->shards[i]);
-	wait_for(app, &seen, UINT64_MAX, true, ms);
+	app_wait(app, &seen, UINT64_MAX, true, ms);
 }
 
 static void stop(struct app *app)
 {
 	uint64_t seen = 0;
 
+	app->stopping = true;
 	be_lame_duck(app);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_drain(&app->shards[i]);
-	if (!wait_for(app, &seen, app->n, true, app->config.limits.drain_ms)) {
+	if (!app_wait(app, &seen, app->n, true, app->config->limits.drain_ms)) {
 		log_event(LOG_WARN, "drain_ended", LOG_STR("do", "ending the batches that still run"));
 		for (unsigned i = 0; i < app->n; i++)
 			shard_cancel(&app->shards[i]);
 		store_give_up(app->store);
-		if (!wait_for(app, &seen, app->n, false, CANCEL_MS))
+		if (!app_wait(app, &seen, app->n, false, CANCEL_MS))
 			end_without_order(app->n - (unsigned)seen);
 	}
 	seen = 0;
 	for (unsigned i = 0; i < app->n; i++)
 		shard_quiesce(&app->shards[i]);
-	if (!wait_for(app, &seen, app->n, false, QUIESCE_MS))
+	if (!app_wait(app, &seen, app->n, false, QUIESCE_MS))
 		log_event(LOG_WARN, "connections_left", LOG_STR("do", "closing them"));
 }
 
@@ -150,7 +165,7 @@ static void serve(struct app *app)
 	for (; app->threads < app->n; app->threads++)
 		REQUIRE(pthread_create(&app->shards[app->threads].thread, NULL, shard_run,
 				       &app->shards[app->threads]) == 0);
-	wait_for(app, &seen, UINT64_MAX, true, -1);
+	app_wait(app, &seen, UINT64_MAX, true, -1);
 	stop(app);
 	for (unsigned i = 0; i < app->n; i++)
 		loop_stop(app->shards[i].loop);
@@ -188,7 +203,7 @@ static int check_port_is_free(const struct config *c)
 
 static int start_shards(struct app *app, unsigned *retport)
 {
-	const struct config *c = &app->config;
+	const struct config *c = app->config;
 	unsigned port = c->listen_port;
 	int err = port == 0 ? 0 : check_port_is_free(c);
 
@@ -212,7 +227,7 @@ static int start_shards(struct app *app, unsigned *retport)
 /* One shard is enough for probes and metrics. */
 static int start_operations(struct app *app)
 {
-	const struct config *c = &app->config;
+	const struct config *c = app->config;
 	int fd, err;
 
 	if (c->operations_host == NULL)
@@ -227,25 +242,37 @@ static int start_operations(struct app *app)
 
 static bool open_store(struct app *app)
 {
-	const struct config *c = &app->config;
-	struct store_config sc = {
+	const struct config *c = app->config;
+	const struct store_limits limits = app_store_limits(c);
+	const char **services = app_service_names(c);
+	const struct store_config sc = {
 		.path = c->store_memory ? NULL : c->store_path,
-		.memory_bytes = c->limits.results_bytes,
-		.queue_bytes = c->limits.queued_bytes,
-		.stored_items = c->limits.stored_items,
+		.memory_bytes = limits.memory_bytes,
+		.queue_bytes = limits.queue_bytes,
+		.stored_items = limits.stored_items,
+		.services = services,
 		.n_services = c->n_services,
+		.service_slots = c->service_slots,
 	};
 	struct buf err = {0};
 
-	app->services = xcalloc(c->n_services, sizeof *app->services);
-	for (size_t i = 0; i < c->n_services; i++)
-		app->services[i] = c->services[i].name;
-	sc.services = app->services;
 	app->store = store_open(&sc, &err);
+	free(services);
 	if (app->store == NULL)
 		fprintf(stderr, "settled: %.*s\n", (int)err.n, err.p);
 	buf_free(&err);
 	return app->store != NULL;
+}
+
+static bool open_tls(struct app *app)
+{
+	struct buf err = {0};
+	bool ok = app_read_tls(app->config, &app->tls, &err);
+
+	if (!ok)
+		fprintf(stderr, "settled: %.*s", (int)err.n, err.p);
+	buf_free(&err);
+	return ok;
 }
 
 struct recovery {
@@ -294,8 +321,9 @@ static void free_app(struct app *app)
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
 	dispatch_tenants_free(&app->group.tenants);
-	free(app->services);
 	metrics_free(app->metrics);
+	httpd_tls_unref(app->tls);
+	config_unref(app->config);
 	close(app->done_fd);
 	close(app->signal_fd);
 	free(app);
@@ -314,24 +342,29 @@ static bool load_certificates(const struct config *c)
 	return set != NULL;
 }
 
-int app_run(const struct config *config, const char *version)
+int app_run(const char *path, struct config *take, const char *version)
 {
 	struct app *app = xcalloc(1, sizeof *app);
+	const struct config *config = take;
 	struct rng rng;
 	unsigned port = 0;
 	int ret = 1;
 
 	log_init(config->log_format, config->log_level);
-	app->config = *config;
-	share_out_fds(&app->config);
+	app->config_path = path;
+	app->config = take;
+	app_hide_secrets(take);
+	share_out_fds(app);
+	app->group.started_unix_ms = unix_ms();
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	REQUIRE(app->signal_fd >= 0 && app->done_fd >= 0);
 	REQUIRE(outbound_init(config) == 0);
 	app->metrics = dispatch_metrics_new(config, config->shards);
+	meter_set((struct meter){app->metrics, 0}, METRIC_RELOADED_AT, 0, 0, time(NULL));
 	rng_seed_from_os(&rng);
 	app->group.hash_seed = rng_u64(&rng);
-	if (load_certificates(config) && open_store(app) && start_shards(app, &port) == 0 &&
+	if (load_certificates(config) && open_tls(app) && open_store(app) && start_shards(app, &port) == 0 &&
 	    start_operations(app) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));

@@ -7,7 +7,12 @@
 
 #include "config/config.h"
 
-/* Serve until SIGTERM or SIGINT, then drain. Returns the process's exit status:
- * 0 after a clean stop, 1 if it could not start (said on standard error). If a
- * shard cannot be stopped, it ends the process with status 1. */
-int app_run(const struct config *config, const char *version);
+/* Serve until SIGTERM or SIGINT, then drain; on SIGHUP read the configuration anew
+ * from `path` (NULL: there is no file). Takes the reference. Returns the process's
+ * exit status: 0 after a clean stop, 1 if it could not start (said on standard
+ * error). If a shard cannot be stopped, it ends the process with status 1. */
+int app_run(const char *path, struct config *take, const char *version);
+
+/* What `config` names must be there, too: the certificate and its key. False: *reterr
+ * says what is wrong with them, a line each. */
+bool app_check(const struct config *config, struct buf *reterr) MUST_CHECK;

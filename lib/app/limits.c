@@ -11,13 +11,28 @@
 
 enum { RESERVE = 64, SHARD_OWN = 8, LOOKUP_FDS = 2, LOOKUP_CLASSES = 2 };
 
-bool limits_fit(struct config *c, uint64_t fds)
+/* What is left for callers and attempts. */
+static uint64_t left_of(const struct config *c, uint64_t fds)
 {
 	uint64_t fixed = RESERVE + (uint64_t)c->shards * SHARD_OWN +
 			 (uint64_t)c->names.threads * LOOKUP_FDS * LOOKUP_CLASSES +
 			 (c->operations_host == NULL ? 0 : SHARD_OWN + OPERATIONS_CONNECTIONS);
+
+	return fds > fixed ? fds - fixed : 0;
+}
+
+void limits_fit_in_flight(struct config *c, uint64_t fds)
+{
+	uint64_t left = left_of(c, fds), callers = c->limits.connections;
+	uint64_t each = left > callers ? (left - callers) / c->shards : 0;
+
+	c->limits.in_flight = (unsigned)MIN((uint64_t)c->limits.in_flight, MAX(each, UINT64_C(1)));
+}
+
+bool limits_fit(struct config *c, uint64_t fds)
+{
 	uint64_t wanted = c->limits.connections + (uint64_t)c->shards * c->limits.in_flight;
-	uint64_t left = fds > fixed ? fds - fixed : 0;
+	uint64_t left = left_of(c, fds);
 
 	if (wanted <= left)
 		return false;

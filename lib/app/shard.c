@@ -1,6 +1,7 @@
 /*
  * One shard: its modules made and freed in order, and its part in a stop.
  *
+ *   learn ──► use, for each reload
  *   lame duck ──► drain ──► last batch done ──► quiesce ──► connections closed ──► loop stopped
  *
  * Threads: shard_init() and shard_free() run in the main thread while no other
@@ -13,7 +14,7 @@
 #include "app-i.h"
 #include "obs/log.h"
 
-enum { QUIET_LIMIT_US = 2000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
+enum { QUIET_LIMIT_US = 2000000, FLUSH_LIMIT_US = 1000000, QUIET_LOOK_US = 5000, XFER_IDLE_MS = 30000 };
 
 static void step_done(struct shard *s)
 {
@@ -35,20 +36,21 @@ static void on_lame_duck(struct loop_msg *msg)
 	routes_not_ready(s->routes);
 	httpd_last_answers(s->httpd);
 	log_event(LOG_INFO, "lame_duck", LOG_INT("shard", s->index),
-		  LOG_INT("lame_duck_ms", s->app->config.limits.lame_duck_ms));
+		  LOG_INT("lame_duck_ms", s->config->limits.lame_duck_ms));
 }
 
 static void on_drain(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, drain);
 
+	s->drain_by_us = loop_now_us(s->loop) + s->config->limits.drain_ms * 1000;
 	httpd_last_answers(s->httpd);
 	if (s->operations != NULL)
 		httpd_last_answers(s->operations);
 	dispatch_drain(s->dispatch, on_idle, s);
 	/* From here on it takes no new batch: whoever reads this may rely on it. */
 	log_event(LOG_INFO, "draining", LOG_INT("shard", s->index),
-		  LOG_INT("drain_ms", s->app->config.limits.drain_ms));
+		  LOG_INT("drain_ms", s->config->limits.drain_ms));
 }
 
 static void on_cancel(struct loop_msg *msg)
@@ -69,22 +71,32 @@ static void look(void *arg)
 	struct shard *s = arg;
 	int64_t now_us = loop_now_us(s->loop);
 
-	if (connections(s) == 0 || now_us >= s->quiet_by_us)
+	if (s->flushed && (connections(s) == 0 || now_us >= s->quiet_by_us))
 		step_done(s);
 	else
 		loop_timer_at(s->quiet, now_us + QUIET_LOOK_US);
 }
 
+static void on_flushed(void *arg)
+{
+	struct shard *s = arg;
+
+	s->flushed = true;
+}
+
+/* The last spans may take what is left of the drain, and a second of it at most. */
 static void on_quiesce(struct loop_msg *msg)
 {
 	struct shard *s = container_of(msg, struct shard, quiesce);
+	int64_t now_us = loop_now_us(s->loop);
 
 	routes_stop(s->routes);
 	httpd_quiesce(s->httpd);
 	if (s->operations != NULL)
 		httpd_quiesce(s->operations);
-	s->quiet_by_us = loop_now_us(s->loop) + QUIET_LIMIT_US;
-	loop_timer_at(s->quiet, loop_now_us(s->loop));
+	exporter_flush(s->exporter, MIN(s->drain_by_us, now_us + FLUSH_LIMIT_US), on_flushed, s);
+	s->quiet_by_us = now_us + QUIET_LIMIT_US;
+	loop_timer_at(s->quiet, now_us);
 }
 
 void shard_lame_duck(struct shard *s)
@@ -111,36 +123,77 @@ void shard_quiesce(struct shard *s)
 	loop_post(s->loop, &s->quiesce);
 }
 
-static struct httpd *new_httpd(struct shard *s, int take_listen_fd, unsigned connections,
-			       const struct httpd_handler *handler)
+static struct httpd_config httpd_config(const struct config *c, unsigned connections, struct httpd_tls *tls)
 {
-	const struct config *c = &s->app->config;
-	const struct httpd_config cfg = {
+	return (struct httpd_config){
 		.connections = connections,
 		.body_bytes = c->limits.queued_bytes / c->shards,
 		.header_ms = c->limits.header_ms,
 		.body_ms = c->limits.body_ms,
 		.idle_ms = c->limits.idle_ms,
 		.write_ms = c->limits.write_ms,
+		.tls = tls,
 	};
-
-	return httpd_new(s->loop, take_listen_fd, &cfg, handler);
 }
 
+/* ---- the steps of a reload ---- */
+
+static void on_learn(struct loop_msg *msg)
+{
+	struct shard *s = container_of(msg, struct shard, learn);
+
+	dispatch_reload(s->dispatch, config_ref(s->next));
+	xfer_set_max_idle(s->xfer, s->next->limits.in_flight);
+	step_done(s);
+}
+
+static void on_use(struct loop_msg *msg)
+{
+	struct shard *s = container_of(msg, struct shard, use);
+	const struct httpd_config cfg = httpd_config(s->next, 0, s->next_tls), plain = httpd_config(s->next, 0, NULL);
+
+	routes_reload(s->routes, s->next);
+	httpd_reload(s->httpd, &cfg);
+	if (s->operations != NULL)
+		httpd_reload(s->operations, &plain);
+	config_unref(s->config);
+	s->config = STEAL_PTR(s->next);
+	step_done(s);
+}
+
+void shard_learn(struct shard *s, struct config *c)
+{
+	s->next = config_ref(c);
+	s->learn.run = on_learn;
+	loop_post(s->loop, &s->learn);
+}
+
+/* The certificate is the main thread's until the step is done. */
+void shard_use(struct shard *s, struct httpd_tls *tls)
+{
+	s->next_tls = tls;
+	s->use.run = on_use;
+	loop_post(s->loop, &s->use);
+}
+
+/* Probes and scrapers know it as plain text; it has nothing of a batch. */
 int shard_open_operations(struct shard *s, int take_listen_fd)
 {
-	s->operations = new_httpd(s, take_listen_fd, OPERATIONS_CONNECTIONS, routes_operations_handler(s->routes));
+	const struct httpd_config hc = httpd_config(s->config, OPERATIONS_CONNECTIONS, NULL);
+
+	s->operations = httpd_new(s->loop, take_listen_fd, &hc, routes_operations_handler(s->routes));
 	return s->operations == NULL ? -errno : 0;
 }
 
 int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen_fd)
 {
-	const struct config *c = &app->config;
+	struct config *c = app->config;
+	const struct httpd_config hc = httpd_config(c, MAX(1u, c->limits.connections / c->shards), app->tls);
 	const struct meter meter = {app->metrics, index};
 	const struct xfer_config xc = {
 		.max_idle = c->limits.in_flight, .idle_ms = XFER_IDLE_MS, .user_agent = "settled"};
 
-	*s = (struct shard){.app = app, .index = index};
+	*s = (struct shard){.app = app, .index = index, .config = config_ref(c)};
 	s->loop = loop_new();
 	if (s->loop == NULL) {
 		close(take_listen_fd);
@@ -152,22 +205,28 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 		close(take_listen_fd);
 		return -ENOMEM;
 	}
+	s->exporter = exporter_new(&(struct exporter_env){.loop = s->loop, .xfer = s->xfer, .config = c, .meter = meter});
 	s->dispatch = dispatch_new(&(struct dispatch_env){.loop = s->loop, .xfer = s->xfer,
 							  .store = app->store, .config = c,
 							  .group = &app->group, .meter = meter,
-							  .shard = index});
+							  .spans = exporter_spans(s->exporter), .shard = index});
+	dispatch_reload(s->dispatch, config_ref(c));
 	s->routes = routes_new(&(struct routes_env){.loop = s->loop, .config = c,
 						    .dispatch = s->dispatch, .group = &app->group,
 						    .peers = app->peers, .store = app->store,
 						    .meter = meter});
 	app->group.members[index] = s->dispatch;
 	app->peers[index] = s->routes;
-	s->httpd = new_httpd(s, take_listen_fd, MAX(1u, c->limits.connections / c->shards), routes_handler(s->routes));
-	return s->httpd == NULL ? -errno : 0;
+	s->httpd = httpd_new(s->loop, take_listen_fd, &hc, routes_handler(s->routes));
+	if (s->httpd == NULL)
+		return -errno;
+	observe_start(s);
+	return 0;
 }
 
 void shard_close(struct shard *s)
 {
+	loop_timer_free(STEAL_PTR(s->observe));
 	httpd_free(STEAL_PTR(s->operations));
 	httpd_free(STEAL_PTR(s->httpd));
 }
@@ -176,9 +235,11 @@ void shard_free(struct shard *s)
 {
 	routes_free(s->routes);
 	dispatch_free(s->dispatch);
+	exporter_free(s->exporter);
 	xfer_free(s->xfer);
 	loop_timer_free(s->quiet);
 	loop_free(s->loop);
+	config_unref(s->config);
 }
 
 void *shard_run(void *arg)

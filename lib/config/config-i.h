@@ -15,6 +15,7 @@ enum {
 	CONFIG_NODES_MAX = 20000,
 	CONFIG_ERRORS_MAX = 100,
 	CONFIG_SHARDS_MAX = 64,
+	CONFIG_SERVICE_SLOTS = 256,      /* with all that reloads may add; or twice what the start had */
 	CONFIG_SECRETS_MAX = 8,          /* of one service: its header grows with them */
 };
 
@@ -82,17 +83,30 @@ void cfg_auth_init(struct config *c);    /* the one tenant of who has no key */
 void cfg_auth_read(struct config *c, const struct node *root, struct report *rep);
 void cfg_auth_free(struct config *c);
 
+/* config.c: it may hold credentials. NULL is fine. */
+void cfg_text_wipe(const char *s);
+
 struct setting;
+
+/* To be printed, without secrets; or to be held against another one: then a digest
+ * stands for a secret. */
+enum show_how { SHOW_PRINT, SHOW_COMPARE };
+
+/* What is printed instead of a secret. */
+#define CFG_HIDDEN "***"
 
 /* A type knows its name for people and how to read a value to where it belongs. */
 struct setting_type {
 	const char *name;
 	void (*read)(const struct setting *s, const struct node *n, void *at, struct report *rep);
+	/* The value as a file would say it; nothing where a file says nothing. */
+	void (*show)(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 };
 
 extern const struct setting_type cfg_type_integer, cfg_type_number, cfg_type_bool, cfg_type_choice, cfg_type_word,
-	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url,
-	cfg_type_headers, cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart;
+	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url, cfg_type_headers,
+	cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart,
+	cfg_type_endpoint, cfg_type_trace_headers;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
 
@@ -106,9 +120,13 @@ struct setting {
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */
 	const char *why;                 /* one sentence for the operator */
+	bool restart;                    /* a reload leaves it as it is */
 };
 
 /* settings.c */
+const struct setting *cfg_setting(size_t i);         /* by its place in the table; NULL: there are no more */
+/* What follows `section` in the path of a setting that has a value; NULL if it is not in there. */
+const char *cfg_setting_in(const struct setting *s, const char *section);
 void cfg_settings_preset(const char *section, void *base);
 void cfg_settings_read(const struct node *map, const char *section, void *base, struct report *rep);
 void cfg_settings_check_kind(const struct node *map, enum service_kind kind, struct report *rep);
@@ -117,3 +135,23 @@ extern const char *const cfg_service_kinds[];
 /* read.c: a text that is no null and holds no NUL byte, or a report and false. */
 bool cfg_node_want_text(const struct node *n, const char *what, struct report *rep);
 int cfg_choice_index(const char *const *choices, const struct node *n);   /* -1: none of them */
+
+/* show.c: how each type shows a value. */
+void cfg_show_integer(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_bool(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_choice(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_text(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_listen(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_url(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_secrets(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_number(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_operations(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_trace_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_name(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_sha256(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_apart(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+/* A text in double quotes, as YAML and JSON have them. */
+void cfg_show_quoted(struct buf *out, struct slice text);

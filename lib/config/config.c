@@ -9,7 +9,7 @@ const char *service_kind_str(enum service_kind k)
 }
 
 /* A header's or a URL's text may hold credentials. */
-static void wipe_str(const char *s)
+void cfg_text_wipe(const char *s)
 {
 	if (s == NULL)
 		return;
@@ -20,9 +20,9 @@ static void wipe_str(const char *s)
 static void service_done(struct service *s)
 {
 	free((char *)s->name);
-	wipe_str(s->url);
+	cfg_text_wipe(s->url);
 	for (size_t i = 0; i < s->n_headers; i++)
-		wipe_str(s->headers[i]);
+		cfg_text_wipe(s->headers[i]);
 	free(s->headers);
 	for (size_t i = 0; i < s->n_secrets; i++) {
 		explicit_bzero((char *)s->secrets[i].p, s->secrets[i].n);
@@ -46,16 +46,59 @@ void config_free(struct config *c)
 	free((char *)c->listen_host);
 	free((char *)c->operations_host);
 	free((char *)c->store_path);
+	free((char *)c->tls_cert_file);
+	free((char *)c->tls_key_file);
+	cfg_text_wipe(c->tracing.endpoint);
+	for (size_t i = 0; i < c->tracing.n_headers; i++)
+		cfg_text_wipe(c->tracing.headers[i]);
+	free(c->tracing.headers);
 	free(c);
+}
+
+struct config *config_ref(struct config *c)
+{
+	atomic_fetch_add(&c->refs, 1);
+	return c;
+}
+
+void config_unref(struct config *c)
+{
+	if (c != NULL && atomic_fetch_sub(&c->refs, 1) == 1)
+		config_free(c);
 }
 
 int config_find_service(const struct config *c, struct slice name)
 {
 	for (size_t i = 0; i < c->n_services; i++) {
-		if (slice_eq(slice_str(c->services[i].name), name))
+		if (!c->services[i].removed && slice_eq(slice_str(c->services[i].name), name))
 			return (int)i;
 	}
 	return -1;
+}
+
+int config_only_service(const struct config *c)
+{
+	int only = -1;
+
+	for (size_t i = 0; i < c->n_services; i++) {
+		if (c->services[i].removed)
+			continue;
+		if (only >= 0)
+			return -1;
+		only = (int)i;
+	}
+	return only;
+}
+
+bool config_has_secrets(const struct config *c)
+{
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service *s = &c->services[i];
+
+		if (s->n_headers > 0 || s->n_secrets > 0 || s->url_hidden || s->key_file != NULL)
+			return true;
+	}
+	return c->tls_key_file != NULL || c->tracing.n_headers > 0;
 }
 
 static struct service *service_add(struct config *c, struct slice name)
@@ -94,8 +137,8 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	if (kind == NULL || cfg_choice_index(cfg_service_kinds, kind) < 0)
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
-	cfg_certs_check(n, s, rep);
 	check_rate(s, cfg_node_find(n, "rate"), rep);
+	cfg_certs_check(n, s, rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }
@@ -118,6 +161,16 @@ static const struct node *find_in(const struct node *root, const char *section, 
 	const struct node *map = cfg_node_find(root, section);
 
 	return map == NULL ? NULL : cfg_node_find(map, key);
+}
+
+static void check_tls(const struct config *c, const struct node *root, struct report *rep)
+{
+	const struct node *tls = cfg_node_find(root, "tls");
+
+	if (tls == NULL || (c->tls_cert_file == NULL) == (c->tls_key_file == NULL))
+		return;
+	cfg_report_missing(rep, tls, c->tls_cert_file == NULL ? "cert_file" : "key_file",
+	                   "required: a certificate and its key belong together");
 }
 
 /* Nobody beyond this machine gets in without a key, unless the operator says so. */
@@ -145,6 +198,7 @@ static void check_together(const struct config *c, const struct node *root, stru
 	check_reach(c, root, rep);
 	if (path != NULL && c->store_memory)
 		cfg_report_node(rep, path, "store.memory is true, so nothing would be kept there: leave one of the two out");
+	check_tls(c, root, rep);
 	if (c->limits.deadline_ms <= c->limits.max_deadline_ms)
 		return;
 	if (deadline == NULL)
@@ -205,6 +259,7 @@ struct config *config_load(const char *path, struct buf *reterr)
 	struct config *c = xcalloc(1, sizeof *c);
 	struct report rep = {.out = reterr, .file = path};
 
+	atomic_init(&c->refs, 1);
 	cfg_settings_preset("", c);
 	cfg_auth_init(c);
 	if (path != NULL)
@@ -220,5 +275,6 @@ struct config *config_load(const char *path, struct buf *reterr)
 	}
 	for (size_t i = 0; i < c->n_services; i++)
 		fill_in(c, &c->services[i]);
+	c->service_slots = (unsigned)MAX(2 * c->n_services, (size_t)CONFIG_SERVICE_SLOTS);
 	return c;
 }

@@ -1,10 +1,12 @@
 /*
  * Typed settings: read from YAML, defaulted, checked. The only user of libyaml.
  *
- * Owner: whoever loaded it; immutable after config_load(), so any thread reads.
+ * Owner: whoever has a reference; immutable once it is shared, so any thread reads.
  * Errors: one message with file, line and column each; unknown keys are errors.
  */
 #pragma once
+
+#include <stdatomic.h>
 
 #include "base/buf.h"
 #include "base/cidr.h"
@@ -38,6 +40,8 @@ struct service {
 	unsigned max_in_flight;          /* per lane */
 	size_t max_payload;              /* bytes; limits.payload_bytes if not given */
 	bool refuses_with_503;           /* refuses_with: [503] */
+	bool url_hidden;                 /* it came from ${...}, so it may be a secret */
+	bool removed;                    /* by a reload: its place is kept, nothing more is sent to it */
 };
 
 enum key_scope { KEY_TENANT, KEY_ADMIN };
@@ -55,6 +59,7 @@ struct auth_key {
 /* What one tenant may have; 0: no limit but the process's. */
 struct tenant {
 	const char *name;                /* "" of [0] */
+	bool removed;                    /* by a reload: its place is kept */
 	unsigned weight;                 /* of its turns in a lane, against other tenants' */
 	unsigned max_priority;
 	double batches_per_second, items_per_second;
@@ -62,10 +67,12 @@ struct tenant {
 };
 
 struct config {
+	atomic_uint refs;
+	unsigned service_slots;          /* no reload makes more services than these; n_services at least */
 	const char *listen_host;         /* numeric address */
 	unsigned listen_port;            /* 0: given by the kernel */
 	unsigned shards;                 /* 1..64; `auto` is resolved: cores */
-	struct service *services;
+	struct service *services;        /* after a reload those of before have their places */
 	size_t n_services;               /* at least one */
 	struct {
 		uint32_t items;              /* per batch */
@@ -109,20 +116,48 @@ struct config {
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
 	struct {
 		const char *endpoint;        /* OTLP over HTTP, up to and without /v1/traces; NULL: no spans leave */
-		double ratio;                /* of the traces that begin here */
+		double ratio;                /* of the traces that begin here: 0 to 1 */
+		const char **headers;        /* "Name: value" for the collector */
+		size_t n_headers;
 	} tracing;
 };
 
 /* Load `path` (NULL: all defaults). On failure returns NULL with every error it
  * found in `reterr`, one per line: "FILE:LINE:COLUMN: what is wrong: what to do". */
 struct config *config_load(const char *path, struct buf *reterr) MUST_CHECK;
-void config_free(struct config *c);              /* NULL is fine */
+void config_free(struct config *c);              /* by its only owner; NULL is fine */
+struct config *config_ref(struct config *c);     /* any thread, as is the next one */
+void config_unref(struct config *c);             /* the last one frees; NULL is fine */
 
-/* Index of a service by name, or -1. */
+/* Index of a service by name, or -1; one that a reload has removed is not found. */
 int config_find_service(const struct config *c, struct slice name);
 
 /* Index of a tenant by name; 0 if it is not configured, or has no name. */
 unsigned config_find_tenant(const struct config *c, struct slice name);
+/* The service to take where a request names none: the only one, or -1. */
+int config_only_service(const struct config *c);
+
+/* Does the process hold what nobody may see: headers' values, signing secrets, private keys, a URL from ${...}? */
+bool config_has_secrets(const struct config *c);
+
+/* What a reload changes, in words: names, each list separated by ", ". */
+struct config_changes {
+	struct buf added, removed, changed;      /* services */
+	struct buf settings;             /* other settings that have another value */
+	struct buf restart;              /* and those that keep theirs, as they need a restart */
+};
+void config_changes_free(struct config_changes *ch);
+
+/* Lay `fresh`, which was just loaded, over `running`, which it is to follow: every
+ * service of `running` keeps its index, removed ones as stubs, new ones are
+ * appended, and what cannot change without a restart stays as it is. Neither is
+ * changed on failure, but `fresh` is then of no use; *reterr says why, a line each. */
+bool config_overlay(struct config *fresh, const struct config *running, struct config_changes *ret,
+		    struct buf *reterr) MUST_CHECK;
+
+/* The configuration as a YAML file. No header's value and no secret is in it: "***"
+ * stands for each, which no configuration takes for a value. */
+void config_print(const struct config *c, struct buf *out);
 
 /* Every setting under `limits` as it is in force, in the order of the table. */
 void config_each_limit(const struct config *c, void (*fn)(void *arg, const char *name, int64_t value), void *arg);

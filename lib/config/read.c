@@ -257,18 +257,30 @@ static void read_shards(const struct setting *s, const struct node *n, void *at,
 		*(unsigned *)at = (unsigned)v;
 }
 
+/* It was copied from where the secret itself is not shown. */
+static bool is_hidden(const struct node *n, struct report *rep)
+{
+	if (!slice_eq(n->text, SLICE(CFG_HIDDEN)))
+		return false;
+	cfg_report_node(rep, n, CFG_HIDDEN " stands for a secret that was not printed: give it as ${NAME} or ${file:PATH}");
+	return true;
+}
+
 static void read_url(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
+	struct service *svc = container_of(at, struct service, url);
 	const char *problem;
 
 	(void)s;
-	if (!cfg_node_want_text(n, "a URL", rep))
+	if (!cfg_node_want_text(n, "a URL", rep) || is_hidden(n, rep))
 		return;
 	problem = cfg_check_url(n->text.p);
-	if (problem != NULL)
+	if (problem != NULL) {
 		cfg_report_node(rep, n, "%s", problem);
-	else
-		*(char **)at = xstrdup(n->text.p);
+		return;
+	}
+	svc->url = xstrdup(n->text.p);
+	svc->url_hidden = n->expanded;
 }
 
 static bool header_is_double(const struct node *h)
@@ -292,7 +304,7 @@ static const char *read_header(const struct node *h, struct report *rep)
 		cfg_report_key(rep, h, "%s", problem);
 		return NULL;
 	}
-	if (!cfg_node_want_text(h, "the header's value", rep))
+	if (!cfg_node_want_text(h, "the header's value", rep) || is_hidden(h, rep))
 		return NULL;
 	problem = cfg_check_header_value(h->text);
 	if (problem != NULL) {
@@ -307,28 +319,58 @@ static const char *read_header(const struct node *h, struct report *rep)
 	return line;
 }
 
+static void read_header_lines(const struct node *n, const char ***ret, size_t *retn, struct report *rep)
+{
+	if (!want_kind(n, NODE_MAP, "{Name: value}", rep) || n->first == NULL)
+		return;
+	*ret = xcalloc(n->last->index + 1, sizeof **ret);
+	for (const struct node *h = n->first; h != NULL; h = h->next) {
+		const char *line = read_header(h, rep);
+
+		if (line != NULL)
+			(*ret)[(*retn)++] = line;
+	}
+}
+
 /* headers and n_headers are one setting, so `at` is the whole service. */
 static void read_headers(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	struct service *svc = at;
 
 	(void)s;
-	if (!want_kind(n, NODE_MAP, "{Name: value}", rep) || n->first == NULL)
-		return;
-	svc->headers = xcalloc(n->last->index + 1, sizeof *svc->headers);
-	for (const struct node *h = n->first; h != NULL; h = h->next) {
-		const char *line = read_header(h, rep);
+	read_header_lines(n, &svc->headers, &svc->n_headers, rep);
+}
 
-		if (line != NULL)
-			svc->headers[svc->n_headers++] = line;
-	}
+/* The same of tracing: `at` is its part of the config. */
+static void read_trace_headers(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	struct config *c = container_of(at, struct config, tracing);
+
+	(void)s;
+	read_header_lines(n, &c->tracing.headers, &c->tracing.n_headers, rep);
+}
+
+static void read_endpoint(const struct setting *s, const struct node *n, void *at, struct report *rep)
+{
+	const char *problem;
+
+	(void)s;
+	if (!cfg_node_want_text(n, "a URL", rep))
+		return;
+	problem = cfg_check_url(n->text.p);
+	if (problem == NULL && strpbrk(n->text.p, "?#{") != NULL)
+		problem = "not the start of a URL: leave out the query, and what is in braces";
+	if (problem != NULL)
+		cfg_report_node(rep, n, "%s", problem);
+	else
+		*(char **)at = strndup(n->text.p, n->text.n - (n->text.n > 0 && n->text.p[n->text.n - 1] == '/'));
 }
 
 static void read_secret(struct service *svc, const struct node *n, struct report *rep)
 {
 	const char *problem;
 
-	if (!cfg_node_want_text(n, "a signing secret", rep))
+	if (!cfg_node_want_text(n, "a signing secret", rep) || is_hidden(n, rep))
 		return;
 	problem = cfg_check_secret(n->text, &svc->secrets[svc->n_secrets]);
 	if (problem != NULL)
@@ -431,21 +473,23 @@ static void read_apart(const struct setting *s, const struct node *n, void *at, 
 	(void)rep;
 }
 
-const struct setting_type cfg_type_integer = {"integer", read_integer};
-const struct setting_type cfg_type_number = {"number", read_number};
-const struct setting_type cfg_type_bool = {"true or false", read_bool};
-const struct setting_type cfg_type_choice = {NULL, read_choice};
-const struct setting_type cfg_type_word = {NULL, read_word};
-const struct setting_type cfg_type_listen = {"address:port", read_listen};
-const struct setting_type cfg_type_operations = {"address:port", read_operations};
-const struct setting_type cfg_type_shards = {"auto or integer", read_shards};
-const struct setting_type cfg_type_path = {"directory", read_path};
-const struct setting_type cfg_type_file = {"file", read_path};
-const struct setting_type cfg_type_url = {"URL", read_url};
-const struct setting_type cfg_type_headers = {"map of texts", read_headers};
-const struct setting_type cfg_type_secrets = {"whsec_ and base64, or a list of them", read_secrets};
-const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges};
-const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with};
-const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name};
-const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256};
-const struct setting_type cfg_type_apart = {"see below", read_apart};
+const struct setting_type cfg_type_integer = {"integer", read_integer, cfg_show_integer};
+const struct setting_type cfg_type_number = {"number", read_number, cfg_show_number};
+const struct setting_type cfg_type_bool = {"true or false", read_bool, cfg_show_bool};
+const struct setting_type cfg_type_choice = {NULL, read_choice, cfg_show_choice};
+const struct setting_type cfg_type_word = {NULL, read_word, cfg_show_text};
+const struct setting_type cfg_type_listen = {"address:port", read_listen, cfg_show_listen};
+const struct setting_type cfg_type_operations = {"address:port", read_operations, cfg_show_operations};
+const struct setting_type cfg_type_shards = {"auto or integer", read_shards, cfg_show_integer};
+const struct setting_type cfg_type_path = {"directory", read_path, cfg_show_text};
+const struct setting_type cfg_type_file = {"file", read_path, cfg_show_text};
+const struct setting_type cfg_type_url = {"URL", read_url, cfg_show_url};
+const struct setting_type cfg_type_headers = {"map of texts", read_headers, cfg_show_headers};
+const struct setting_type cfg_type_secrets = {"whsec_ and base64, or a list of them", read_secrets, cfg_show_secrets};
+const struct setting_type cfg_type_ranges = {"list of address ranges", read_ranges, cfg_show_ranges};
+const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refuses_with, cfg_show_refuses_with};
+const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name, cfg_show_name};
+const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256, cfg_show_sha256};
+const struct setting_type cfg_type_apart = {"see below", read_apart, cfg_show_apart};
+const struct setting_type cfg_type_endpoint = {"URL", read_endpoint, cfg_show_text};
+const struct setting_type cfg_type_trace_headers = {"map of texts", read_trace_headers, cfg_show_trace_headers};

@@ -33,11 +33,11 @@ static const char *const methods[] = {"POST", "PUT", "PATCH", "DELETE", "GET", N
 /* path, type, field, default, min, max, unit, choices, kind, why */
 static const struct setting table[] = {
 	{"listen", &cfg_type_listen, 0, sizeof(struct config), "127.0.0.1:8080", 0, 0, "", NULL, ONLY_NONE,
-	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one."},
+	 "Where callers connect; IPv6 in [brackets], and port 0 is any free one.", .restart = true},
 	{"operations", &cfg_type_operations, 0, sizeof(struct config), NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "A second address, where probes and metrics are answered without a key, and nothing else."},
+	 "A second address, where probes and metrics are answered without a key, and nothing else.", .restart = true},
 	{"shards", &cfg_type_shards, IN_CONFIG(shards), "auto", 1, CONFIG_SHARDS_MAX, "threads", NULL, ONLY_NONE,
-	 "Event-loop threads; auto is one for each core that the process may use."},
+	 "Event-loop threads; auto is one for each core that the process may use.", .restart = true},
 
 	{"log.format", &cfg_type_choice, IN_CONFIG(log_format), "logfmt", 0, 0, "", formats, ONLY_NONE,
 	 "How a line on standard error is written."},
@@ -55,7 +55,7 @@ static const struct setting table[] = {
 	{"limits.json_depth", &cfg_type_integer, IN_CONFIG(limits.json_depth), "64", 4, 1000, "levels", NULL, ONLY_NONE,
 	 "How deeply a request's JSON may nest, because each open level is remembered while it is read."},
 	{"limits.connections", &cfg_type_integer, IN_CONFIG(limits.connections), "10000", 1, MILLION, "connections", NULL,
-	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor."},
+	 ONLY_NONE, "Callers connected at once, because each takes a file descriptor.", .restart = true},
 	{"limits.queued_items", &cfg_type_integer, IN_CONFIG(limits.queued_items), "1000000", 1, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
 	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
@@ -106,9 +106,14 @@ static const struct setting table[] = {
 	 "How long it is remembered that a name did not resolve, so that repeats do not ask again each time."},
 
 	{"store.path", &cfg_type_path, IN_CONFIG(store_path), "./settled-data", 0, 0, "", NULL, ONLY_NONE,
-	 "The directory that keeps batches over a restart, made if it is missing; one process each."},
+	 "The directory that keeps batches over a restart, made if it is missing; one process each.", .restart = true},
 	{"store.memory", &cfg_type_bool, IN_CONFIG(store_memory), "false", 0, 0, "", NULL, ONLY_NONE,
-	 "Keeps batches in memory instead: a restart forgets them."},
+	 "Keeps batches in memory instead: a restart forgets them.", .restart = true},
+
+	{"tls.cert_file", &cfg_type_file, IN_CONFIG(tls_cert_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The certificate that callers see, with its chain, in PEM; with it `listen` speaks TLS 1.2 or later alone. SIGHUP reads it anew."},
+	{"tls.key_file", &cfg_type_file, IN_CONFIG(tls_key_file), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "The certificate's private key, in PEM and without a password."},
 
 	{"auth.open", &cfg_type_bool, IN_CONFIG(open), "false", 0, 0, "", NULL, ONLY_NONE,
 	 "Lets anyone who can connect send; needed to listen beyond loopback without keys."},
@@ -137,6 +142,13 @@ static const struct setting table[] = {
 	 ONLY_NONE, "The same of the items in its batches; 0 is no limit."},
 	{"tenants.*.queued_items", &cfg_type_integer, IN_TENANT(queued_items), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Its unfinished items, those of jobs too; a batch that would exceed it is refused with 429; 0 is no limit."},
+
+	{"tracing.endpoint", &cfg_type_endpoint, IN_CONFIG(tracing.endpoint), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Where spans go, as OTLP over HTTP in JSON, up to and without /v1/traces; without it none are recorded.", .restart = true},
+	{"tracing.ratio", &cfg_type_number, IN_CONFIG(tracing.ratio), "1", 0, 1, "of all", NULL, ONLY_NONE,
+	 "How many of the traces that begin here are recorded; a caller that brings a trace decides itself."},
+	{"tracing.headers", &cfg_type_trace_headers, IN_CONFIG(tracing), NULL, 0, 0, "", NULL, ONLY_NONE,
+	 "Sent with every export, such as the credentials for the collector.", .restart = true},
 
 	{"services.*.kind", &cfg_type_choice, IN_SERVICE(kind), NULL, 0, 0, "", cfg_service_kinds, ONLY_NONE,
 	 "http: the operator gives the URL; webhook: an item's `to` is the URL, behind the address guard. Required."},
@@ -196,6 +208,16 @@ static const char *path_in(const struct setting *s, const char *section)
 	if (n == 0)
 		return s->path;
 	return strncmp(s->path, section, n) == 0 && s->path[n] == '.' ? s->path + n + 1 : NULL;
+}
+
+const struct setting *cfg_setting(size_t i)
+{
+	return i < ARRAY_LEN(table) ? &table[i] : NULL;
+}
+
+const char *cfg_setting_in(const struct setting *s, const char *section)
+{
+	return s->type->show == NULL ? NULL : path_in(s, section);
 }
 
 static struct slice first_part(const char *path)
@@ -373,7 +395,7 @@ void config_describe(struct buf *out)
 		buf_printf(out, "| `%s` | ", s->path);
 		describe_type(s, out);
 		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
-		buf_printf(out, "%s |\n", s->why);
+		buf_printf(out, "%s%s |\n", s->why, s->restart ? " Needs a restart." : "");
 	}
 }
 

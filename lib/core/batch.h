@@ -139,10 +139,13 @@ struct gate {
 void gate_close(struct gate *g, enum why why);
 enum why gate_why(const struct gate *g);
 
+enum { TRACE_SAMPLED = 1 };
+
 /* The caller's trace, continued (W3C Trace Context). */
 struct trace {
 	unsigned char id[16];
-	unsigned char flags;
+	unsigned char flags;             /* TRACE_SAMPLED */
+	uint64_t parent;                 /* the caller's span; 0: none, or not known any more */
 	struct slice state;              /* tracestate; n 0: none */
 };
 

@@ -43,6 +43,12 @@ void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t 
 		r->due_ns = MAX(r->due_ns, now_us * 1000) + (int64_t)n * interval_ns(p);
 }
 
+void rate_give_back(struct rate *r, const struct rate_policy *p, unsigned n)
+{
+	if (p->per_second > 0)
+		r->due_ns = MAX(r->due_ns - (int64_t)n * interval_ns(p), 0);
+}
+
 bool rate_idle(const struct rate *r, int64_t now_us)
 {
 	return r->due_ns <= now_us * 1000;

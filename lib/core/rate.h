@@ -30,5 +30,8 @@ uint32_t rate_count(const struct rate *r, const struct rate_policy *p, int64_t n
 /* Take `n` now. With rate_next_us() later than now_us it goes into debt. */
 void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t now_us);
 
+/* What was taken was not used after all. Never more is let through than if it had not been taken. */
+void rate_give_back(struct rate *r, const struct rate_policy *p, unsigned n);
+
 /* Is it as if nothing had ever been taken? Then nothing need remember it. */
 bool rate_idle(const struct rate *r, int64_t now_us);

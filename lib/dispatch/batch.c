@@ -45,6 +45,8 @@ static void submit(struct live *lv, struct item *it)
 	a->at_deadline = (enum why)it->op.at_deadline;
 	a->timeout_us = 1000 * (b->policy.attempt_timeout_ms != 0 ? b->policy.attempt_timeout_ms
 								  : s->attempt_timeout_ms);
+	a->span_id = rng_u64(&d->rng) | 1;
+	a->queued_us = loop_now_us(d->env.loop);
 	a->msg.run = lane_on_submit;
 	b->attempts_out++;
 	lv->shards |= UINT64_C(1) << shard;
@@ -57,7 +59,7 @@ static void start_item(struct live *lv, struct item *it)
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
 
-	if (it->service == ITEM_NO_SERVICE) {
+	if (it->service == ITEM_NO_SERVICE || d->env.config->services[it->service].removed) {
 		it->detail = it->attempts == 0 ? "its service is no longer configured" : it->detail;
 		item_final(lv, it, CODE_INVALID_ITEM, STOP_NOT_RETRYABLE);
 		return;

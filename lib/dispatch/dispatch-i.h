@@ -10,6 +10,8 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
+ *   reload.c     the configurations that are in use here
+ *   trace.c      the spans of batches and attempts
  */
 #pragma once
 
@@ -47,6 +49,8 @@ struct attempt {
 	int64_t deadline_us;             /* the item's */
 	enum why at_deadline;            /* and what it means */
 	int64_t timeout_us;
+	int64_t queued_us;               /* when it was made */
+	uint64_t span_id;                /* its span, which the downstream is told of */
 	/* On the lane's shard. */
 	struct op op;
 	struct list node;                /* a list of its turn, or dispatch.ended */
@@ -55,17 +59,28 @@ struct attempt {
 	struct turn *turn;               /* while queued */
 	uint32_t breaker_period;         /* in which it started */
 	struct transfer *transfer;       /* while in flight */
+	struct held_config *held;        /* while in flight: what it was started under */
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
 	bool started;                    /* false: nothing was tried, see `refused` and why */
 	bool refused;                    /* by the breaker: see outcome */
+	bool moved;                      /* its lane serves its service no longer */
 	bool no_budget;                  /* its deadline came while it waited for the retry budget */
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
 	struct buf quote;                /* the start of an answer that is no success, for the log */
 	int64_t started_us, done_us, started_unix_ms;
+};
+
+/* A configuration in use: the current one, or one that attempts in flight were
+ * started under. */
+struct held_config {
+	struct list node;                /* dispatch.old, or none */
+	const struct config *config;
+	struct config *owned;            /* the same with a reference; NULL: it was lent */
+	unsigned attempts;
 };
 
 enum live_phase {
@@ -170,7 +185,9 @@ struct lane_board {
 };
 
 struct dispatch {
-	struct dispatch_env env;
+	struct dispatch_env env;         /* config: the current one */
+	struct held_config *held;        /* the current one */
+	struct list old;                 /* struct held_config: those before */
 	struct rng rng;
 	struct op_tree ops;
 	struct op root;
@@ -198,13 +215,14 @@ struct dispatch {
 	unsigned answers;                /* of the store's, that are awaited for them */
 	/* lane-i.h */
 	struct idmap lanes, visits, turns, shares;
-	struct list dirty_lanes, idle_lanes;
+	struct list all_lanes, dirty_lanes, idle_lanes;
 	struct heap lane_waits;          /* lanes that are to be looked at again */
 	struct residency slots;          /* in flight, against the shard's own cap */
 	struct list *starved;            /* lanes that wait for a slot, by service */
 	struct lane_board *boards;       /* by service */
 	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
+	int64_t wall_ahead_us;           /* trace.c: the wall's clock, before the loop's */
 	unsigned n_idle_lanes, n_starved, claims;
 	struct channel_scratch scratch;
 	struct buf key;                  /* a default dedupe key, while encoding */
@@ -235,6 +253,7 @@ void live_end(struct live *lv);                  /* every item is final */
 bool tenant_queue(struct dispatch *d, const struct batch *b) MUST_CHECK;
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
+void tenant_accepted(struct live *lv);
 
 /* admission.c: room for the batch. False: it is refused, see d->admission.refusal, and
  * nothing is counted; else of best_effort the items without room are final. */
@@ -268,6 +287,11 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 struct attempt *attempt_get(struct dispatch *d);
 void attempts_free(struct dispatch *d);
 
+/* trace.c: spans, if traces are recorded and this one is. */
+void trace_accepted(struct dispatch *d, const struct batch *b);
+void trace_done(struct dispatch *d, const struct batch *b);
+void trace_attempt(struct dispatch *d, const struct attempt *a);         /* which its item counts already */
+
 /* jobs.c */
 void jobs_init(struct dispatch *d);
 void jobs_free(struct dispatch *d);
@@ -292,3 +316,11 @@ void lanes_pump(struct dispatch *d);
 void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
+void lanes_reload(struct dispatch *d);           /* env.config is another one */
+
+/* reload.c: an attempt is in flight, and is no longer. */
+void held_start(struct dispatch *d, struct attempt *a);
+void held_done(struct dispatch *d, struct attempt *a);
+const struct service *held_service(const struct attempt *a);
+void held_init(struct dispatch *d);
+void held_free(struct dispatch *d);

@@ -58,6 +58,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 		rng_seed_from_os(&d->rng);
 	else
 		rng_seed(&d->rng, env->seed);
+	held_init(d);
 	op_tree_init(&d->ops, &d->root);
 	loop_call_init(&d->pump, pump);
 	list_init(&d->live);
@@ -83,6 +84,7 @@ void dispatch_free(struct dispatch *d)
 	loop_call_cancel(&d->pump);
 	loop_timer_free(d->timer);
 	lanes_free(d);
+	held_free(d);
 	idmap_free(&d->live_by_id);
 	heap_free(&d->waits);
 	op_tree_free(&d->ops);

@@ -18,6 +18,7 @@
 #include "dispatch/tenants.h"
 #include "loop/loop.h"
 #include "obs/metrics.h"
+#include "obs/span.h"
 #include "store/store.h"
 #include "xfer/xfer.h"
 
@@ -41,6 +42,7 @@ struct dispatch_group {
 	atomic_uint shedding;            /* ... and those that are being shed */
 	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
+	int64_t started_unix_ms;         /* the process */
 	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
@@ -52,12 +54,21 @@ struct dispatch_env {
 	const struct config *config;
 	struct dispatch_group *group;
 	struct meter meter;
+	struct spans *spans;             /* NULL: no traces are recorded */
 	unsigned shard;                  /* its place in group->members */
 	uint64_t seed;                   /* of jitter and ids; 0: from the system */
 };
 
+/* env->config is only lent: until dispatch_reload(), or to the end. */
 struct dispatch *dispatch_new(const struct dispatch_env *env) MUST_CHECK;
 void dispatch_free(struct dispatch *d);          /* no batch and no attempt may be live */
+
+/* Another configuration from here on, laid over the one before by config_overlay().
+ * Takes the reference. New limits hold for whatever starts now; attempts in flight
+ * end under the one that they were started under, which is let go of after the last
+ * of them. All shards must have it before any of them is given an item for one of
+ * its new services. */
+void dispatch_reload(struct dispatch *d, struct config *take);
 
 /* Who wants to know about a batch. Called from the loop, never inside
  * dispatch_submit() or dispatch_cancel(). */

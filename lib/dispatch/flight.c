@@ -24,8 +24,9 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	KILL_POINT("result_not_recorded");
 	a->transfer = NULL;
 	a->done_us = loop_now_us(d->env.loop);
-	channel_classify(lane_service(d, lane), answer, (enum why)a->op.why, &a->message_id, &a->outcome);
+	channel_classify(held_service(a), answer, (enum why)a->op.why, &a->message_id, &a->outcome);
 	quote_answer(a, answer);
+	held_done(d, a);
 	lane_ended(d, lane, a);
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, -1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, 1);
@@ -60,7 +61,7 @@ static struct transfer *transfer_new(struct dispatch *d, struct attempt *a)
 		.id = dedupe_key(d, a),
 		.unix_s = a->started_unix_ms / 1000,
 		.trace = &it->batch->trace,
-		.span_id = rng_u64(&d->rng) | 1,
+		.span_id = a->span_id,
 	};
 	struct exchange e;
 
@@ -83,6 +84,7 @@ void flight_start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 	if (timeout_us < a->op.deadline_us)
 		op_set_deadline(&d->ops, &a->op, timeout_us, WHY_ATTEMPT_TIMEOUT);
 	a->started = true;
+	held_start(d, a);
 	atomic_store(&a->item->in_flight, true);
 	lane_started(d, lane, a);
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, 1);

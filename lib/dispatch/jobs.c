@@ -52,6 +52,7 @@ struct load {
 	struct store_read read;
 	struct dispatch *d;
 	struct job *job;
+	uint32_t room;                   /* taken for it: limits may change meanwhile */
 };
 
 /* ---- room ---- */
@@ -61,9 +62,10 @@ static size_t limit(const struct dispatch *d)
 	return d->env.config->limits.resident_bytes / d->env.group->n;
 }
 
+/* The last one is for those that have no service. */
 static size_t index_of(const struct dispatch *d, uint16_t service)
 {
-	return MIN((size_t)service, d->env.config->n_services);
+	return MIN((size_t)service, d->jobs.residency.n_services);
 }
 
 /* Who comes now does not overtake those that wait for the same room. */
@@ -123,7 +125,7 @@ void jobs_give(struct live *lv)
 void jobs_init(struct dispatch *d)
 {
 	struct jobs *j = &d->jobs;
-	size_t n = d->env.config->n_services;
+	size_t n = MAX(d->env.config->service_slots, d->env.config->n_services);
 
 	j->due = xcalloc(n + 1, sizeof *j->due);
 	for (size_t i = 0; i <= n; i++)
@@ -157,7 +159,7 @@ void jobs_free(struct dispatch *d)
 	REQUIRE(j->loads == 0);
 	while ((node = heap_pop(&j->asleep, HEAP_NONE)) != NULL)
 		forget(d, container_of(node, struct job, asleep));
-	for (size_t i = 0; i <= d->env.config->n_services; i++)
+	for (size_t i = 0; i <= j->residency.n_services; i++)
 		forget_list(d, &j->due[i]);
 	forget_list(d, &j->urgent);
 	free(j->due);
@@ -294,8 +296,9 @@ void jobs_wake(struct dispatch *d, int64_t now_us)
 
 /* ---- loading ---- */
 
-static void adopt(struct dispatch *d, struct job *job, struct batch *take)
+static void adopt(struct dispatch *d, const struct load *l, struct batch *take)
 {
+	struct job *job = l->job;
 	enum why end = (enum why)job->end;
 	struct live *lv;
 
@@ -303,7 +306,7 @@ static void adopt(struct dispatch *d, struct job *job, struct batch *take)
 	take->held_bytes = job->bytes;
 	atomic_fetch_add(take->held, take->held_bytes);
 	lv = live_adopt(d, take);
-	lv->room = room_of(d, job->bytes);
+	lv->room = l->room;
 	lv->service = job->service;
 	lv->tenant = job->tenant_no;
 	lv->urgent = job->urgent;
@@ -314,11 +317,12 @@ static void adopt(struct dispatch *d, struct job *job, struct batch *take)
 }
 
 /* Nothing came: it waits for its turn again, or there is no such batch any more. */
-static void put_back(struct dispatch *d, struct job *job, enum store_answer answer)
+static void put_back(struct dispatch *d, const struct load *l, enum store_answer answer)
 {
 	struct jobs *j = &d->jobs;
+	struct job *job = l->job;
 
-	give_room(d, job->service, room_of(d, job->bytes));
+	give_room(d, job->service, l->room);
 	if (job->urgent)
 		j->n_urgent--;
 	if (answer == STORE_NOT_FOUND) {
@@ -368,9 +372,9 @@ static void on_load(struct store_op *op)
 		answer = STORE_NOT_FOUND;
 	if (answer == STORE_OK && !d->draining) {
 		d->jobs.backoff_us = BACKOFF_MIN_US;
-		adopt(d, l->job, b);
+		adopt(d, l, b);
 	} else {
-		put_back(d, l->job, answer);
+		put_back(d, l, answer);
 		batch_unref(b);
 	}
 	free(l);
@@ -390,10 +394,11 @@ static void load(struct dispatch *d, struct job *job)
 			 .letters = true},
 		.d = d,
 		.job = job,
+		.room = room_of(d, job->bytes),
 	};
 	job->state = JOB_LOADING;
 	heap_remove(&d->jobs.deadlines, &job->deadline);
-	take_room(d, job->service, room_of(d, job->bytes));
+	take_room(d, job->service, l->room);
 	if (job->urgent)
 		d->jobs.n_urgent++;
 	d->jobs.loads++;
@@ -419,10 +424,10 @@ void jobs_pump(struct dispatch *d)
 		return;
 	load_urgent(d);
 	for (size_t passed = 0; passed < n && j->n_due > 0 && j->loads < LOADS_MAX;) {
-		size_t s = j->turn;
-		uint16_t service = s + 1 == n ? (uint16_t)ITEM_NO_SERVICE : (uint16_t)s;
+		uint16_t service = j->turn + 1 >= n ? (uint16_t)ITEM_NO_SERVICE : (uint16_t)j->turn;
+		size_t s = index_of(d, service);
 
-		j->turn = (s + 1) % n;
+		j->turn = service == ITEM_NO_SERVICE ? 0 : j->turn + 1;
 		if (list_empty(&j->due[s]) || !residency_may_take(&j->residency, limit(d), service)) {
 			passed++;
 			continue;

@@ -40,12 +40,14 @@ void turns_remove(struct dispatch *d, struct attempt *a);
 
 struct lane {
 	struct idmap_node node;          /* key: service, hash of the origin */
+	struct list all;                 /* d->all_lanes */
 	struct list dirty;               /* dirty_lanes, or its service's starved ones */
 	struct list idle;                /* d->idle_lanes, while nothing of it waits or is in flight */
 	struct heap_node wake;           /* d->lane_waits */
 	struct slice origin;             /* owned */
 	uint16_t service;                /* index; what is configured is looked up where it is needed */
 	bool starved, paused;
+	bool stale;                      /* its service goes elsewhere now, or was removed */
 	enum lane_wait waits_for;
 	struct turns ready, unclaimed;
 	unsigned in_flight, claims;

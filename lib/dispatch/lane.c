@@ -23,6 +23,8 @@
  *  6. lane.claims counts its attempts whose claim is asked for or held and that
  *     have not started: <= max_in_flight. They hold no slot in flight, so a store
  *     that does not answer stops no plain attempt.
+ *  7. Nothing starts in a stale lane: its attempts go back to their batches, and
+ *     from there into the lane that their service has now, or to their end.
  */
 #include <stdlib.h>
 
@@ -38,8 +40,9 @@ struct visit {
 
 void lanes_init(struct dispatch *d)
 {
-	size_t n = d->env.config->n_services;
+	size_t n = MAX(d->env.config->service_slots, d->env.config->n_services);
 
+	list_init(&d->all_lanes);
 	list_init(&d->dirty_lanes);
 	list_init(&d->idle_lanes);
 	list_init(&d->ended);
@@ -54,6 +57,7 @@ static void lane_free(struct dispatch *d, struct lane *lane)
 {
 	lane_forget(d, lane);
 	heap_remove(&d->lane_waits, &lane->wake);
+	list_remove(&lane->all);
 	list_remove(&lane->dirty);
 	list_remove(&lane->idle);
 	idmap_remove(&d->lanes, &lane->node);
@@ -104,6 +108,28 @@ void lanes_wake(struct dispatch *d, int64_t now_us)
 		lane_dirty(d, container_of(node, struct lane, wake));
 }
 
+/* A webhook's origins are its callers' choice. */
+static bool is_stale(const struct dispatch *d, const struct lane *lane)
+{
+	const struct service *s = lane_service(d, lane);
+	CLEANUP(buf_free) struct buf origin = {0};
+
+	if (s->removed || s->kind != SERVICE_HTTP)
+		return s->removed;
+	channel_origin(s, (struct slice){0}, &origin);
+	return !slice_eq(buf_slice(&origin), lane->origin);
+}
+
+void lanes_reload(struct dispatch *d)
+{
+	list_foreach(node, &d->all_lanes) {
+		struct lane *lane = list_entry(node, struct lane, all);
+
+		lane->stale = is_stale(d, lane);
+		lane_dirty(d, lane);
+	}
+}
+
 static struct lane *lane_new(struct dispatch *d, const struct attempt *a, struct batch_id key)
 {
 	struct lane *lane = xcalloc(1, sizeof *lane);
@@ -113,6 +139,8 @@ static struct lane *lane_new(struct dispatch *d, const struct attempt *a, struct
 		memcpy(origin, a->origin.p, a->origin.n);
 	lane->origin = (struct slice){origin, a->origin.n};
 	lane->service = a->service;
+	lane->stale = is_stale(d, lane);
+	list_append(&d->all_lanes, &lane->all);
 	list_init(&lane->dirty);
 	list_init(&lane->idle);
 	idmap_add(&d->lanes, &lane->node, key);
@@ -330,6 +358,18 @@ static void refuse_queue(struct dispatch *d, struct lane *lane, struct turns *q,
 	}
 }
 
+/* What has not started asks its batch where to go now. */
+static void move_away(struct dispatch *d, struct turns *q)
+{
+	struct attempt *a;
+
+	while ((a = turns_next(q, TURN_ANY)) != NULL) {
+		lane_unqueue(d, a);
+		a->moved = true;
+		lane_give_back(d, a);
+	}
+}
+
 /* While the breaker is open nothing waits: its items fail fast, whatever slots
  * there are. Claims come after the starts: each start, and each claim that is
  * given back, makes place for one. */
@@ -339,6 +379,10 @@ static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
 
 	lane->again_us = HEAP_NONE;
 	lane_unpause(d, lane, now_us);
+	if (lane->stale) {
+		move_away(d, &lane->ready);
+		move_away(d, &lane->unclaimed);
+	}
 	start_ready(d, lane, until_us);
 	refuse_queue(d, lane, &lane->ready, until_us);
 	refuse_queue(d, lane, &lane->unclaimed, until_us);

@@ -350,6 +350,7 @@ static void place(struct live *lv)
 	bool wanted = lv->listener != NULL || lv->end_early != WHY_NONE;
 
 	count_refused_items(lv);
+	tenant_accepted(lv);
 	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(d, service))) {
 		uncount(lv);
 		jobs_add(lv, service, loop_now_us(d->env.loop));
@@ -371,6 +372,7 @@ static void on_accept(struct store_op *op)
 	if (lv->listener != NULL && lv->listener->on_accepted != NULL)
 		lv->listener->on_accepted(lv->arg, lv->batch, &lv->ask.accept);
 	if (op->answer == STORE_OK) {
+		trace_accepted(lv->d, lv->batch);
 		place(lv);
 	} else {
 		uncount(lv);
@@ -422,6 +424,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 		lv->phase = LIVE_ACCEPTING;
 	} else {
 		count_refused_items(lv);
+		tenant_accepted(lv);
 		begin(lv);
 	}
 	return 0;
@@ -593,7 +596,10 @@ void live_end(struct live *lv)
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);
 	log_done(lv);
+	trace_done(d, b);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);
+	meter_observe_us(d->env.meter, METRIC_BATCH_SECONDS, b->asynchronous, b->outcome - 1,
+			 b->finished_us - b->accepted_us);
 	if (b->stop_reason != STOP_REASON_COMPLETED)
 		meter_add(d->env.meter, METRIC_ABORTS, b->stop_reason - STOP_REASON_FIRST_FAILURE, 0, 1);
 	/* A document that was made while it ran would do for a while longer. */

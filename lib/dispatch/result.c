@@ -142,6 +142,9 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 	tenant_unqueue(d, lv->tenant, 1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -1);
 	meter_add(d->env.meter, METRIC_ITEMS, it->status, it->code, 1);
+	if (it->service != ITEM_NO_SERVICE)
+		meter_observe_us(d->env.meter, METRIC_ITEM_SECONDS, it->service, 0,
+				 loop_now_us(d->env.loop) - lv->batch->accepted_us);
 	meter_add(d->env.meter, METRIC_SHED, 0, 0, stop == STOP_SHED);
 	tell_store(lv, it);
 	if (contract_stops_on(lv->batch->policy.contract, it))
@@ -204,7 +207,8 @@ static void conclude(struct live *lv, struct item *it, const struct outcome *o, 
 		wait_until(lv, it, r.at_us);
 }
 
-/* A lane has not started it, because its job leaves memory: it is what it was. */
+/* A lane has not started it, because its job leaves memory or its service has changed:
+ * it is what it was. */
 static void hand_back(struct live *lv, struct item *it, bool claimed)
 {
 	struct batch *b = lv->batch;
@@ -263,8 +267,10 @@ void batch_on_result(struct loop_msg *msg)
 	if (a->why == WHY_DEADLINE && live_leaving(lv))
 		gate_close(&it->batch->gate, WHY_DEADLINE);
 	if (a->started) {
+		meter_observe_us(d->env.meter, METRIC_QUEUE_SECONDS, a->service, 0, a->started_us - a->queued_us);
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
 		log_attempt(a);
+		trace_attempt(d, a);
 		conclude(lv, it, &a->outcome, a->why, a->done_us);
 	} else if (a->refused) {
 		refused(lv, it, a);
@@ -272,6 +278,8 @@ void batch_on_result(struct loop_msg *msg)
 		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
 		live_hand_over(lv);
+	} else if (a->moved && a->why == WHY_NONE) {
+		hand_back(lv, it, a->claimed == CLAIM_HELD);
 	} else {
 		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED,
 			   a->no_budget ? STOP_RETRY_BUDGET : stop_from_why(a->why));

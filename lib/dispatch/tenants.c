@@ -85,3 +85,11 @@ void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n)
 {
 	atomic_fetch_sub(&d->env.group->tenants.of[tenant].queued, n);
 }
+
+void tenant_accepted(struct live *lv)
+{
+	struct dispatch_tenant *t = &lv->d->env.group->tenants.of[lv->tenant];
+
+	atomic_fetch_add(&t->batches, 1);
+	atomic_fetch_add(&t->items, lv->batch->n_items);
+}

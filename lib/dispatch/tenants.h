@@ -13,6 +13,8 @@
 
 /* By its number in the configuration, which stays the same while the process lives. */
 struct dispatch_tenant {
+	pthread_mutex_t lock;            /* for the rates: a few additions, so that limits are exact over all shards */
+	struct rate batch_rate, item_rate;
 	_Atomic(const char *) name;      /* NULL: not asked for yet */
 	atomic_uint_fast64_t queued;     /* items accepted and not final, jobs' too */
 	atomic_uint_fast64_t batches, items;     /* accepted, ever */
@@ -32,3 +34,29 @@ const char *dispatch_tenants_name(struct dispatch_tenants *t, struct slice name)
 
 /* The same for one that is configured, by its number; n 0: of [0]. */
 struct slice dispatch_tenant_name(struct dispatch_tenants *t, const struct config *c, unsigned tenant);
+
+/*
+ * Quotas. A rate lets one second's worth through at once, and at least one. Of a
+ * batch with more items than that all are taken when the rate is full, and the
+ * debt is paid before the next one: so such a batch can be sent, and in the long
+ * run no more is let through than the rate.
+ */
+
+/* Take a batch of n items at `now_us`, monotonic. 0: it was taken; or in how many
+ * microseconds it may be, and nothing was. */
+int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
+void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);   /* it was refused */
+
+struct dispatch_quota {
+	const char *name;                /* "batches", "items" or "queued" */
+	const char *unit;                /* NULL: batches */
+	uint64_t most, left;             /* at once, and now */
+	unsigned window_s;               /* in which `most` comes again; 0: as items end */
+	unsigned full_s;                 /* until all of it is there again */
+};
+
+enum { DISPATCH_QUOTAS = 3 };
+
+/* What there is of each quota that the tenant has; how many they are. */
+unsigned dispatch_quotas(struct dispatch_tenant *t, const struct tenant *may, int64_t now_us,
+			 struct dispatch_quota ret[DISPATCH_QUOTAS]);

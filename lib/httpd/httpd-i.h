@@ -8,6 +8,7 @@
  *   request.c   a request from its request line to its end; its states
  *   framing.c   which requests are refused before a handler sees them
  *   respond.c   answers and streams
+ *   tls.c       certificates, and what TLS needs done differently
  *   watch.c     the client's end while nobody reads from it
  *   listen.c    listening sockets
  */
@@ -58,7 +59,9 @@ struct http_request {
 	struct blob *blob;
 	void *data;
 	struct MHD_Response *response;   /* built, not yet queued */
-	int status;
+	int status;                      /* 0: no answer yet */
+	unsigned label;
+	int64_t begun_us;                /* its first line was there */
 	ssize_t (*fill)(void *data, char *out, size_t max);
 	struct loop_fd *watch;
 };
@@ -75,6 +78,7 @@ struct conn {
 	enum conn_wait wait;
 	uint64_t acked;                  /* bytes the peer had taken when last looked */
 	bool first;                      /* its first request; header_ms runs from accept */
+	struct httpd_tls *tls;           /* what it was shown: its handshake may need it again; NULL */
 	struct http_request req;
 };
 
@@ -151,6 +155,13 @@ void respond_problem(struct http_request *r, enum problem p, const char *detail)
 void respond_within_body(struct http_request *r, enum problem p, const char *detail);
 void respond_refusal(struct http_request *r);    /* http_refuse()'s, after its body */
 enum MHD_Result respond_queue(struct http_request *r);
+
+/* tls.c: on a connection of a TLS listener, inside no call of libmicrohttpd's but its
+ * callbacks. */
+struct MHD_OptionItem;
+void tls_options(struct MHD_OptionItem ret[4]);
+ssize_t tls_receive(struct conn *c, char *out, size_t max);      /* 0: the end; -1: errno */
+bool tls_send_last(struct conn *c, struct slice s);              /* and say that nothing follows */
 
 /* watch.c */
 void watch_start(struct http_request *r);

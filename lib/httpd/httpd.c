@@ -47,6 +47,7 @@ static void on_connection(void *cls, struct MHD_Connection *mc, void **socket_co
 	deadline_clear(c);
 	list_remove(&c->node);
 	h->usage.connections--;
+	httpd_tls_unref(c->tls);
 	free(c);
 	/* At its limit, or without free descriptors, it stops to listen, and
 	 * begins again only in a later run. */
@@ -117,7 +118,12 @@ static void on_kick(struct loop_call *call)
  * a request comes through its termination. */
 static struct MHD_Daemon *start(struct httpd *h)
 {
-	return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, request_on_access, h,
+	unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | (h->cfg.tls != NULL ? MHD_USE_TLS : 0);
+	struct MHD_OptionItem tls[] = {{MHD_OPTION_END, 0, NULL}, {0}, {0}, {0}};
+
+	if (h->cfg.tls != NULL)
+		tls_options(tls);
+	return MHD_start_daemon(flags, 0, NULL, NULL, request_on_access, h,
 				MHD_OPTION_LISTEN_SOCKET, (MHD_socket)h->listen_fd,
 				MHD_OPTION_CONNECTION_LIMIT, h->cfg.connections,
 				MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32 * 1024,
@@ -127,6 +133,7 @@ static struct MHD_Daemon *start(struct httpd *h)
 				MHD_OPTION_NOTIFY_COMPLETED, request_on_completed, h,
 				MHD_OPTION_URI_LOG_CALLBACK, request_on_line, h,
 				MHD_OPTION_UNESCAPE_CALLBACK, request_unescape, h,
+				MHD_OPTION_ARRAY, tls,
 				MHD_OPTION_END);
 }
 
@@ -139,6 +146,8 @@ struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_c
 	*h = (struct httpd){.loop = l, .cfg = *cfg, .handler = *handler, .listen_fd = take_listen_fd};
 	list_init(&h->conns);
 	loop_call_init(&h->kick, on_kick);
+	if (h->cfg.tls != NULL)
+		httpd_tls_ref(h->cfg.tls);
 	errno = 0;
 	h->daemon = start(h);
 	if (h->daemon == NULL)
@@ -153,6 +162,18 @@ fail:
 		errno = EINVAL;
 	httpd_free(h);
 	return NULL;
+}
+
+void httpd_reload(struct httpd *h, const struct httpd_config *cfg)
+{
+	struct httpd_config was = h->cfg;
+
+	REQUIRE((was.tls == NULL) == (cfg->tls == NULL));
+	h->cfg = *cfg;
+	h->cfg.connections = was.connections;
+	if (h->cfg.tls != NULL)
+		httpd_tls_ref(h->cfg.tls);
+	httpd_tls_unref(was.tls);
 }
 
 void httpd_last_answers(struct httpd *h)
@@ -214,6 +235,7 @@ void httpd_free(struct httpd *h)
 	loop_timer_free(h->again);
 	loop_timer_free(h->due_timer);
 	heap_free(&h->due);
+	httpd_tls_unref(h->cfg.tls);
 	free(h);
 	errno = err;
 }

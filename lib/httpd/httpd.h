@@ -38,6 +38,8 @@ struct http_header {
 	const char *name, *value;
 };
 
+enum { HTTP_MORE = 2 };
+
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_DELETE, HTTP_OTHER };
 
 struct httpd_handler {
@@ -53,11 +55,29 @@ struct httpd_handler {
 	bool (*may_lack_body)(void *arg, struct http_request *r);
 	/* The request is complete. */
 	void (*on_request)(void *arg, struct http_request *r);
+	/* A request that on_request has seen is answered: up to HTTP_MORE headers for whatever
+	 * answer it is, valid until the next call; how many. May be NULL. */
+	size_t (*more_headers)(void *arg, struct http_request *r, struct http_header *ret);
 	/* httpd refuses a request by itself. May be NULL. */
 	void (*on_refused)(void *arg, enum problem p);
+	/* A request is over, whether the handler has seen it or not, and what it took
+	 * from its first line. `label` is what http_set_label() left, 0 if nothing did;
+	 * `status` is 0 if its client left before there was an answer. May be NULL. */
+	void (*on_over)(void *arg, unsigned label, int status, int64_t took_us);
 	/* It is over. `data` is what http_set_data() left; NULL if nothing did. */
 	void (*on_end)(void *arg, struct http_request *r, void *data, bool gone);
 };
+
+/* What a TLS listener shows: a certificate with its chain, and its key. Immutable;
+ * shared by the shards, with an atomic count of references. */
+struct httpd_tls;
+
+/* Read both files, PEM. NULL: *reterr says which one, what is wrong with it, and what
+ * to do; never what is in it. */
+struct httpd_tls *httpd_tls_new(const char *cert_file, const char *key_file, struct buf *reterr) MUST_CHECK;
+struct httpd_tls *httpd_tls_ref(struct httpd_tls *t);
+void httpd_tls_unref(struct httpd_tls *t);       /* NULL is fine */
+bool httpd_tls_same(const struct httpd_tls *a, const struct httpd_tls *b);       /* the same certificate? */
 
 struct httpd_config {
 	unsigned connections;            /* at once, of this shard */
@@ -65,11 +85,17 @@ struct httpd_config {
 	int64_t header_ms, body_ms;      /* first byte to the last, absolute */
 	int64_t idle_ms;                 /* between requests */
 	int64_t write_ms;                /* a reader that takes nothing */
+	struct httpd_tls *tls;           /* it speaks TLS alone; NULL: plain text alone. A reference is taken */
 };
 
 /* `take_listen_fd`: a bound, listening, non-blocking socket. NULL: errno. */
 struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_config *cfg,
 			const struct httpd_handler *handler) MUST_CHECK;
+
+/* Other limits from now on; `connections`, and whether it speaks TLS, stay as they are.
+ * A wait that has begun ends as it would have; a new certificate is for connections
+ * that begin. In the shard's thread. */
+void httpd_reload(struct httpd *h, const struct httpd_config *cfg);
 
 /* From now on every answer closes its connection; new ones are still accepted. */
 void httpd_last_answers(struct httpd *h);
@@ -89,6 +115,11 @@ struct httpd_usage httpd_usage(const struct httpd *h);
 int httpd_listen(const char *host, unsigned port, bool shared);
 unsigned httpd_port(int listen_fd);              /* the port the kernel gave */
 
+/* The other side, for a health check: over TLS, on a connected socket with time limits,
+ * send `request` and receive the first n bytes of the answer. The certificate is not
+ * looked at, so say nothing that is secret. How many came, or -1. */
+ssize_t httpd_ask_tls(int fd, struct slice request, char *ret, size_t n);
+
 /* The request. All slices live as long as it does. */
 enum http_method http_method(const struct http_request *r);
 const char *http_path(const struct http_request *r);         /* without the query */
@@ -104,6 +135,7 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
+void http_set_label(struct http_request *r, unsigned label); /* for on_over */
 
 /* A number of the handler's own, from on_head or on_request on; 0 at first. */
 void http_set_tag(struct http_request *r, uint64_t tag);

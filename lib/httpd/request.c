@@ -104,6 +104,7 @@ void *request_on_line(void *cls, const char *uri, struct MHD_Connection *mc)
 		deadline_set(c, WAIT_HEAD);
 	c->first = false;
 	c->req.target_n = strlen(uri);
+	c->req.begun_us = loop_now_us(c->h->loop);
 	return &c->req;
 }
 
@@ -203,7 +204,7 @@ static bool hold(struct http_request *r, size_t n)
 {
 	struct httpd *h = request_conn(r)->h;
 
-	if (n > h->cfg.body_bytes - h->held_bytes)
+	if (n > h->cfg.body_bytes - MIN(h->cfg.body_bytes, h->held_bytes))
 		return false;
 	h->held_bytes += n;
 	r->held += n;
@@ -353,6 +354,14 @@ enum MHD_Result request_on_access(void *cls, struct MHD_Connection *mc, const ch
 	return MHD_NO;
 }
 
+static void tell_over(const struct http_request *r)
+{
+	struct httpd *h = request_conn(r)->h;
+
+	if (h->handler.on_over != NULL)
+		h->handler.on_over(h->handler.arg, r->label, r->status, loop_now_us(h->loop) - r->begun_us);
+}
+
 /* Once for each request line, whatever came of it; before the socket closes. */
 void request_on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
 			  enum MHD_RequestTerminationCode why)
@@ -367,6 +376,7 @@ void request_on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
 	c = request_conn(r);
 	watch_stop(r);
 	request_end(r, why != MHD_REQUEST_TERMINATED_COMPLETED_OK);
+	tell_over(r);
 	if (r->response != NULL)
 		MHD_destroy_response(r->response);
 	buf_free(&r->body);
@@ -447,6 +457,11 @@ size_t http_headers(struct http_request *r, const char *name, const char **ret, 
 struct blob *http_take_body(struct http_request *r)
 {
 	return STEAL_PTR(r->blob);
+}
+
+void http_set_label(struct http_request *r, unsigned label)
+{
+	r->label = label;
 }
 
 void http_set_data(struct http_request *r, void *data)

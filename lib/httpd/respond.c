@@ -51,6 +51,17 @@ static bool add_headers(struct MHD_Response *resp, const struct http_header *hea
 	return true;
 }
 
+/* Those that the handler has for any answer. */
+static bool add_more_headers(struct http_request *r, struct MHD_Response *resp)
+{
+	const struct httpd_handler *handler = &request_conn(r)->h->handler;
+	struct http_header more[HTTP_MORE];
+
+	if (handler->more_headers == NULL)
+		return true;
+	return add_headers(resp, more, handler->more_headers(handler->arg, r, more));
+}
+
 static bool add_close(struct MHD_Response *resp)
 {
 	return MHD_add_response_header(resp, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES;
@@ -139,6 +150,11 @@ static void add_head(struct buf *out, int status, const struct http_header *head
 	buf_printf(out, "Content-Length: %zu\r\n\r\n", body_n);
 }
 
+static bool send_last(struct conn *c, struct slice s)
+{
+	return c->h->cfg.tls != NULL ? tls_send_last(c, s) : send(c->fd, s.p, s.n, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
 /* libmicrohttpd takes no answer while a body arrives, so this one goes to the
  * socket directly; nothing else has been written for this request but perhaps
  * "100 Continue". It fits the socket's buffer; if not, the connection is lost
@@ -147,10 +163,10 @@ static void add_head(struct buf *out, int status, const struct http_header *head
 static void respond_directly(struct http_request *r, int status, const struct http_header *headers, size_t n_headers,
 			     struct blob *take_body)
 {
-	int fd = request_conn(r)->fd;
 	struct buf out = {0};
 
 	request_set_state(r, REQ_REFUSED);
+	r->status = status;
 	buf_free(&r->body);
 	request_release(r);
 	r->discarded = 0;
@@ -159,10 +175,10 @@ static void respond_directly(struct http_request *r, int status, const struct ht
 		if (r->method != HTTP_HEAD)
 			buf_add(&out, take_body->p, take_body->n);
 	}
-	if (take_body == NULL || out.failed || send(fd, out.p, out.n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		shutdown(fd, SHUT_RDWR);
+	if (take_body == NULL || out.failed || !send_last(request_conn(r), buf_slice(&out)))
+		shutdown(request_conn(r)->fd, SHUT_RDWR);
 	else
-		shutdown(fd, SHUT_WR);
+		shutdown(request_conn(r)->fd, SHUT_WR);
 	buf_free(&out);
 	blob_unref(take_body);
 }
@@ -222,7 +238,7 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 		return;
 	watch_stop(r);
 	resp = response_from_blob(take_body);
-	if (resp != NULL && !add_headers(resp, headers, n_headers)) {
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp))) {
 		/* An answer without its headers would say something else. */
 		MHD_destroy_response(resp);
 		respond_problem(r, PROBLEM_INTERNAL, NULL);
@@ -278,7 +294,7 @@ void http_stream(struct http_request *r, int status, const struct http_header *h
 	/* To HEAD it would send the end of chunks that it did not begin. */
 	if (resp != NULL && r->method == HTTP_HEAD)
 		MHD_set_response_options(resp, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
-	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_close(resp)))
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp) || !add_close(resp)))
 		MHD_destroy_response(STEAL_PTR(resp));
 	watch_start(r);
 	answered(r, resp, status, REQ_STREAM);

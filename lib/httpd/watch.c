@@ -18,16 +18,20 @@
 /* Nobody pipelines this much behind a request that is being worked on. */
 enum { DRAIN_MAX = 1024 * 1024, DRAIN_STEP = 16 * 1024 };
 
-/* False: the peer has gone, or sent more than it may. MSG_TRUNC throws a TCP
+/* False: the peer has gone, or sent more than it may. Over TLS its end may be a record
+ * that only decrypting tells from a request. MSG_TRUNC throws a TCP
  * socket's bytes away without copying them; other sockets fill the sink. */
 static bool drain(struct http_request *r)
 {
-	int fd = request_conn(r)->fd;
+	struct conn *c = request_conn(r);
 	char sink[DRAIN_STEP];
 	ssize_t n;
 
 	for (;;) {
-		n = recv(fd, sink, sizeof sink, MSG_DONTWAIT | MSG_TRUNC);
+		if (c->h->cfg.tls != NULL)
+			n = tls_receive(c, sink, sizeof sink);
+		else
+			n = recv(c->fd, sink, sizeof sink, MSG_DONTWAIT | MSG_TRUNC);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)

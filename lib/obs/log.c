@@ -36,23 +36,29 @@ struct line {
 	bool cut;                        /* some field is missing */
 };
 
-static enum log_format format = LOG_LOGFMT;
-static enum log_level threshold = LOG_INFO;
+static _Atomic enum log_format format = LOG_LOGFMT;
+static _Atomic enum log_level threshold = LOG_INFO;
 static bool may_block;                   /* standard error has a reader that may stop */
-static atomic_ulong dropped;
+static atomic_ulong dropped;             /* and not told of yet */
+static atomic_ulong dropped_ever;
+
+void log_set(enum log_format new_format, enum log_level level)
+{
+	atomic_store_explicit(&format, new_format, memory_order_relaxed);
+	atomic_store_explicit(&threshold, level, memory_order_relaxed);
+}
 
 void log_init(enum log_format new_format, enum log_level level)
 {
 	struct stat st;
 
-	format = new_format;
-	threshold = level;
+	log_set(new_format, level);
 	may_block = fstat(STDERR_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
 }
 
 bool log_wants(enum log_level level)
 {
-	return level >= threshold;
+	return level >= atomic_load_explicit(&threshold, memory_order_relaxed);
 }
 
 static const char *level_name(enum log_level level)
@@ -271,6 +277,11 @@ static void put_line(const struct line *l)
 		;
 }
 
+unsigned long log_lines_dropped(void)
+{
+	return atomic_load(&dropped_ever);
+}
+
 void log_write(enum log_level level, const char *event, const struct log_field *fields)
 {
 	struct line l;
@@ -279,6 +290,7 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 
 	if (!has_room()) {
 		atomic_fetch_add(&dropped, 1);
+		atomic_fetch_add(&dropped_ever, 1);
 		errno = saved;
 		return;
 	}

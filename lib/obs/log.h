@@ -30,5 +30,7 @@ struct log_field {
 
 /* Once, before any other thread. Default: logfmt, info. */
 void log_init(enum log_format format, enum log_level level);
+void log_set(enum log_format format, enum log_level level);  /* another one: any thread, any time */
 bool log_wants(enum log_level level);
+unsigned long log_lines_dropped(void);  /* since the start, as standard error did not take them */
 void log_write(enum log_level level, const char *event, const struct log_field *fields);

@@ -110,7 +110,9 @@ static void add_service(struct buf *out, const struct routes *r, size_t i)
 
 static void run(struct routes *r, struct http_request *req, struct slice id)
 {
+	const struct config *config = r->env.config;
 	struct buf text = {0};
+	size_t shown = 0;
 	struct query q;
 
 	(void)id;
@@ -118,8 +120,10 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	if (query_refused(&q, r, req))
 		return;
 	buf_add_str(&text, "{\"services\":[");
-	for (size_t i = 0; i < r->env.config->n_services; i++) {
-		if (i > 0)
+	for (size_t i = 0; i < config->n_services; i++) {
+		if (config->services[i].removed)
+			continue;
+		if (shown++ > 0)
 			buf_add_char(&text, ',');
 		add_service(&text, r, i);
 	}

@@ -127,18 +127,23 @@ static bool any(const unsigned char *p, size_t n)
 	return bits != 0;
 }
 
-bool negotiate_traceparent(const char *traceparent, unsigned char retid[16], unsigned char *retflags)
+bool negotiate_traceparent(const char *traceparent, struct trace *ret)
 {
 	struct slice s = slice_str(traceparent);
 	unsigned char version, parent[8];
 
 	if (s.n < 55 || s.p[2] != '-' || s.p[35] != '-' || s.p[52] != '-')
 		return false;
-	if (!parse_hex(s.p, 1, &version) || !parse_hex(s.p + 53, 1, retflags) || version == 0xff)
+	if (!parse_hex(s.p, 1, &version) || !parse_hex(s.p + 53, 1, &ret->flags) || version == 0xff)
 		return false;
 	if (memcmp(s.p, "00", 2) == 0 ? s.n != 55 : s.n > 55 && s.p[55] != '-')
 		return false;
-	return parse_hex(s.p + 3, 16, retid) && any(retid, 16) && parse_hex(s.p + 36, 8, parent) && any(parent, 8);
+	if (!parse_hex(s.p + 3, 16, ret->id) || !any(ret->id, 16) || !parse_hex(s.p + 36, 8, parent) || !any(parent, 8))
+		return false;
+	ret->parent = 0;
+	for (int i = 0; i < 8; i++)
+		ret->parent = ret->parent << 8 | parent[i];
+	return true;
 }
 
 struct slice negotiate_tracestate(const char *tracestate)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/slice.h"
+#include "core/batch.h"
 
 enum media { MEDIA_NONE, MEDIA_JSON, MEDIA_NDJSON };
 
@@ -17,8 +18,9 @@ bool negotiate_takes(const char *accept, const char *type);
 /* Is this Content-Type JSON (with any parameters)? */
 bool negotiate_is_json(const char *content_type);
 
-/* The trace id and flags of a valid traceparent (W3C Trace Context, section 3.2). */
-bool negotiate_traceparent(const char *traceparent, unsigned char retid[16], unsigned char *retflags);
+/* Id, parent and flags of a valid traceparent (W3C Trace Context, section 3.2);
+ * false: it is none, and `ret` may hold parts of it. */
+bool negotiate_traceparent(const char *traceparent, struct trace *ret);
 
 /* A tracestate that may be passed on (section 3.3); n 0: there is none. */
 struct slice negotiate_tracestate(const char *tracestate);

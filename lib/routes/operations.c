@@ -46,8 +46,8 @@ static void metrics(struct routes *r, struct http_request *req, struct slice id)
 	struct buf text = {0};
 
 	(void)id;
+	sample(r);
 	metrics_render(r->env.meter.metrics, &text);
-	store_metrics_render(r, &text);
 	xfer_metrics_render(&text);
 	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
 }

@@ -36,17 +36,17 @@ static size_t service_takes(const void *ctx, int service, const char **retname)
 	return s->max_payload;
 }
 
-static struct wire_rules rules(const struct config *config, bool job)
+static struct wire_rules rules(const struct config *config, const struct tenant *tenant, bool job)
 {
 	return (struct wire_rules){
 		.max_items = config->limits.items,
 		.max_payload = config->limits.payload_bytes,
 		.max_depth = config->limits.json_depth,
-		.max_priority = PRIORITY_MAX,
+		.max_priority = tenant->max_priority,
 		.default_deadline_ms = job ? JOB_DEADLINE_MS : config->limits.deadline_ms,
 		.default_retry = job ? job_retry : (struct retry_policy){0},
 		.max_deadline_ms = config->limits.max_deadline_ms,
-		.default_service = config->n_services == 1 ? 0 : -1,
+		.default_service = config_only_service(config),
 		.ctx = config,
 		.find_service = find_service,
 		.check_to = check_to,
@@ -86,7 +86,8 @@ static void refuse_no_memory(const struct request *q)
 /* Read the body; NULL: the request was answered. */
 static struct batch *read_batch(struct request *q)
 {
-	struct wire_rules wr = rules(q->routes->env.config, q->prefer.respond_async);
+	const struct config *c = q->routes->env.config;
+	struct wire_rules wr = rules(c, &c->tenants[auth_tenant(q->req)], q->prefer.respond_async);
 	struct buf problem = {0};
 	struct batch *b = NULL;
 	enum problem kind = PROBLEM_MALFORMED_JSON;
@@ -151,6 +152,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	struct slice body = {0};
 
 	(void)id;
+	quota_show(req);
 	if (refuse_headers(r, req, q.accept))
 		return;
 	q.body = http_take_body(req);

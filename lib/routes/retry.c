@@ -22,6 +22,7 @@ struct again {
 	struct prefer prefer;
 	struct blob *body;               /* NULL: empty */
 	struct wire_retry *wish;
+	int64_t max_deadline_ms;         /* of the configuration when it came: the store's thread needs it */
 	char scope[SCOPE_MAX];
 	struct key_text key;
 	/* What the store's thread made of it: a batch, or why there is none. */
@@ -59,12 +60,12 @@ static void on_end(struct route_data *data, bool gone)
 
 /* What the first one's caller gave is kept; the defaults of a synchronous batch are for
  * seconds. */
-static void make_job(struct batch *b, const struct config *config)
+static void make_job(struct batch *b, int64_t max_deadline_ms)
 {
 	struct policy *p = &b->policy;
 
 	if (!(p->given & GIVEN_DEADLINE))
-		p->deadline_ms = MIN((int64_t)JOB_DEADLINE_MS, config->limits.max_deadline_ms);
+		p->deadline_ms = MIN((int64_t)JOB_DEADLINE_MS, max_deadline_ms);
 	if (!(p->given & GIVEN_MAX_ATTEMPTS))
 		p->retry.max_attempts = job_retry.max_attempts;
 	if (!(p->given & GIVEN_BASE))
@@ -86,7 +87,7 @@ static void choose(struct again *a, const struct batch *first)
 		a->error = a->batch == NULL ? -ENOMEM : 0;
 	}
 	if (a->batch != NULL)
-		make_job(a->batch, a->here->env.config);
+		make_job(a->batch, a->max_deadline_ms);
 	free(chosen);
 }
 
@@ -227,11 +228,13 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	struct batch_id parsed;
 	struct again *a;
 
+	quota_show(req);
 	if (!read_id(r, req, id, &parsed))
 		return;
 	a = xcalloc(1, sizeof *a);
 	*a = (struct again){.data.on_end = on_end, .msg.run = at_owner, .here = r, .owner = batch_owner(r, parsed),
-			    .req = req, .prefer = read_prefer(req), .body = http_take_body(req)};
+			    .req = req, .prefer = read_prefer(req), .body = http_take_body(req),
+			    .max_deadline_ms = r->env.config->limits.max_deadline_ms};
 	a->read.id = parsed;
 	a->read.tenant = auth_tenant_name(r, req);
 	set_scope(a);

@@ -20,6 +20,7 @@ struct routes {
 	struct routes_env env;
 	struct door front, operations;
 	struct rng rng;
+	unsigned labels[32];             /* routes.c: of each route, for the metrics */
 	struct idmap flights;            /* look.c: looks under way */
 	struct idmap watched;            /* wait.c: batches that somebody here waits for */
 	struct heap until;               /* wait.c: when each wait ends */
@@ -31,11 +32,20 @@ struct routes {
 	struct list readers;             /* get_events.c: of events, of this shard */
 	struct loop_timer *comments;     /* rings while there are any */
 	atomic_uint n_readers;           /* of all shards; the first one's counts */
+	char quota_text[HTTP_MORE][160]; /* quota.c: of the answer that is being made */
 };
 
 /* One live request's state, whatever its route: the first member of each. */
 struct route_data {
 	void (*on_end)(struct route_data *data, bool gone);
+};
+
+/* A request's tag, and above TAG_TENANT_SHIFT its tenant's number. */
+enum {
+	TAG_KNOWN = 1,                   /* its key was looked at */
+	TAG_ADMIN = 2,
+	TAG_METERED = 4,                 /* quota_show() */
+	TAG_TENANT_SHIFT = 8,
 };
 
 /* Whose keys open a route, where keys are configured. */
@@ -66,6 +76,15 @@ bool auth_admits(struct routes *r, struct http_request *req, const struct route 
  * valid as long as the process. 0, and n 0: where there are no keys. */
 unsigned auth_tenant(const struct http_request *req);
 struct slice auth_tenant_name(struct routes *r, const struct http_request *req);
+
+/* quota.c: whatever the answer is, it says what is left of the caller's quotas. */
+void quota_show(struct http_request *req);
+size_t quota_headers(struct routes *r, struct http_request *req, struct http_header *ret);
+
+/* Take a batch of n items of what the caller may send. 0; or in how many seconds it
+ * may be sent again, and nothing was taken. */
+unsigned quota_take(struct routes *r, const struct http_request *req, uint32_t n) MUST_CHECK;
+void quota_give_back(struct routes *r, const struct http_request *req, uint32_t n);       /* it was refused */
 
 /* The key of the one line of Authorization; n 0: it has none. */
 struct slice auth_bearer(const char *line);
@@ -121,8 +140,8 @@ void events_init(struct routes *r);
 void events_free(struct routes *r);
 void events_close(struct routes *r);
 
-/* store_metrics.c: the store's part of /metrics. */
-void store_metrics_render(struct routes *r, struct buf *out);
+/* sampled.c: the metrics that are looked up when somebody asks. */
+void sample(struct routes *r);
 
 #define NO_SUCH_BATCH "no batch with this id is known; results expire"
 #define NO_NEW_BATCHES "no new batches: try another instance, or later"

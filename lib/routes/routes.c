@@ -49,8 +49,19 @@ static const char *method_names(enum http_method m)
 	return "";
 }
 
+/* "GET /v1/batches", as the metrics name it. */
+static unsigned label_of(const struct route *route)
+{
+	char name[64];
+	int n = snprintf(name, sizeof name, "%.*s %s", (int)strcspn(method_names(route->method), ","),
+			 method_names(route->method), route->pattern);
+
+	REQUIRE(n > 0 && (size_t)n < sizeof name);
+	return dispatch_metrics_route(name);
+}
+
 /* The route, or NULL with the methods that the path would allow in `allow`. */
-static const struct route *find(const struct door *door, const struct http_request *req, struct slice *retid,
+static const struct route *find(const struct door *door, struct http_request *req, struct slice *retid,
 				struct buf *allow)
 {
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
@@ -58,8 +69,10 @@ static const struct route *find(const struct door *door, const struct http_reque
 			continue;
 		if (!pattern_matches(table[i]->pattern, http_path(req), retid))
 			continue;
-		if (method_matches(table[i]->method, http_method(req)))
+		if (method_matches(table[i]->method, http_method(req))) {
+			http_set_label(req, door->routes->labels[i]);
 			return table[i];
+		}
 		buf_add_str(allow, allow->n > 0 ? ", " : "");
 		buf_add_str(allow, method_names(table[i]->method));
 	}
@@ -235,11 +248,26 @@ static void on_request(void *arg, struct http_request *req)
 		route->run(door->routes, req, id);
 }
 
+static size_t more_headers(void *arg, struct http_request *req, struct http_header *ret)
+{
+	const struct door *door = arg;
+
+	return quota_headers(door->routes, req, ret);
+}
+
 static void on_refused(void *arg, enum problem p)
 {
 	const struct door *door = arg;
 
 	meter_add(door->routes->env.meter, METRIC_REFUSED, p, 0, 1);
+}
+
+static void on_over(void *arg, unsigned label, int status, int64_t took_us)
+{
+	const struct routes *r = ((const struct door *)arg)->routes;
+
+	meter_add(r->env.meter, METRIC_REQUESTS, label, dispatch_metrics_status(status), 1);
+	meter_observe_us(r->env.meter, METRIC_REQUEST_SECONDS, label, 0, took_us);
 }
 
 static void on_end(void *arg, struct http_request *req, void *data, bool gone)
@@ -292,8 +320,8 @@ static void door_init(struct door *d, struct routes *r, bool operations)
 {
 	*d = (struct door){
 		.routes = r, .operations = operations,
-		.handler = {.arg = d, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request,
-			    .on_refused = on_refused, .on_end = on_end}};
+		.handler = {.arg = d, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request, .more_headers = more_headers,
+			    .on_refused = on_refused, .on_over = on_over, .on_end = on_end}};
 }
 
 struct routes *routes_new(const struct routes_env *env)
@@ -301,12 +329,20 @@ struct routes *routes_new(const struct routes_env *env)
 	struct routes *r = xcalloc(1, sizeof *r);
 
 	r->env = *env;
+	_Static_assert(ARRAY_LEN(table) <= ARRAY_LEN(r->labels), "every route has its label");
+	for (size_t i = 0; i < ARRAY_LEN(table); i++)
+		r->labels[i] = label_of(table[i]);
 	door_init(&r->front, r, false);
 	door_init(&r->operations, r, true);
 	rng_seed_from_os(&r->rng);
 	waits_init(r);
 	events_init(r);
 	return r;
+}
+
+void routes_reload(struct routes *r, const struct config *config)
+{
+	r->env.config = config;
 }
 
 void routes_free(struct routes *r)

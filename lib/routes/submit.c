@@ -24,7 +24,6 @@
 
 #include "routes-i.h"
 
-enum { TRACE_SAMPLED = 1 };
 
 const struct retry_policy job_retry = {.max_attempts = 10, .base_ms = 1000, .cap_ms = 3600000};
 
@@ -260,6 +259,9 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 {
 	struct post *p = arg;
 
+	/* Nothing was done, or not now. */
+	if (said->op.answer != STORE_OK)
+		quota_give_back(p->routes, p->req, b->n_items);
 	switch (said->op.answer) {
 	case STORE_OK:
 		if (p->job)
@@ -282,31 +284,53 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 static const struct dispatch_listener whole = {.on_accepted = on_accepted, .on_done = on_done};
 static const struct dispatch_listener streamed = {.on_accepted = on_accepted, .on_settled = on_settled, .on_done = on_done};
 
+/* The caller decides whether its trace is recorded; for one that begins here the
+ * configuration does. Without an endpoint nothing is recorded here, but who comes
+ * after may want to. */
 static void set_trace(struct routes *r, struct http_request *req, struct batch *b)
 {
 	uint64_t id[2] = {rng_u64(&r->rng), rng_u64(&r->rng) | 1};
 	struct slice state = negotiate_tracestate(http_header(req, "tracestate"));
 
-	if (negotiate_traceparent(http_header(req, "traceparent"), b->trace.id, &b->trace.flags)) {
+	if (negotiate_traceparent(http_header(req, "traceparent"), &b->trace)) {
 		if (state.n > 0)
 			b->trace.state = arena_copy(&b->arena, state);
 		return;
 	}
+	b->trace = (struct trace){0};
 	memcpy(b->trace.id, id, sizeof id);
-	b->trace.flags = TRACE_SAMPLED;
+	if (r->env.config->tracing.endpoint == NULL || span_sampled(b->trace.id, r->env.config->tracing.ratio))
+		b->trace.flags = TRACE_SAMPLED;
 }
 
-static void refuse(const struct submission *s, int err)
+/* What an error of dispatch_submit(), or the caller's quota, is for its answer. */
+static void refuse(const struct submission *s, int err, unsigned wait_s)
 {
 	const struct dispatch_refusal full = dispatch_last_refusal(s->routes->env.dispatch);
+	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : err == -EDQUOT ? PROBLEM_QUOTA_EXCEEDED : PROBLEM_SHUTTING_DOWN;
+	const char *why = err == -EBUSY ? full.detail : err == -ESHUTDOWN ? NO_NEW_BATCHES :
+			  wait_s > 0 ? "faster than your quota; nothing was sent" :
+				       "more unfinished items than your quota; nothing was sent";
 	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
 					     .stream = s->stream && !s->job,
-					     .retry_after_s = err == -EBUSY ? full.retry_after_s : 0};
-	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : err == -EDQUOT ? PROBLEM_QUOTA_EXCEEDED : PROBLEM_SHUTTING_DOWN;
-	const char *why = err == -EBUSY ? full.detail :
-			  err == -EDQUOT ? "you have too many unfinished items already; nothing was sent" : NO_NEW_BATCHES;
+					     .retry_after_s = err == -EBUSY ? full.retry_after_s : wait_s};
 
 	refuse_unknown(&known, s->take->key, kind, problem_document(kind, why));
+}
+
+static int submit(const struct submission *s, struct post *p, unsigned *ret_wait_s)
+{
+	struct routes *r = s->routes;
+	uint32_t n = s->take->n_items;
+	int err;
+
+	*ret_wait_s = quota_take(r, s->req, n);
+	if (*ret_wait_s > 0)
+		return -EDQUOT;
+	err = dispatch_submit(r->env.dispatch, s->take, p->stream ? &streamed : &whole, p);
+	if (err < 0)
+		quota_give_back(r, s->req, n);
+	return err;
 }
 
 void submit_batch(const struct submission *s)
@@ -314,6 +338,7 @@ void submit_batch(const struct submission *s)
 	struct routes *r = s->routes;
 	struct post *p = xcalloc(1, sizeof *p);
 	struct batch *b = s->take;
+	unsigned wait_s;
 	int err;
 
 	*p = (struct post){.data.on_end = on_end, .routes = r, .req = s->req, .live = true, .job = s->job,
@@ -321,10 +346,10 @@ void submit_batch(const struct submission *s)
 	wait_init(&p->wait, r, auth_tenant_name(r, s->req), on_ready);
 	set_trace(r, s->req, b);
 	b->tenant = auth_tenant_name(r, s->req);
-	err = dispatch_submit(r->env.dispatch, b, p->stream ? &streamed : &whole, p);
+	err = submit(s, p, &wait_s);
 	if (err < 0) {
 		free(p);
-		refuse(s, err);
+		refuse(s, err, wait_s);
 		batch_unref(b);
 		return;
 	}

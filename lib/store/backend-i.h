@@ -40,6 +40,10 @@ struct backend_ops {
 	 * *retmore: there is more of it. */
 	int (*expire)(struct backend *b, int64_t now_unix_ms, bool *retmore);
 
+	/* See store.h; between groups. The first is NULL where no names are kept. */
+	bool (*name_services)(struct backend *b, const char *const *names, size_t n, struct buf *reterr);
+	void (*set_services)(struct backend *b, const bool *gone, size_t n);
+
 	/* In the opener's thread or the writer's, between groups. */
 	int (*each_unfinished)(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg);
 	void (*measure)(struct backend *b, struct store_status *ret);    /* file_bytes, oldest */

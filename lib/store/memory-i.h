@@ -40,6 +40,8 @@ struct memory {
 	struct heap expiries;
 	size_t bytes;                    /* of the finished ones */
 	uint64_t key_seed;
+	bool *gone;                      /* by service; NULL: none is */
+	size_t n_gone;
 	int64_t last_row;
 
 	/* The group that runs. */

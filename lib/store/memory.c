@@ -557,6 +557,16 @@ static void measure(struct backend *b, struct store_status *ret)
 			list_entry(m->running.next, struct record, phase)->batch->created_unix_ms;
 }
 
+static void set_services(struct backend *b, const bool *gone, size_t n)
+{
+	struct memory *m = memory_of(b);
+
+	free(m->gone);
+	m->gone = xcalloc(n + 1, sizeof *m->gone);
+	memcpy(m->gone, gone, n * sizeof *gone);
+	m->n_gone = n;
+}
+
 static void close_memory(struct backend *b)
 {
 	struct memory *m = memory_of(b);
@@ -574,6 +584,7 @@ static void close_memory(struct backend *b)
 	idmap_free(&m->by_row);
 	idmap_free(&m->by_key);
 	heap_free(&m->expiries);
+	free(m->gone);
 	free(m->undo);
 	free(m);
 }
@@ -587,6 +598,7 @@ struct backend *memory_open(const struct store_config *cfg)
 		.rollback = rollback,
 		.read = memory_read,
 		.expire = expire,
+		.set_services = set_services,
 		.each_unfinished = each_unfinished,
 		.measure = measure,
 		.close = close_memory,

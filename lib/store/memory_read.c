@@ -47,7 +47,7 @@ static uint32_t count_wanted(const struct record *rec, struct store_read *r)
 	return n;
 }
 
-static bool copy_wanted(const struct record *rec, const struct store_read *r, struct batch *to)
+static bool copy_wanted(const struct memory *m, const struct record *rec, const struct store_read *r, struct batch *to)
 {
 	uint32_t at = r->from;
 
@@ -57,6 +57,8 @@ static bool copy_wanted(const struct record *rec, const struct store_read *r, st
 
 		if (!memory_copy_item(it, from, rec->batch))
 			return false;
+		if (it->service < m->n_gone && m->gone[it->service])
+			it->service = ITEM_NO_SERVICE;
 		it->status = (uint8_t)status_of(from);
 		if (r->letters && from->delivered != DELIVERED_YES && !memory_copy_letter(it, from))
 			return false;
@@ -84,7 +86,7 @@ static int read_batch(const struct memory *m, struct store_read *r)
 	r->batch = head_of(rec, count_wanted(rec, r));
 	if (r->batch == NULL)
 		return -ENOMEM;
-	if (copy_wanted(rec, r, r->batch))
+	if (copy_wanted(m, rec, r, r->batch))
 		return 0;
 	batch_unref(r->batch);
 	r->batch = NULL;

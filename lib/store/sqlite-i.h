@@ -97,9 +97,10 @@ struct sqlite {
 	struct backend base;
 	char *path, *wal_path;           /* of the database and its log */
 	int lock_fd;
-	uint16_t *service_of;            /* cfg's index by the number on the medium */
-	int64_t *service_no;             /* and the other way */
-	int64_t n_service_of;
+	_Atomic uint16_t *service_of;    /* the index by the number on the medium */
+	int64_t n_service_of;            /* with room for those that come later */
+	int64_t *service_no;             /* and the other way: the writer's */
+	size_t n_services, service_slots;
 	sqlite3 *reader;
 	sqlite3_stmt *r[R_MAX];
 
@@ -155,8 +156,15 @@ const char *sqlite_reason(int err);
 /* sqlite_schema.c. False: *reterr has why. `steps[i]` leads from version i to i + 1. */
 bool sqlite_files_open(struct sqlite *s, struct buf *reterr);
 bool sqlite_migrate(sqlite3 *db, const char *const *steps, unsigned n_steps, struct buf *reterr);
-bool sqlite_services_map(struct sqlite *s, struct buf *reterr);
 bool sqlite_prepare_all(struct sqlite *s, struct buf *reterr);
+
+bool sqlite_refuse(const char *path, sqlite3 *db, int rc, struct buf *reterr);   /* false */
+int sqlite_number(sqlite3 *db, const char *sql, int64_t *ret);
+
+/* sqlite_services.c */
+bool sqlite_services_open(struct sqlite *s, struct buf *reterr);
+bool sqlite_name_services(struct backend *b, const char *const *names, size_t n, struct buf *reterr);
+void sqlite_set_services(struct backend *b, const bool *gone, size_t n);
 
 /* sqlite_write.c */
 int sqlite_write(struct backend *b, struct store_op *op);

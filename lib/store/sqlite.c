@@ -309,6 +309,8 @@ static const struct backend_ops ops = {
 	.touch = touch,
 	.read = sqlite_read,
 	.expire = sqlite_expire,
+	.name_services = sqlite_name_services,
+	.set_services = sqlite_set_services,
 	.each_unfinished = sqlite_each_unfinished,
 	.measure = measure,
 	.close = close_all,
@@ -425,7 +427,7 @@ struct backend *sqlite_open(const struct store_config *cfg, struct buf *reterr)
 	if (!make_directory(cfg->path, reterr))
 		goto failed;
 	s->lock_fd = take_lock(cfg->path, reterr);
-	if (s->lock_fd < 0 || !sqlite_files_open(s, reterr) || !sqlite_services_map(s, reterr) ||
+	if (s->lock_fd < 0 || !sqlite_files_open(s, reterr) || !sqlite_services_open(s, reterr) ||
 	    !sqlite_prepare_all(s, reterr) || !seed_numbers(s, reterr))
 		goto failed;
 	sqlite3_wal_hook(s->writer, remember_frames, s);

@@ -104,7 +104,7 @@ static void take_exactly(struct row *r, void *to, size_t n)
 
 static uint16_t service_index(const struct sqlite *s, int64_t n)
 {
-	return n > 0 && n < s->n_service_of ? s->service_of[n] : ITEM_NO_SERVICE;
+	return n > 0 && n < s->n_service_of ? atomic_load(&s->service_of[n]) : ITEM_NO_SERVICE;
 }
 
 static void take_flags(struct row *r, struct batch *b)

@@ -112,7 +112,7 @@ static const char *const read_sql[R_MAX] = {
 	[R_COMMIT] = "COMMIT",
 };
 
-static bool refuse(const char *path, sqlite3 *db, int rc, struct buf *reterr)
+bool sqlite_refuse(const char *path, sqlite3 *db, int rc, struct buf *reterr)
 {
 	int err = sqlite_errno(db, rc);
 
@@ -130,11 +130,11 @@ static bool exec(sqlite3 *db, const char *sql, const char *path, struct buf *ret
 {
 	int rc = sqlite3_exec(db, sql, NULL, NULL, NULL);
 
-	return rc == SQLITE_OK || refuse(path, db, rc, reterr);
+	return rc == SQLITE_OK || sqlite_refuse(path, db, rc, reterr);
 }
 
-/* The one number that a pragma answers. */
-static int pragma(sqlite3 *db, const char *sql, int64_t *ret)
+/* The one number that a pragma or a query answers. */
+int sqlite_number(sqlite3 *db, const char *sql, int64_t *ret)
 {
 	sqlite3_stmt *st = NULL;
 	int rc = sqlite3_prepare_v2(db, sql, -1, &st, NULL);
@@ -164,10 +164,10 @@ bool sqlite_migrate(sqlite3 *db, const char *const *to_steps, unsigned n_steps, 
 {
 	const char *path = sqlite3_db_filename(db, "main");
 	int64_t version = 0;
-	int rc = pragma(db, "PRAGMA user_version", &version);
+	int rc = sqlite_number(db, "PRAGMA user_version", &version);
 
 	if (rc != SQLITE_OK)
-		return refuse(path, db, rc, reterr);
+		return sqlite_refuse(path, db, rc, reterr);
 	if (version < 0 || version > n_steps) {
 		buf_printf(reterr, "%s: it has the schema version %lld, and this program knows %u at most: start "
 			   "the later version that wrote it, or give another store.path", path, (long long)version, n_steps);
@@ -190,7 +190,7 @@ static sqlite3 *open_one(const char *path, int flags, struct buf *reterr)
 		sqlite3_busy_timeout(db, 1000);
 		return db;
 	}
-	refuse(path, db, rc, reterr);
+	sqlite_refuse(path, db, rc, reterr);
 	sqlite3_close(db);
 	return NULL;
 }
@@ -285,25 +285,25 @@ static bool check_pages(sqlite3 *db, const char *path, struct buf *reterr)
 	sqlite3_progress_handler(db, 0, NULL, NULL);
 	if (rc == SQLITE_INTERRUPT || (rc == SQLITE_ROW && sound))
 		return true;
-	return refuse(path, db, rc == SQLITE_ROW ? SQLITE_CORRUPT : rc, reterr);
+	return sqlite_refuse(path, db, rc == SQLITE_ROW ? SQLITE_CORRUPT : rc, reterr);
 }
 
 static bool check_file(sqlite3 *db, const char *path, struct buf *reterr)
 {
 	int64_t id = 0, version = 0;
-	int rc = pragma(db, "PRAGMA application_id", &id);
+	int rc = sqlite_number(db, "PRAGMA application_id", &id);
 
 	if (rc == SQLITE_OK)
-		rc = pragma(db, "PRAGMA user_version", &version);
+		rc = sqlite_number(db, "PRAGMA user_version", &version);
 	if (rc != SQLITE_OK)
-		return refuse(path, db, rc, reterr);
+		return sqlite_refuse(path, db, rc, reterr);
 	if (id != SQLITE_APPLICATION_ID) {
 		buf_printf(reterr, "%s: this database belongs to another program: move it away, or give another "
 			   "store.path", path);
 		return false;
 	}
 	if (sqlite3_db_readonly(db, "main") != 0)
-		return refuse(path, db, SQLITE_READONLY, reterr);
+		return sqlite_refuse(path, db, SQLITE_READONLY, reterr);
 	/* A later version may have a form that this check does not know. */
 	return version > (int64_t)ARRAY_LEN(steps) || check_pages(db, path, reterr);
 }
@@ -317,7 +317,7 @@ static bool settle_modes(struct sqlite *s, struct buf *reterr)
 
 	sqlite3_finalize(st);
 	if (!wal)
-		return refuse(s->path, s->writer, rc == SQLITE_ROW ? SQLITE_IOERR : rc, reterr);
+		return sqlite_refuse(s->path, s->writer, rc == SQLITE_ROW ? SQLITE_IOERR : rc, reterr);
 	return exec(s->writer, "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384; PRAGMA mmap_size = 0;"
 		    "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 33554432; PRAGMA secure_delete = FAST;"
 		    "PRAGMA temp_store = MEMORY", s->path, reterr);
@@ -337,7 +337,7 @@ bool sqlite_files_open(struct sqlite *s, struct buf *reterr)
 		if (!make_new(s, reterr))
 			return false;
 	} else if (st.st_size == 0) {
-		return refuse(s->path, NULL, SQLITE_NOTADB, reterr);
+		return sqlite_refuse(s->path, NULL, SQLITE_NOTADB, reterr);
 	}
 	s->writer = open_one(s->path, 0, reterr);
 	if (s->writer == NULL || !check_file(s->writer, s->path, reterr) ||
@@ -347,55 +347,6 @@ bool sqlite_files_open(struct sqlite *s, struct buf *reterr)
 	return s->reader != NULL &&
 	       exec(s->reader, "PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA mmap_size = 0;"
 		    "PRAGMA wal_autocheckpoint = 0; PRAGMA temp_store = MEMORY", s->path, reterr);
-}
-
-static int add_service(struct sqlite *s, sqlite3_stmt *find, sqlite3_stmt *add, size_t i)
-{
-	struct slice name = slice_str(s->base.cfg->services[i]);
-	struct binder b = sqlite_bind(add);
-	int rc;
-
-	bind_text(&b, name);
-	rc = sqlite_run(&b);
-	if (rc != SQLITE_OK)
-		return rc;
-	b = sqlite_bind(find);
-	bind_text(&b, name);
-	rc = sqlite3_step(find);
-	if (rc == SQLITE_ROW)
-		s->service_no[i] = sqlite3_column_int64(find, 0);
-	sqlite3_reset(find);
-	return rc == SQLITE_ROW ? SQLITE_OK : rc;
-}
-
-bool sqlite_services_map(struct sqlite *s, struct buf *reterr)
-{
-	size_t n = s->base.cfg->n_services;
-	sqlite3_stmt *find = NULL, *add = NULL;
-	int rc = sqlite3_prepare_v2(s->writer, "SELECT n FROM service WHERE name = ?", -1, &find, NULL);
-
-	s->service_no = xcalloc(n + 1, sizeof *s->service_no);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_prepare_v2(s->writer, "INSERT INTO service (name) SELECT ?1 WHERE NOT EXISTS "
-					"(SELECT 1 FROM service WHERE name = ?1)", -1, &add, NULL);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_exec(s->writer, "BEGIN IMMEDIATE", NULL, NULL, NULL);
-	for (size_t i = 0; rc == SQLITE_OK && i < n; i++)
-		rc = add_service(s, find, add, i);
-	sqlite3_finalize(find);
-	sqlite3_finalize(add);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_exec(s->writer, "COMMIT", NULL, NULL, NULL);
-	if (rc == SQLITE_OK)
-		rc = pragma(s->writer, "SELECT ifnull(max(n), 0) + 1 FROM service", &s->n_service_of);
-	if (rc != SQLITE_OK)
-		return refuse(s->path, s->writer, rc, reterr);
-	s->service_of = xcalloc((size_t)s->n_service_of, sizeof *s->service_of);
-	for (int64_t i = 0; i < s->n_service_of; i++)
-		s->service_of[i] = ITEM_NO_SERVICE;
-	for (size_t i = 0; i < n; i++)
-		s->service_of[s->service_no[i]] = (uint16_t)i;
-	return true;
 }
 
 static int prepare(sqlite3 *db, const char *const *sql, sqlite3_stmt **st, unsigned n)
@@ -412,7 +363,7 @@ bool sqlite_prepare_all(struct sqlite *s, struct buf *reterr)
 	int rc = prepare(s->writer, write_sql, s->w, W_MAX);
 
 	if (rc != SQLITE_OK)
-		return refuse(s->path, s->writer, rc, reterr);
+		return sqlite_refuse(s->path, s->writer, rc, reterr);
 	rc = prepare(s->reader, read_sql, s->r, R_MAX);
-	return rc == SQLITE_OK || refuse(s->path, s->reader, rc, reterr);
+	return rc == SQLITE_OK || sqlite_refuse(s->path, s->reader, rc, reterr);
 }

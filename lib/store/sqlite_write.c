@@ -109,7 +109,7 @@ static int make_room(struct sqlite *s)
 
 static int64_t service_number(const struct sqlite *s, uint16_t service)
 {
-	return service < s->base.cfg->n_services ? s->service_no[service] : 0;
+	return service < s->n_services ? s->service_no[service] : 0;
 }
 
 /* About what the batch takes when it is read back with its letters. */

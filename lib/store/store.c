@@ -15,11 +15,6 @@
 
 #include "store/store-i.h"
 
-const uint32_t store_timing_bounds_us[11] = {
-	100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 1000000,
-};
-const uint32_t store_group_bounds[11] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096};
-
 int64_t store_now_us(void)
 {
 	struct timespec t;
@@ -234,6 +229,35 @@ bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct
 			   s->backend->why[0] == '\0' ? strerror(-rc) : s->backend->why);
 	pthread_mutex_unlock(&s->turn);
 	return rc == 0;
+}
+
+bool store_name_services(struct store *s, const char *const *names, size_t n, struct buf *reterr)
+{
+	const struct backend_ops *ops = s->backend->ops;
+	bool ok;
+
+	pthread_mutex_lock(&s->turn);
+	ok = ops->name_services == NULL || ops->name_services(s->backend, names, n, reterr);
+	pthread_mutex_unlock(&s->turn);
+	return ok;
+}
+
+void store_set_services(struct store *s, const bool *gone, size_t n)
+{
+	pthread_mutex_lock(&s->turn);
+	s->backend->ops->set_services(s->backend, gone, n);
+	pthread_mutex_unlock(&s->turn);
+}
+
+void store_set_limits(struct store *s, const struct store_limits *limits)
+{
+	pthread_mutex_lock(&s->turn);
+	pthread_mutex_lock(&s->lock);
+	s->cfg.memory_bytes = limits->memory_bytes;
+	s->cfg.queue_bytes = limits->queue_bytes;
+	s->cfg.stored_items = limits->stored_items;
+	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->turn);
 }
 
 static void start(pthread_t *t, void *(*run)(void *), void *arg)

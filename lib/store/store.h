@@ -174,8 +174,9 @@ struct store_config {
 	size_t memory_bytes;             /* memory: of finished batches; the oldest go first */
 	size_t queue_bytes;              /* bound of what waits for the writer */
 	uint64_t stored_items;           /* bound of unfinished items in the store */
-	const char *const *services;     /* names, by item.service; must outlive the store */
+	const char *const *services;     /* names, by item.service; copied */
 	size_t n_services;
+	size_t service_slots;            /* no more than these will be named; 0: no more than at the start */
 };
 
 /* Open, and begin to serve. NULL: *reterr says what, where, and what to do. */
@@ -185,6 +186,25 @@ struct store *store_open(const struct store_config *cfg, struct buf *reterr) MUS
  * store cannot be read, see *reterr. */
 bool store_each_unfinished(struct store *s, void (*each)(void *arg, const struct store_unfinished *u), void *arg,
 			   struct buf *reterr);
+
+/*
+ * Other services and limits while it runs; from one thread at a time, which may wait
+ * for a group to end.
+ *
+ * store_name_services(): names[i] with i from the number that it has on are new: items
+ * may be accepted for them once this returned. False: nothing has changed, see *reterr.
+ * store_set_services(): what is read from now on belongs to service i unless gone[i],
+ * and to none then; before, every asker must know all of them.
+ */
+bool store_name_services(struct store *s, const char *const *names, size_t n, struct buf *reterr) MUST_CHECK;
+void store_set_services(struct store *s, const bool *gone, size_t n);
+
+/* Limits as in store_config; what is over a lower one stays. */
+struct store_limits {
+	size_t memory_bytes, queue_bytes;
+	uint64_t stored_items;
+};
+void store_set_limits(struct store *s, const struct store_limits *limits);
 
 /* For the last part of a stop, so that a broken disk does not hold it up: from
  * here on what is owed and cannot be written is answered STORE_UNAVAILABLE after

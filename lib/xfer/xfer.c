@@ -79,6 +79,12 @@ static void allow_connections(struct xfer *x)
 	x->max_connects = n;
 }
 
+void xfer_set_max_idle(struct xfer *x, unsigned max_idle)
+{
+	x->max_idle = max_idle;
+	allow_connections(x);
+}
+
 /* Nothing is in flight: begin to count the time that connections idle. */
 static void note_quiet(struct xfer *x)
 {

@@ -69,6 +69,9 @@ void xfer_tls_use(struct xfer_tls_set *take);
 struct xfer *xfer_new(struct loop *l, const struct xfer_config *cfg) MUST_CHECK;     /* NULL: no memory */
 void xfer_free(struct xfer *x);                  /* no transfer may be live, nor the loop run again */
 
+/* Another number of connections to keep open while unused. */
+void xfer_set_max_idle(struct xfer *x, unsigned max_idle);
+
 /* Start one request. `e` and what it points at are copied or used up inside the
  * call, but for e->body, which stays valid until on_done. The answer and all in
  * it is valid during on_done only. Returns NULL when there is no memory. */

@@ -25,7 +25,7 @@ import unittest
 PATIENCE = float(os.environ.get("SETTLED_TEST_PATIENCE", "1"))
 LIMIT_S = 30 * PATIENCE
 # Perhaps under another program, such as valgrind.
-SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.environ.get("SETTLED_BIN", "build/cmd/settled/settled")]
+SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.path.abspath(os.environ.get("SETTLED_BIN", "build/cmd/settled/settled"))]
 # Where the daemons of the tests keep batches, unless a test says: disk or memory.
 STORE = os.environ.get("SETTLED_TEST_STORE", "disk")
 DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-downstream")
@@ -38,12 +38,12 @@ class Process:
     """A child whose output lines can be waited for; ended by its own id. `files`: how many it may have open;
     `pass_fds`: what it inherits."""
 
-    def __init__(self, argv, env=None, files=None, pass_fds=()):
+    def __init__(self, argv, env=None, files=None, pass_fds=(), cwd=None):
         self.lines = []
         self.changed = threading.Condition()
         self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT, text=True, errors="replace",
-                                      env={**os.environ, **(env or {})}, pass_fds=pass_fds,
+                                      env={**os.environ, **(env or {})}, pass_fds=pass_fds, cwd=cwd,
                                       preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))))
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -151,7 +151,7 @@ def undaunted(service):
 class Daemon(Process):
     """The daemon; `config` is what differs from the tests' defaults, its store also "memory" or "disk"."""
 
-    def __init__(self, config=None, downstream=None, env=None, args=(), files=None):
+    def __init__(self, config=None, downstream=None, env=None, args=(), files=None, cwd=None):
         self.dir = tempfile.mkdtemp(prefix="settled-test-")
         services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}
         if downstream is not None:
@@ -164,7 +164,7 @@ class Daemon(Process):
         self.config_path = os.path.join(self.dir, "settled.json")
         with open(self.config_path, "w", encoding="utf-8") as f:
             json.dump(full, f)
-        super().__init__([*SETTLED, "--config", self.config_path, *args], env, files)
+        super().__init__([*SETTLED, "--config", self.config_path, *args], env, files, cwd=cwd)
         try:
             self.port = int(self.wait_line(r'event"?[=:]"?listening\b.*\bport"?[=:](\d+)')[1])
         except AssertionError:

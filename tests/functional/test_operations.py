@@ -11,6 +11,7 @@ import yaml
 
 import gate
 import harness
+from exposition import FAMILIES, Exposition
 from harness import item
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,75 +20,6 @@ sys.path.insert(0, str(ROOT / "tests/lint"))
 
 import embed
 import openapi
-
-NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(,|$)')
-FAMILIES = {"settled_" + name: kind for kind, names in {
-    "counter": "batches_total items_total attempts_total aborts_total requests_refused_total job_loads_total job_parks_total "
-               "batches_recovered_total items_interrupted_total items_shed_total store_dropped_total "
-               "attempts_refused_total breaker_transitions_total lane_pauses_total lane_waits_total",
-    "gauge": "breakers lanes lanes_paused repeats_queued attempts_in_flight attempts_queued items_queued requests_parked requests_waiting event_readers jobs_resident "
-             "jobs_resident_bytes jobs_backlog store_failing store_queued_operations store_queued_bytes store_file_bytes "
-             "store_unfinished_items store_oldest_unfinished_seconds recovery_seconds",
-    "histogram": "attempt_duration_seconds store_commit_duration_seconds store_group_operations",
-}.items() for name in names.split()}
-
-
-def parse_labels(text):
-    labels, at = {}, 0
-    while at < len(text):
-        found = LABEL.match(text, at)
-        if not found or found[1] in labels:
-            raise AssertionError(f"not labels: {text}")
-        labels[found[1]] = re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], found[2])
-        at = found.end()
-    return labels
-
-
-class Exposition:
-    """The Prometheus text format 0.0.4, read strictly."""
-
-    def __init__(self, text):
-        self.types, self.help, self.samples = {}, {}, {}
-        self.family = None
-        if not text.endswith("\n"):
-            raise AssertionError("the last line does not end")
-        for line in text[:-1].split("\n"):
-            if line.startswith("# HELP "):
-                self.start(*line[7:].split(" ", 1))
-            elif line.startswith("# TYPE "):
-                self.set_type(*line[7:].split(" "))
-            else:
-                self.sample(line)
-
-    def start(self, name, text):
-        if name in self.help or not NAME.fullmatch(name) or not text:
-            raise AssertionError(f"HELP of {name}")
-        self.help[name] = text
-        self.family = name
-
-    def set_type(self, name, kind):
-        if name != self.family or name in self.types or kind not in ("counter", "gauge", "histogram"):
-            raise AssertionError(f"TYPE of {name}")
-        self.types[name] = kind
-
-    def sample(self, line):
-        found = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (-?[0-9]+(?:\.[0-9]+)?)", line)
-        if not found:
-            raise AssertionError(f"not a sample: {line!r}")
-        suffixes = ("_bucket", "_sum", "_count") if self.types[self.family] == "histogram" else ("",)
-        if found[1] not in [self.family + s for s in suffixes]:
-            raise AssertionError(f"{line} stands under {self.family}")
-        key = (found[1], tuple(sorted(parse_labels(found[2] or "").items())))
-        if key in self.samples:
-            raise AssertionError(f"twice: {line}")
-        self.samples[key] = float(found[3])
-
-    def get(self, name, **labels):
-        return self.samples.get((name, tuple(sorted(labels.items()))), 0)
-
-    def sum(self, name, **labels):
-        return sum(v for (n, ls), v in self.samples.items() if n == name and set(labels.items()) <= set(ls))
 
 
 class Case(harness.Case):

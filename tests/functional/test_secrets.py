@@ -3,8 +3,11 @@ are in no log line, no error, no metric and no result. At log.level debug alone
 the start of an answer that is no success is in one field of the attempt's line."""
 
 import base64
+import json
 import os
 import re
+import resource
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -15,6 +18,7 @@ from harness import item
 TOKEN = "token-from-the-environment-4711"
 KEY = "whsec_" + base64.b64encode(b"a signing key of thirty-two byte").decode()
 OLD_KEY = "whsec_" + base64.b64encode(b"one that it replaces, also of 32").decode()
+ENV = {"TOKEN": TOKEN, "SIGNING_KEY": KEY, "OLD_KEY": OLD_KEY}
 FROM_FILE = "key-from-a-file-0815"
 PAYLOAD = "what-nobody-else-may-read"
 RAW = "what-the-downstream-said"
@@ -64,12 +68,12 @@ class Secrets(unittest.TestCase):
     def ask_everything(self, level, log_format):
         """All that the daemon told callers, and its log."""
         daemon = harness.Daemon({"services": self.services(), "log": {"level": level, "format": log_format}},
-                                env={"TOKEN": TOKEN, "SIGNING_KEY": KEY, "OLD_KEY": OLD_KEY})
+                                env=ENV)
         texts = []
         for headers in ({}, {"Accept": "application/x-ndjson"}):
             answer = daemon.post(self.batch(), headers)
             texts.append(answer.body.decode() + str(answer.headers))
-        texts.append(daemon.ask("GET", "/metrics").body.decode())
+        texts += [daemon.ask("GET", path).body.decode() for path in ("/metrics", "/v1/services", "/v1/limits")]
         texts.append(daemon.post(b'{"items":[{"id":"%s","payload":"%s' % (PAYLOAD.encode(), TOKEN.encode())).body.decode())
         self.assertEqual(daemon.stop(), 0)
         return texts, daemon.text()
@@ -100,7 +104,7 @@ class Secrets(unittest.TestCase):
         self.assertIn(PAYLOAD.encode(), sent[0]["body"])
 
     def test_an_error_of_the_configuration_shows_none(self):
-        bad = {"TOKEN": TOKEN + "\nX: y", "SIGNING_KEY": KEY + "!"}
+        bad = {**ENV, "TOKEN": TOKEN + "\nX: y", "SIGNING_KEY": KEY + "!"}
         path = os.path.join(self.dir.name, "settled.yaml")
         with open(path, "w", encoding="utf-8") as f:
             f.write(f"""
@@ -118,6 +122,68 @@ services:
         self.assertEqual(done.returncode, 2)
         self.assertGreaterEqual(len(done.stderr.splitlines()), 12, done.stderr)
         self.check([done.stdout, done.stderr])
+
+    def run_with(self, *args, config):
+        path = os.path.join(self.dir.name, "settled.yaml")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(config if isinstance(config, str) else json.dumps(config))
+        return subprocess.run([*harness.SETTLED, *args, "--config", path], capture_output=True, text=True, check=False,
+                              timeout=harness.LIMIT_S, env={**os.environ, **ENV})
+
+    def test_the_printed_configuration_shows_none_and_can_be_used_again(self):
+        services = self.services()
+        services["capable"] = {"kind": "http", "url": "http://x/${TOKEN}"}
+        config = {"services": services, "store": {"memory": True}, "limits": {"items": 7}, "listen": "[::1]:1"}
+        printed = self.run_with("--print-config", config=config)
+        self.assertEqual((printed.returncode, printed.stderr), (0, ""))
+        self.check([printed.stdout])
+        self.assertEqual(printed.stdout.count('"***"'), 8)
+        for line in ('listen: "[::1]:1"', "  items: 7", '    allow: ["127.0.0.0/8"]', f'    url: "{self.down.url}/{{to}}"'):
+            self.assertIn(line + "\n", printed.stdout)
+        refused = self.run_with("--check", config=printed.stdout)
+        self.assertEqual((refused.returncode, len(re.findall("stands for a secret", refused.stderr))), (2, 8))
+        whole = printed.stdout.replace('secret: "***"', 'secret: "${SIGNING_KEY}"')
+        whole = whole.replace('secret: ["***", "***"]', 'secret: ["${SIGNING_KEY}", "${OLD_KEY}"]')
+        whole = whole.replace('url: "***"', 'url: "http://x/${TOKEN}"').replace('"***"', '"${TOKEN}"')
+        again = self.run_with("--print-config", config=whole)
+        self.assertEqual((again.stderr, again.stdout), ("", printed.stdout))
+
+    def test_a_refused_reload_shows_none(self):
+        daemon = harness.Daemon({"services": self.services()}, env=ENV)
+        with open(daemon.config_path, "w", encoding="utf-8") as f:
+            f.write(f'limits: {{items: "${{TOKEN}}"}}\nservices: {{a: {{kind: webhook, secret: "${{file:{self.path}}}"}}}}\n')
+        daemon.child.send_signal(signal.SIGHUP)
+        daemon.wait_line("event=reload_refused .*secret")
+        self.assertEqual(daemon.stop(), 0)
+        self.check([daemon.text()])
+
+    def dumps_core(self, services, reload=None):
+        """Does a daemon that dies leave its memory behind?"""
+        limits = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (limits[1], limits[1]))
+        try:
+            daemon = harness.Daemon({"services": services}, env=ENV, cwd=self.dir.name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_CORE, limits)
+        if reload is not None:
+            with open(daemon.config_path, "w", encoding="utf-8") as f:
+                json.dump({"services": reload}, f)
+            daemon.child.send_signal(signal.SIGHUP)
+            daemon.wait_line("event=reloaded")
+        os.kill(daemon.child.pid, signal.SIGABRT)
+        _, status = os.waitpid(daemon.child.pid, 0)
+        daemon.child.returncode = -os.WTERMSIG(status)
+        daemon.stop()
+        return os.WCOREDUMP(status)
+
+    def test_a_core_dump_has_none_because_there_is_none(self):
+        plain = {"hook": {"kind": "webhook"}}
+        if not self.dumps_core(plain):
+            self.skipTest("no core dumps here")
+        self.assertFalse(self.dumps_core(self.services()))
+        self.assertFalse(self.dumps_core(plain, reload=self.services()))
+        self.assertFalse(self.dumps_core({"hook": {"kind": "webhook", "secret": "${SIGNING_KEY}"}}))
+        self.assertFalse(self.dumps_core({"a": {"kind": "http", "url": "http://x/${TOKEN}"}}))
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ class Drain(Case):
         self.start()
         sock, conn = self.in_flight()
         self.signal(signal.SIGHUP)
-        self.settled.wait_line("event=reload_refused")
+        self.settled.wait_line("event=reloaded")
         self.assertEqual(self.settled.ask("GET", "/readyz").status, 200)
         conn.sendall(gate.OK)
         with sock, sock.makefile("rb") as stream:

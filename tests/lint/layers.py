@@ -13,7 +13,7 @@ LAYER = {name: n for n, names in enumerate(LAYERS) for name in names}
 # The first pattern that fits decides. libcrypto's errors also reach who uses libssl.
 FOREIGN = [(r"yaml\.h", "config"), (r"jansson\.h", "wire"), (r"event2/|event\.h", "loop"), (r"curl/", "xfer"),
            (r"openssl/err\.h", "xfer base"), (r"openssl/(ssl|tls1)\.h", "xfer"), (r"openssl/", "base"),
-           (r"sqlite3\.h", "store"), (r"microhttpd\.h", "httpd")]
+           (r"sqlite3\.h", "store"), (r"microhttpd\.h", "httpd"), (r"gnutls/", "httpd")]
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 

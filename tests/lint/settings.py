@@ -1,18 +1,16 @@
 #!/usr/bin/python3
-"""The README's table of settings is the program's own. With --write it is put there."""
+"""A table of the README is the program's own: of settings or of metrics, by what the
+given program prints. With --write it is put there."""
 import subprocess
 import sys
 from pathlib import Path
 
 import tap
 
-HEAD = "| Setting |"
-
-
-def split(text):
-    """The README before its table of settings, the table, and what follows."""
-    lines = text.splitlines(keepends=True)
-    start = next((n for n, line in enumerate(lines) if line.startswith(HEAD)), len(lines))
+def split(text, described):
+    """The README before its table with the same head, the table, and what follows."""
+    lines, head = text.splitlines(keepends=True), described.splitlines(keepends=True)[0]
+    start = next((n for n, line in enumerate(lines) if line == head), len(lines))
     end = start
     while end < len(lines) and lines[end].startswith("|"):
         end += 1
@@ -20,17 +18,17 @@ def split(text):
 
 
 def check_table(root, described):
-    ours, theirs = split((root / "README.md").read_text())[1].splitlines(), described.splitlines()
-    found = [f"README.md: no setting of the program: {line}" for line in ours if line not in theirs]
+    ours, theirs = split((root / "README.md").read_text(), described)[1].splitlines(), described.splitlines()
+    found = [f"README.md: not the program's: {line}" for line in ours if line not in theirs]
     found += [f"README.md lacks: {line}" for line in theirs if line not in ours]
     if not found and ours != theirs:
-        found.append("README.md: the settings are in another order")
+        found.append("README.md: the rows are in another order")
     return found + ["put right by tests/lint/settings.py --write, with the same arguments"] if found else []
 
 
 def write(root, described):
     path = root / "README.md"
-    before, _, after = split(path.read_text())
+    before, _, after = split(path.read_text(), described)
     path.write_text(before + described + after)
 
 
@@ -40,4 +38,4 @@ if __name__ == "__main__":
     if "--write" in sys.argv[3:]:
         write(ROOT, TABLE)
     else:
-        tap.run([("the README's settings are the program's", lambda: check_table(ROOT, TABLE))])
+        tap.run([("the README's table is the program's", lambda: check_table(ROOT, TABLE))])

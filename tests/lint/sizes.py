@@ -13,7 +13,7 @@ FILE_NOTE, FILE_MAX = 600, 1000
 PARAMS_MAX = 6
 MAIN_MAX = 100
 # A library decides the parameters of what it calls back.
-LIBRARY_TYPE = re.compile(r"\b(struct MHD_|CURLM? \*|yaml_|evutil_)")
+LIBRARY_TYPE = re.compile(r"\b(struct MHD_|CURLM? \*|yaml_|evutil_|gnutls_)")
 FOLDERS = ("lib", "cmd", "tests")
 
 

@@ -16,7 +16,7 @@ import tap
 PREFIXES = {
     "base": ["base_", "list_", "buf_", "blob_", "slice_", "arena_", "heap_", "rng_", "batch_id_", "cidr_",
              "idmap_", "digest_", "pem_", "kill_point", "xcalloc", "xstrdup"],
-    "obs": ["log_", "meter_", "metrics_"],
+    "obs": ["log_", "meter_", "metrics_", "span_", "spans_"],
     "core": ["op_", "batch_", "item_", "gate_", "outcome_", "code_", "contract_", "retry_", "why_", "stop_",
              "status_", "phase_", "delivered_", "rate_", "breaker_", "budget_", "window_"],
     "config": ["config_", "service_kind_"],

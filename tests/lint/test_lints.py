@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import alerts
 import count
 import idioms
 import layers
@@ -141,7 +142,17 @@ def drop_at(*path):
     return change
 
 
-SETTINGS = settings.HEAD + " Default |\n|---|---|\n| a | 1 |\n"
+METRICS = "| `settled_a_total` | counter | count | `code` (x, y) | A. |\n| `settled_b` | histogram | count | `a`, `code` | B. |\n"
+
+
+def asks(expr, wrong):
+    def test():
+        found = alerts.check_expression(expr, alerts.families(METRICS))
+        return [] if bool(found) == wrong else [f"found {found}"]
+    return test
+
+
+SETTINGS = "| Setting | Default |\n|---|---|\n| a | 1 |\n"
 SCHEMAS = ("components", "schemas")
 CHECKS = [
     ("an include that goes up is found",
@@ -200,6 +211,12 @@ CHECKS = [
     ("a table of settings that is right passes", settings_table(SETTINGS + "\nAfter.\n", SETTINGS, False)),
     ("a setting that the README lacks is found", settings_table(SETTINGS + "\nAfter.\n", SETTINGS + "| b | 2 |\n", True)),
     ("a setting that is gone is found", settings_table(SETTINGS + "| b | 2 |\n\nAfter.\n", SETTINGS, True)),
+    ("an expression that asks for what there is passes", asks('sum by (code, le) (rate(settled_b_bucket{a="x y", job="j"}[5m]))', False)),
+    ("a metric that is gone is found", asks("rate(settled_c_total[5m])", True)),
+    ("a label that is gone is found", asks('settled_a_total{codes=~"x"}', True)),
+    ("a label to group by that is gone is found", asks("sum by (service) (settled_a_total)", True)),
+    ("a histogram without a suffix is found", asks("settled_b", True)),
+    ("an expression that asks for nothing is found", asks("vector(1)", True)),
     ("passed cases are counted", counted("OK", "1..2\nok 1 - a\nok 2 - b\n", (2, 0, 0))),
     ("a failed case is counted", counted("FAIL", "1..2\nok 1 - a\nnot ok 2 - b\n", (1, 1, 0))),
     ("a skipped case is counted apart", counted("OK", "1..2\nok 1 - a # SKIP no b\nok 2\n", (1, 0, 1))),

@@ -117,7 +117,7 @@ static NORETURN void serve_in_child(int log_fd)
 	c = config_load(path, &err);
 	unlink(path);
 	dup2(log_fd, STDERR_FILENO);
-	_exit(c == NULL ? 3 : app_run(c, "test"));
+	_exit(c == NULL ? 3 : app_run(NULL, c, "test"));
 }
 
 static void a_shard_that_does_not_stop_ends_the_process_with_a_word(void **state)

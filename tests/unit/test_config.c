@@ -193,6 +193,22 @@ static void every_limit_is_told_as_it_is_in_force(void **state)
 	config_free(c);
 }
 
+static void a_collector_is_read(void **state)
+{
+	struct config *c = load("tracing: {endpoint: 'https://c:4318/otlp/', ratio: 0.25, headers: {api-key: k, b: c}}\n");
+
+	(void)state;
+	assert_string_equal(c->tracing.endpoint, "https://c:4318/otlp");
+	assert_true(c->tracing.ratio == 0.25);
+	assert_int_equal(c->tracing.n_headers, 2);
+	assert_string_equal(c->tracing.headers[0], "api-key: k");
+	config_free(c);
+	c = load("log: {level: info}\n");
+	assert_null(c->tracing.endpoint);
+	assert_true(c->tracing.ratio == 1 && c->tracing.n_headers == 0);
+	config_free(c);
+}
+
 static void every_setting_is_read(void **state)
 {
 	struct config *c = load(
@@ -684,6 +700,7 @@ int main(void)
 		cmocka_unit_test(the_printed_defaults_load_as_the_defaults),
 		cmocka_unit_test(the_description_has_a_row_for_every_setting),
 		cmocka_unit_test(every_limit_is_told_as_it_is_in_force),
+		cmocka_unit_test(a_collector_is_read),
 		cmocka_unit_test(every_setting_is_read),
 		cmocka_unit_test(json_is_a_configuration_too),
 		cmocka_unit_test(ranges_are_parsed_as_such),

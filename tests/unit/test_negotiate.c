@@ -38,24 +38,25 @@ static void json_is_known_by_its_type_alone(void **state)
 
 static void a_trace_is_continued_only_if_it_is_valid(void **state)
 {
-	unsigned char id[16] = {0}, flags = 0;
+	struct trace t = {0};
 
 	(void)state;
-	assert_true(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", id, &flags));
-	assert_int_equal(id[0], 0x4b);
-	assert_int_equal(id[15], 0x36);
-	assert_int_equal(flags, 1);
-	assert_true(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", id, &flags));
-	assert_int_equal(flags, 0);
-	assert_true(negotiate_traceparent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", id, &flags));
-	assert_false(negotiate_traceparent(NULL, id, &flags));
-	assert_false(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", id, &flags));
-	assert_false(negotiate_traceparent("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", id, &flags));
-	assert_false(negotiate_traceparent("00-00000000000000000000000000000000-00f067aa0ba902b7-01", id, &flags));
-	assert_false(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", id, &flags));
-	assert_false(negotiate_traceparent("00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", id, &flags));
-	assert_false(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e473-600f067aa0ba902b7-01", id, &flags));
-	assert_false(negotiate_traceparent("00-4bf9", id, &flags));
+	assert_true(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", &t));
+	assert_int_equal(t.id[0], 0x4b);
+	assert_int_equal(t.id[15], 0x36);
+	assert_int_equal(t.flags, 1);
+	assert_int_equal(t.parent, 0x00f067aa0ba902b7);
+	assert_true(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", &t));
+	assert_int_equal(t.flags, 0);
+	assert_true(negotiate_traceparent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", &t));
+	assert_false(negotiate_traceparent(NULL, &t));
+	assert_false(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", &t));
+	assert_false(negotiate_traceparent("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", &t));
+	assert_false(negotiate_traceparent("00-00000000000000000000000000000000-00f067aa0ba902b7-01", &t));
+	assert_false(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", &t));
+	assert_false(negotiate_traceparent("00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", &t));
+	assert_false(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e473-600f067aa0ba902b7-01", &t));
+	assert_false(negotiate_traceparent("00-4bf9", &t));
 }
 
 static void a_tracestate_is_passed_on_only_if_it_fits_a_header(void **state)
