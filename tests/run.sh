@@ -9,13 +9,15 @@ cd "$(dirname "$0")/.."
 usage() {
 	cat <<'END'
 usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--examples N]
+                    [--restarts N]
                     [--build DIR] [--setup ARG]... [--wrap COMMAND] [--slow N]
-  --suite NAME     only these suites: lint, unit, sim, functional, kill (default: all),
+  --suite NAME     only these suites: lint, unit, sim, functional, deploy, kill (default: all),
                    or valgrind, the functional tests that SETTLED_WRAP=valgrind is for
   --no-suite NAME  all but these
   --seeds N        seeds for the simulator (default 10000)
   --examples N     requests of each kind that Schemathesis makes (default 10)
   --cycles N       lives that the kill test ends (default 60)
+  --restarts N     of two instances under load, one after the other (default 4)
   --build DIR      build directory (default: build)
   --setup ARG      an argument for `meson setup`, such as -Db_sanitize=address
   --wrap COMMAND   run each test under this command, such as valgrind
@@ -25,6 +27,7 @@ END
 }
 
 build=build seeds=${SETTLED_SIM_SEEDS:-10000} examples=${SETTLED_SCHEMATHESIS_EXAMPLES:-10} cycles=${SETTLED_KILL_CYCLES:-60}
+restarts=${SETTLED_ROLLING_RESTARTS:-4}
 setup=(-Dtests=true -Dkill_points=true) select=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -43,6 +46,7 @@ while [ $# -gt 0 ]; do
 	--seeds) seeds=$2 ;;
 	--examples) examples=$2 ;;
 	--cycles) cycles=$2 ;;
+	--restarts) restarts=$2 ;;
 	--build) build=$2 ;;
 	--setup) setup+=("$2") ;;
 	--wrap) select+=(--wrapper "$2") ;;
@@ -59,8 +63,10 @@ while [ $# -gt 0 ]; do
 done
 [[ $seeds =~ ^[1-9][0-9]*$ ]] || die "--seeds $seeds: a positive number is wanted"
 [[ $cycles =~ ^[1-9][0-9]*$ ]] || die "--cycles $cycles: a positive number is wanted"
+[[ $restarts =~ ^[1-9][0-9]*$ ]] || die "--restarts $restarts: a positive number is wanted"
 [[ $examples =~ ^[1-9][0-9]*$ ]] || die "--examples $examples: a positive number is wanted"
-export SETTLED_SCHEMATHESIS_EXAMPLES=$examples SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
+export SETTLED_SCHEMATHESIS_EXAMPLES=$examples SETTLED_ROLLING_RESTARTS=$restarts
+export SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
 
 # Each run ends with a count, also one that got no further than a failed step.
 failed_step() {
@@ -80,7 +86,7 @@ configure() {
 # meson's scripts ask for Debian's Python; another one on PATH may lack its modules.
 export PATH="/usr/bin:$PATH"
 
-(install_packages "${PACKAGES_TEST[@]}" && install_node) || failed_step "installing packages"
+(install_packages "${PACKAGES_TEST[@]}" && install_node && install_npm) || failed_step "installing packages"
 configure || failed_step "meson setup $build"
 ninja -C "$build" || failed_step "the build in $build"
 

@@ -103,10 +103,10 @@ struct setting_type {
 	void (*show)(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 };
 
-extern const struct setting_type cfg_type_integer, cfg_type_decimal, cfg_type_bool, cfg_type_choice, cfg_type_word,
+extern const struct setting_type cfg_type_integer, cfg_type_number, cfg_type_bool, cfg_type_choice, cfg_type_word,
 	cfg_type_listen, cfg_type_operations, cfg_type_shards, cfg_type_path, cfg_type_file, cfg_type_url, cfg_type_headers,
 	cfg_type_secrets, cfg_type_ranges, cfg_type_refuses_with, cfg_type_name, cfg_type_sha256, cfg_type_apart,
-	cfg_type_endpoint, cfg_type_trace_headers, cfg_type_absent;
+	cfg_type_endpoint, cfg_type_trace_headers;
 
 enum setting_only { ONLY_NONE, ONLY_HTTP, ONLY_WEBHOOK };
 
@@ -119,7 +119,7 @@ struct setting {
 	const char *unit;
 	const char *const *choices;      /* NULL-terminated; choice and word */
 	enum setting_only only;          /* the kind of service that knows it */
-	const char *why;                 /* one sentence for the operator; absent: what to do instead */
+	const char *why;                 /* one sentence for the operator */
 	bool restart;                    /* a reload leaves it as it is */
 };
 
@@ -147,8 +147,9 @@ void cfg_show_headers(const struct setting *s, const void *at, enum show_how how
 void cfg_show_secrets(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out);
-void cfg_show_decimal(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_number(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_operations(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_endpoint(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_trace_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_name(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_sha256(const struct setting *s, const void *at, enum show_how how, struct buf *out);

@@ -82,49 +82,44 @@ static void read_integer(const struct setting *s, const struct node *n, void *at
 		memcpy(at, &v, sizeof v);
 }
 
-/* Digits, and up to three more behind a point: a thousandth is fine enough for
- * every ratio and rate, and keeps sums of them exact enough. */
-static bool parse_decimal(struct slice s, double *ret)
+/* A decimal number with up to three places. */
+static bool parse_number(struct slice s, double *ret)
 {
-	const char *point = memchr(s.p, '.', s.n);
-	size_t n = point == NULL ? s.n : (size_t)(point - s.p), n_behind = point == NULL ? 0 : s.n - n - 1;
-	int64_t whole, part = 0;
+	const char *dot = s.n == 0 ? NULL : memchr(s.p, '.', s.n);
+	struct slice whole = {s.p, dot == NULL ? s.n : (size_t)(dot - s.p)};
+	struct slice places = dot == NULL ? (struct slice){0} : (struct slice){dot + 1, s.n - whole.n - 1};
+	int64_t v, thousandths = 0;
 
-	if (!parse_integer((struct slice){s.p, n}, &whole) || n_behind > 3 || (point != NULL && n_behind == 0))
+	if (!parse_integer(whole, &v) || (dot != NULL && (places.n < 1 || places.n > 3)))
 		return false;
 	for (size_t i = 0; i < 3; i++) {
-		char c = i < n_behind ? point[1 + i] : '0';
+		char c = i < places.n ? places.p[i] : '0';
 
 		if (c < '0' || c > '9')
 			return false;
-		part = part * 10 + (c - '0');
+		thousandths = thousandths * 10 + (c - '0');
 	}
-	*ret = (double)whole + (double)part / 1000;
+	*ret = (double)v + (double)thousandths / 1000;
 	return true;
 }
 
-static void read_decimal(const struct setting *s, const struct node *n, void *at, struct report *rep)
+static void read_number(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	double v;
 
+	REQUIRE(s->size == sizeof v);
 	if (!cfg_node_want_text(n, "a number", rep))
 		return;
-	if (!n->plain && !n->expanded) {
+	if (!n->plain && !n->expanded)
 		cfg_report_node(rep, n, "a text in quotes: give the number without them");
-		return;
-	}
-	if (!parse_decimal(n->text, &v)) {
-		cfg_report_node(rep, n, "%s is not a number: give %lld to %lld %s, with at most three decimals",
+	else if (!parse_number(n->text, &v))
+		cfg_report_node(rep, n, "%s is not a number: give %lld to %lld %s, with up to three decimal places",
 		                cfg_shown_slice(n->raw).s, (long long)s->min, (long long)s->max, s->unit);
-		return;
-	}
-	if (v < (double)s->min || v > (double)s->max) {
+	else if (v < (double)s->min || v > (double)s->max)
 		cfg_report_node(rep, n, "%s is out of range: give %lld to %lld %s", cfg_shown_slice(n->raw).s,
 		                (long long)s->min, (long long)s->max, s->unit);
-		return;
-	}
-	REQUIRE(s->size == sizeof v);
-	memcpy(at, &v, sizeof v);
+	else
+		memcpy(at, &v, sizeof v);
 }
 
 static bool parse_bool(const struct node *n, bool *ret, struct report *rep)
@@ -357,9 +352,11 @@ static void read_trace_headers(const struct setting *s, const struct node *n, vo
 
 static void read_endpoint(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
+	struct config *c = container_of(at, struct config, tracing.endpoint);
 	const char *problem;
 
 	(void)s;
+	c->tracing.endpoint_hidden = n->expanded;
 	if (!cfg_node_want_text(n, "a URL", rep))
 		return;
 	problem = cfg_check_url(n->text.p);
@@ -368,7 +365,7 @@ static void read_endpoint(const struct setting *s, const struct node *n, void *a
 	if (problem != NULL)
 		cfg_report_node(rep, n, "%s", problem);
 	else
-		*(char **)at = strndup(n->text.p, n->text.n - (n->text.n > 0 && n->text.p[n->text.n - 1] == '/'));
+		c->tracing.endpoint = strndup(n->text.p, n->text.n - (n->text.n > 0 && n->text.p[n->text.n - 1] == '/'));
 }
 
 static void read_secret(struct service *svc, const struct node *n, struct report *rep)
@@ -478,14 +475,8 @@ static void read_apart(const struct setting *s, const struct node *n, void *at, 
 	(void)rep;
 }
 
-static void read_absent(const struct setting *s, const struct node *n, void *at, struct report *rep)
-{
-	(void)at;
-	cfg_report_key(rep, n, "not available in this version: %s", s->why);
-}
-
 const struct setting_type cfg_type_integer = {"integer", read_integer, cfg_show_integer};
-const struct setting_type cfg_type_decimal = {"number", read_decimal, cfg_show_decimal};
+const struct setting_type cfg_type_number = {"number", read_number, cfg_show_number};
 const struct setting_type cfg_type_bool = {"true or false", read_bool, cfg_show_bool};
 const struct setting_type cfg_type_choice = {NULL, read_choice, cfg_show_choice};
 const struct setting_type cfg_type_word = {NULL, read_word, cfg_show_text};
@@ -502,6 +493,5 @@ const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refu
 const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name, cfg_show_name};
 const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256, cfg_show_sha256};
 const struct setting_type cfg_type_apart = {"see below", read_apart, cfg_show_apart};
-const struct setting_type cfg_type_endpoint = {"URL", read_endpoint, cfg_show_text};
+const struct setting_type cfg_type_endpoint = {"URL", read_endpoint, cfg_show_endpoint};
 const struct setting_type cfg_type_trace_headers = {"map of texts", read_trace_headers, cfg_show_trace_headers};
-const struct setting_type cfg_type_absent = {NULL, read_absent};

@@ -60,7 +60,7 @@ static const struct setting table[] = {
 	 ONLY_NONE, "Unfinished items in the process; a batch that would exceed it is refused with 503."},
 	{"limits.queued_bytes", &cfg_type_integer, IN_CONFIG(limits.queued_bytes), "1073741824", 1, TIB, "bytes", NULL, ONLY_NONE,
 	 "Memory for batches that are not done and for bodies on their way; what would exceed it is refused with 503."},
-	{"limits.queue_ms", &cfg_type_integer, IN_CONFIG(limits.queue_ms), "3000", 0, HOUR, "ms", NULL, ONLY_NONE,
+	{"limits.queue_ms", &cfg_type_integer, IN_CONFIG(limits.queue_ms), "1000", 0, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long a batch may be expected to wait for a service that is behind, by its pace; longer is refused with 503; 0 is any time."},
 	{"limits.resident_bytes", &cfg_type_integer, IN_CONFIG(limits.resident_bytes), "67108864", 1, TIB, "bytes", NULL,
 	 ONLY_NONE, "Jobs in memory; the others stand in the store until there is room and their time has come."},
@@ -136,16 +136,16 @@ static const struct setting table[] = {
 	 "Its part of a busy downstream's turns, against those of other tenants."},
 	{"tenants.*.max_priority", &cfg_type_integer, IN_TENANT(max_priority), "9", 0, PRIORITY_MAX, "levels", NULL, ONLY_NONE,
 	 "The highest priority that its batches may ask for."},
-	{"tenants.*.batches_per_second", &cfg_type_decimal, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
+	{"tenants.*.batches_per_second", &cfg_type_number, IN_TENANT(batches_per_second), "0", 0, MILLION, "batches", NULL,
 	 ONLY_NONE, "Its batches are refused with 429 beyond that, after one second's at once; 0 is no limit."},
-	{"tenants.*.items_per_second", &cfg_type_decimal, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
+	{"tenants.*.items_per_second", &cfg_type_number, IN_TENANT(items_per_second), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "The same of the items in its batches; 0 is no limit."},
 	{"tenants.*.queued_items", &cfg_type_integer, IN_TENANT(queued_items), "0", 0, 100 * MILLION, "items", NULL,
 	 ONLY_NONE, "Its unfinished items, those of jobs too; a batch that would exceed it is refused with 429; 0 is no limit."},
 
 	{"tracing.endpoint", &cfg_type_endpoint, IN_CONFIG(tracing.endpoint), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "Where spans go, as OTLP over HTTP in JSON, up to and without /v1/traces; without it none are recorded.", .restart = true},
-	{"tracing.ratio", &cfg_type_decimal, IN_CONFIG(tracing.ratio), "1", 0, 1, "of all", NULL, ONLY_NONE,
+	{"tracing.ratio", &cfg_type_number, IN_CONFIG(tracing.ratio), "1", 0, 1, "of all", NULL, ONLY_NONE,
 	 "How many of the traces that begin here are recorded; a caller that brings a trace decides itself."},
 	{"tracing.headers", &cfg_type_trace_headers, IN_CONFIG(tracing), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "Sent with every export, such as the credentials for the collector.", .restart = true},
@@ -178,11 +178,11 @@ static const struct setting table[] = {
 	 ONLY_NONE, "What the downstream takes; limits.payload_bytes if not given."},
 	{"services.*.refuses_with", &cfg_type_refuses_with, IN_SERVICE(refuses_with_503), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "[503] where that answer means that nothing was delivered, so that a repeat is safe."},
-	{"services.*.rate.per_second", &cfg_type_decimal, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
+	{"services.*.rate.per_second", &cfg_type_number, IN_SERVICE(rate.per_second), "0", 0, MILLION, "attempts", NULL,
 	 ONLY_NONE, "Attempts to one origin, repeats too, for downstreams that promise no more; 0 is no limit."},
 	{"services.*.rate.burst", &cfg_type_integer, IN_SERVICE(rate.burst), NULL, 1, MILLION, "attempts", NULL, ONLY_NONE,
 	 "Attempts to one origin that may start at once; a tenth of per_second if not given, and at least 1."},
-	{"services.*.breaker.failure_ratio", &cfg_type_decimal, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
+	{"services.*.breaker.failure_ratio", &cfg_type_number, IN_SERVICE(breaker.failure_ratio), "0.5", 0, 1, "of attempts",
 	 NULL, ONLY_NONE, "An origin that fails so often is left alone, and its items fail fast; 0 is no breaker."},
 	{"services.*.breaker.min_attempts", &cfg_type_integer, IN_SERVICE(breaker.min_attempts), "20", 1, MILLION, "attempts",
 	 NULL, ONLY_NONE, "Fewer in the window say too little to open the breaker."},
@@ -190,9 +190,9 @@ static const struct setting table[] = {
 	 ONLY_NONE, "How far the breaker looks back."},
 	{"services.*.breaker.open_ms", &cfg_type_integer, IN_SERVICE(breaker.open_ms), "5000", 10, HOUR, "ms", NULL, ONLY_NONE,
 	 "How long an open breaker refuses before one attempt asks whether the origin is back."},
-	{"services.*.retry_budget.ratio", &cfg_type_decimal, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
+	{"services.*.retry_budget.ratio", &cfg_type_number, IN_SERVICE(retry_budget.ratio), "0.2", 0, 20, "of first attempts",
 	 NULL, ONLY_NONE, "Repeats to one origin, so that one which comes back is not drowned in what it missed."},
-	{"services.*.retry_budget.per_second", &cfg_type_decimal, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
+	{"services.*.retry_budget.per_second", &cfg_type_number, IN_SERVICE(retry_budget.per_second), "10", 0, MILLION,
 	 "repeats", NULL, ONLY_NONE, "Repeats that are there in any case: few of them harm nobody."},
 	{"services.*.retry_budget.window_ms", &cfg_type_integer, IN_SERVICE(retry_budget.window_ms), "10000", 100, HOUR, "ms",
 	 NULL, ONLY_NONE, "How far the retry budget looks back."},
@@ -284,7 +284,7 @@ static void report_unknown(const struct node *n, const char *section, struct rep
 		const char *path = path_in(&table[i], section);
 		struct slice part = path == NULL ? last : first_part(path);
 
-		if (slice_eq(part, last) || table[i].type == &cfg_type_absent)
+		if (slice_eq(part, last))
 			continue;
 		last = part;
 		buf_printf(&known, "%s%.*s", known.n == 0 ? "" : ", ", (int)part.n, part.p);
@@ -392,8 +392,6 @@ void config_describe(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 
-		if (s->type == &cfg_type_absent)
-			continue;
 		buf_printf(out, "| `%s` | ", s->path);
 		describe_type(s, out);
 		buf_printf(out, s->preset != NULL ? " | `%s` | " : " | %s | ", s->preset != NULL ? s->preset : "none");
@@ -422,11 +420,10 @@ static void add_services(struct buf *out)
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct setting *s = &table[i];
 		const char *path = path_in(s, "services.*");
-
 		struct slice part = path == NULL ? section : first_part(path);
 		bool nested = path != NULL && path[part.n] == '.';
 
-		if (path == NULL || s->type == &cfg_type_absent)
+		if (path == NULL)
 			continue;
 		if (nested && !slice_eq(part, section))
 			buf_printf(out, "    # %.*s:\n", (int)part.n, part.p);

@@ -1,13 +1,13 @@
 /*
  * Admission: what comes into memory, and what those are told that do not.
  *
- * Each bound (limits.queued_items, limits.queued_bytes, a service's max_queued and
- * its limits.queue_ms) is shared out by urgency. A batch of priority p may fill it
+ * Each bound (limits.queued_items, limits.queued_bytes, limits.connections for callers
+ * who wait, a service's max_queued and its limits.queue_ms) is shared out by urgency. A batch of priority p may fill it
  * to (41 + p)/50, so that the last fifth has a slice for each priority, and only
  * 9 has all of it. best_effort has the first four fifths: above them its items
  * are shed, before anybody is refused.
  *
- * Of the process's bounds on items and bytes one service of several may take more
+ * Of the process's bounds on items, bytes and callers one service of several may take more
  * only while it holds less than is left: dynamic thresholds, as in residency.c.
  *
  * A service is too far behind if its queue, at the pace of the last seconds, would
@@ -104,19 +104,62 @@ static double pace_of_all(const struct dispatch *d)
 
 /* ---- refusals ---- */
 
-/* Callers that were refused together are not to come back together. */
-static void refuse(struct dispatch *d, const char *detail, double excess, double per_second)
+static const char *const details[] = {
+	[BOUND_ITEMS] = "too many unfinished items; nothing was sent",
+	[BOUND_BYTES] = "too many bytes are held for unfinished batches; nothing was sent",
+	[BOUND_CALLERS] = "too many callers wait for unfinished batches; nothing was sent",
+	[BOUND_SERVICE] = "too many unfinished items of one of its services; nothing was sent",
+	[BOUND_PACE] = "a service of its items is too far behind; nothing was sent",
+};
+
+/* How much there is of what is bounded. */
+static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t service)
 {
-	double seconds = per_second > 0 ? excess / per_second : RETRY_UNKNOWN_S;
+	const struct dispatch_group *g = d->env.group;
+
+	switch (bound) {
+	case BOUND_ITEMS:
+		return atomic_load(&g->unfinished);
+	case BOUND_BYTES:
+		return atomic_load(&g->held_bytes);
+	case BOUND_CALLERS:
+		return atomic_load(&g->callers);
+	case BOUND_SERVICE:
+		return atomic_load(&g->loads[service].items);
+	case BOUND_PACE:
+		return waiting(d, service);
+	}
+	REQUIRE(false);
+}
+
+bool admission_still_refuses(const struct dispatch *d)
+{
+	const struct admission *a = &d->admission;
+
+	return a->level > 0 && level(d, a->bound, a->service) >= a->level;
+}
+
+/* Callers that were refused together are not to come back together. */
+static void refuse(struct dispatch *d, enum bound bound, uint16_t service, double seconds)
+{
 	double jittered = seconds * (1 + (double)rng_below(&d->rng, 256) / 1024);
+	uint64_t now = level(d, bound, service);
 
 	d->admission.refusal = (struct dispatch_refusal){
-		.detail = detail, .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
+		.detail = details[bound], .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
+	d->admission.bound = bound;
+	d->admission.service = service;
+	d->admission.level = now - now / 64;
+}
+
+static double seconds_for(double n, double per_second)
+{
+	return per_second > 0 ? n / per_second : RETRY_UNKNOWN_S;
 }
 
 static void refuse_items(struct dispatch *d, uint64_t excess)
 {
-	refuse(d, "too many unfinished items; nothing was sent", (double)excess, pace_of_all(d));
+	refuse(d, BOUND_ITEMS, 0, seconds_for((double)excess, pace_of_all(d)));
 }
 
 static void refuse_bytes(struct dispatch *d, uint64_t excess)
@@ -124,8 +167,7 @@ static void refuse_bytes(struct dispatch *d, uint64_t excess)
 	const struct dispatch_group *g = d->env.group;
 	double each = (double)atomic_load(&g->held_bytes) / MAX(atomic_load(&g->unfinished), 1u);
 
-	refuse(d, "too many bytes are held for unfinished batches; nothing was sent", (double)excess / MAX(each, 1),
-	       pace_of_all(d));
+	refuse(d, BOUND_BYTES, 0, seconds_for((double)excess / MAX(each, 1), pace_of_all(d)));
 }
 
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d)
@@ -133,7 +175,7 @@ struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d)
 	return d->admission.refusal;
 }
 
-bool dispatch_is_full(struct dispatch *d, size_t body_bytes, bool job)
+bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job)
 {
 	const struct dispatch_group *g = d->env.group;
 	const struct config *c = d->env.config;
@@ -169,11 +211,12 @@ static double too_long_s(struct dispatch *d, const struct ask *q, uint16_t servi
 {
 	int64_t patience_ms = MIN(d->env.config->limits.queue_ms, q->b->policy.deadline_ms / 2);
 	double pace = outlook_of(d, service)->pace.per_second;
-	uint64_t ahead = waiting(d, service);
+	uint64_t ahead = waiting(d, service), others = atomic_load(&d->env.group->loads[service].batches);
 
 	if (ahead < BEHIND_MIN || pace <= 0 || patience_ms == 0)
 		return 0;
-	ahead = MIN(ahead, (uint64_t)n * atomic_load(&d->env.group->loads[service].batches));
+	/* The asking batch is one of them. */
+	ahead = MIN(ahead, n * (others - MIN(others, 1u)));
 	return (double)ahead / pace - (double)share_of(q, (uint64_t)patience_ms) / 1000;
 }
 
@@ -211,8 +254,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
-		refuse(d, "too many unfinished items of one of its services; nothing was sent", (double)(n - room),
-		       outlook_of(d, service)->pace.per_second);
+		refuse(d, BOUND_SERVICE, service, seconds_for(n - room, outlook_of(d, service)->pace.per_second));
 	return room;
 }
 
@@ -226,7 +268,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 	look(d, service);
 	too_long = too_long_s(d, q, service, n);
 	if (too_long > 0) {
-		refuse(d, "a service of its items is too far behind; nothing was sent", too_long, 1);
+		refuse(d, BOUND_PACE, service, too_long);
 		return 0;
 	}
 	fit = take_of_all(d, q, n, &free_items);
@@ -356,6 +398,46 @@ static bool admit_bytes(struct dispatch *d, struct batch *b, bool counted, bool 
 	return true;
 }
 
+/* ---- callers ---- */
+
+/* How many more there are than may be, of a batch whose caller waits; not above 0: it is
+ * counted. Each holds a connection, which others need. *retshed: as for bytes. */
+static int64_t take_caller(struct dispatch *d, const struct batch *b, bool *retshed)
+{
+	struct service_load *l = load_of(d, b);
+	uint64_t limit = d->env.config->limits.connections;
+	uint64_t used = atomic_fetch_add(&d->env.group->callers, 1), held = atomic_fetch_add(&l->batches, 1);
+	uint64_t share = used == 0 ? limit : admission_share(limit, b->policy.priority, false);
+	int64_t excess = (int64_t)(used + 1 - MIN(share, used + 1));
+
+	if (d->env.config->n_services > 1 && held > 0)
+		excess = MAX(excess, (int64_t)(used + held + 1) - (int64_t)share);
+	*retshed |= used > 0 && used + 1 > admission_share(limit, b->policy.priority, true) &&
+		    b->policy.contract == CONTRACT_BEST_EFFORT;
+	if (excess <= 0)
+		return 0;
+	atomic_fetch_sub(&d->env.group->callers, 1);
+	atomic_fetch_sub(&l->batches, 1);
+	return excess;
+}
+
+static bool admit_caller(struct dispatch *d, const struct batch *b, bool *retshed)
+{
+	const struct dispatch_group *g = d->env.group;
+	int64_t excess = take_caller(d, b, retshed);
+	double each = (double)atomic_load(&g->unfinished) / MAX(atomic_load(&g->callers), 1u);
+
+	if (excess > 0)
+		refuse(d, BOUND_CALLERS, 0, seconds_for((double)excess * each, pace_of_all(d)));
+	return excess <= 0;
+}
+
+static void give_caller(struct dispatch *d, const struct batch *b)
+{
+	atomic_fetch_sub(&d->env.group->callers, 1);
+	atomic_fetch_sub(&load_of(d, b)->batches, 1);
+}
+
 /* ---- in and out ---- */
 
 bool admission_take(struct dispatch *d, struct batch *b, bool counted)
@@ -364,12 +446,16 @@ bool admission_take(struct dispatch *d, struct batch *b, bool counted)
 
 	if (!admit_bytes(d, b, counted, &shed_all))
 		return false;
-	taken = !counted || admit_items(d, b, shed_all);
-	shed_if_full(d);
+	if (!counted)
+		return true;
+	taken = admit_caller(d, b, &shed_all);
+	if (taken && !admit_items(d, b, shed_all)) {
+		give_caller(d, b);
+		taken = false;
+	}
 	if (!taken)
 		batch_count_no_more(b);
-	else if (counted)
-		atomic_fetch_add(&load_of(d, b)->batches, 1);
+	shed_if_full(d);
 	return taken;
 }
 
@@ -397,8 +483,9 @@ void admission_give_rest(struct live *lv)
 		shed_uncount(lv, b->counts.pending);
 }
 
-void admission_gone(struct live *lv)
+void admission_give_caller(struct live *lv)
 {
-	if (lv->counted)
-		atomic_fetch_sub(&load_of(lv->d, lv->batch)->batches, 1);
+	if (lv->awaited)
+		give_caller(lv->d, lv->batch);
+	lv->awaited = false;
 }

@@ -3,6 +3,7 @@
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
  *   admission.c  which batches may come into memory, and what the others are told
+ *   throttle.c   what is refused before it is read
  *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
  *   result.c     what an outcome means, and what the store is told of it
@@ -12,6 +13,8 @@
  *   watch.c      who is told that a batch has changed
  *   reload.c     the configurations that are in use here
  *   trace.c      the spans of batches and attempts
+ *   show.c       what is shown of a batch from memory
+ *   tenants.c    what all shards know of each tenant; quota.c what it may send
  */
 #pragma once
 
@@ -106,9 +109,11 @@ struct live {
 	struct blob *document;           /* dispatch_document()'s last, or NULL ... */
 	int64_t document_until_us;       /* ... and how long it will do */
 	uint32_t room;                   /* taken of jobs.residency; 0: none */
-	uint16_t service;                /* whose room it is */
+	uint16_t service;                /* whose room it is ... */
+	uint8_t class;                   /* ... and of which of its classes */
 	uint16_t tenant;                 /* by its number in the configuration; 0 if it is not there */
 	bool counted;                    /* its items are in group->unfinished */
+	bool awaited;                    /* its caller is in group->callers */
 	struct list effort;              /* d->efforts, if it may be shed */
 	atomic_uint *effort_of;          /* where its items are counted then; or NULL */
 	bool urgent;                     /* it came back past the others, to be ended */
@@ -138,6 +143,8 @@ void residency_init(struct residency *r, size_t n_services);
 void residency_free(struct residency *r);
 /* Whoever takes only when it may never makes `used` more than the limit and one. */
 bool residency_may_take(const struct residency *r, size_t limit, uint16_t service);
+/* The same for one of several parts of a service, which holds so much. */
+bool residency_part_may_take(const struct residency *r, size_t limit, size_t held);
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
@@ -158,24 +165,61 @@ struct outlook {
 	uint32_t wanted, next;           /* by the batch that asks for room; the next service that it is for */
 };
 
+/* What a batch may be refused by. */
+enum bound { BOUND_ITEMS, BOUND_BYTES, BOUND_CALLERS, BOUND_SERVICE, BOUND_PACE };
+
 struct admission {
 	struct outlook *outlooks;        /* by service */
 	size_t n_outlooks;
-	struct dispatch_refusal refusal;
+	struct dispatch_refusal refusal; /* the last one ... */
+	enum bound bound;                /* ... by what ... */
+	uint16_t service;                /* ... of which ... */
+	uint64_t level;                  /* ... there was about so much */
 };
 
+/* How much of what is asked is admitted, and whether the loop is late. See throttle.c. */
+struct throttle {
+	double asked, admitted;          /* of about the last second */
+	int64_t since_us;                /* when these were last made less */
+	struct loop_timer *probe;
+	int64_t due_us;                  /* when it should ring; 0: it is not set */
+	int64_t late_until_us;           /* it was late, and counts as late until then */
+};
+
+/* Pure: count a batch; the timer rings; how many of one are to be refused unread. */
+void throttle_count(struct throttle *t, int64_t now_us, bool admitted);
+void throttle_ring(struct throttle *t, int64_t now_us);
+double throttle_refuses(const struct throttle *t, int64_t now_us);
+
 /* A job that is in the store alone. See jobs.c. */
+/* Jobs of one service that are due. Tenants, and the origins of a service that has
+ * several, are hashed into classes, each of which holds less than a part of the room
+ * that is left, so that one that hangs leaves most of it to the others. */
+enum { JOB_CLASSES = 16, JOB_CLASS_NONE = 0 };
+
+struct shelf {
+	struct list due[JOB_CLASSES];    /* oldest first */
+	size_t held[JOB_CLASSES];        /* room */
+	unsigned n_due, turn;            /* the class whose turn it is */
+};
+
 struct jobs {
 	struct idmap by_id;
 	struct heap asleep;              /* by due time */
 	struct heap deadlines;           /* of those that wait and are not urgent */
-	struct list *due;                /* by service, oldest first */
+	struct shelf *shelves;           /* by service; the last for ITEM_NO_SERVICE */
 	struct list urgent;              /* to be ended, or over: past the others, and room */
 	struct residency residency;
 	size_t turn;                     /* the service whose turn it is */
 	unsigned n_due, loads, n_urgent; /* n_urgent: fetched, and not gone yet */
 	int64_t retry_us;                /* the store failed: nothing is fetched before ... */
 	int64_t backoff_us;              /* ... and how long that was */
+};
+
+/* What any thread may see of a service's lanes on a shard, whose thread writes it:
+ * the latest that any of them came to. See struct dispatch_service. */
+struct lane_board {
+	_Atomic int64_t rate_due_ns, paused_until_us;
 };
 
 struct dispatch {
@@ -198,8 +242,9 @@ struct dispatch {
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
 	struct jobs jobs;
-	/* admission.c, shed.c */
+	/* admission.c, throttle.c, shed.c */
 	struct admission admission;
+	struct throttle throttle;
 	struct list efforts[PRIORITY_MAX + 1];           /* batches that may be shed, oldest first */
 	struct loop_msg shed;
 	atomic_bool shed_asked;          /* and not looked at yet */
@@ -213,6 +258,7 @@ struct dispatch {
 	struct heap lane_waits;          /* lanes that are to be looked at again */
 	struct residency slots;          /* in flight, against the shard's own cap */
 	struct list *starved;            /* lanes that wait for a slot, by service */
+	struct lane_board *boards;       /* by service */
 	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
 	int64_t wall_ahead_us;           /* trace.c: the wall's clock, before the loop's */
@@ -253,8 +299,16 @@ void tenant_accepted(struct live *lv);
 bool admission_take(struct dispatch *d, struct batch *b, bool counted);
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
-void admission_gone(struct live *lv);            /* it leaves memory */
+void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */
 void admission_free(struct dispatch *d);
+
+bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job);
+bool admission_still_refuses(const struct dispatch *d);          /* by what it refused by last? */
+
+/* throttle.c */
+void throttle_init(struct dispatch *d);
+void throttle_free(struct dispatch *d);
+void throttle_note(struct dispatch *d, bool admitted);   /* of a batch whose caller waits */
 
 /* How much of `limit` a batch may fill. Pure. */
 uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort);
@@ -280,7 +334,10 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 struct attempt *attempt_get(struct dispatch *d);
 void attempts_free(struct dispatch *d);
 
-/* trace.c: spans, if traces are recorded and this one is. */
+/* trace.c: the trace's id in hexadecimal digits, which `ret` has room for. */
+void trace_format(const struct trace *t, char *ret);
+
+/* Spans, if traces are recorded and this one is. */
 void trace_accepted(struct dispatch *d, const struct batch *b);
 void trace_done(struct dispatch *d, const struct batch *b);
 void trace_attempt(struct dispatch *d, const struct attempt *a);         /* which its item counts already */
@@ -288,10 +345,10 @@ void trace_attempt(struct dispatch *d, const struct attempt *a);         /* whic
 /* jobs.c */
 void jobs_init(struct dispatch *d);
 void jobs_free(struct dispatch *d);
-bool jobs_have_room(const struct dispatch *d, uint16_t service);
-void jobs_take(struct live *lv, uint16_t service, size_t bytes);
+bool jobs_have_room(struct live *lv);            /* and sets whose room it is */
+void jobs_take(struct live *lv, size_t bytes);
 void jobs_give(struct live *lv);
-void jobs_add(struct live *lv, uint16_t service, int64_t due_us);        /* it leaves memory */
+void jobs_add(struct live *lv, int64_t due_us);  /* it leaves memory */
 bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant);
 void jobs_wake(struct dispatch *d, int64_t now_us);
 void jobs_pump(struct dispatch *d);

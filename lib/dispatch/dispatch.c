@@ -66,6 +66,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->spare);
 	list_init(&d->changed);
 	shed_init(d);
+	throttle_init(d);
 	jobs_init(d);
 	lanes_init(d);
 	d->timer = loop_timer_new(env->loop, LOOP_NORMAL, on_timer, d);
@@ -80,6 +81,7 @@ void dispatch_free(struct dispatch *d)
 	attempts_free(d);
 	jobs_free(d);
 	admission_free(d);
+	throttle_free(d);
 	idmap_free(&d->watches);
 	loop_call_cancel(&d->pump);
 	loop_timer_free(d->timer);

@@ -40,6 +40,7 @@ struct dispatch_group {
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
 	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
 	atomic_uint shedding;            /* ... and those that are being shed */
+	atomic_uint callers;             /* who wait for batches that are not done */
 	struct service_load loads[UINT16_MAX + 1];               /* by service */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t started_unix_ms;         /* the process */
@@ -94,16 +95,16 @@ struct dispatch_listener {
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
 
 /* Why there was no room, and how long it is expected to take until there is, from the
- * pace of the last seconds: of the last -EBUSY, or of dispatch_is_full(). */
+ * pace of the last seconds: of the last -EBUSY, or of dispatch_refuses_unread(). */
 struct dispatch_refusal {
 	const char *detail;              /* static text for people */
 	unsigned retry_after_s;          /* 1 to 60 */
 };
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
 
-/* Before the body of a batch is read: is there room for none, whatever it says?
- * `job`: its items are not counted in memory. */
-bool dispatch_is_full(struct dispatch *d, size_t body_bytes, bool job);
+/* Before the body of a batch is read: is there room for none, or no time to read what
+ * would probably be refused? `job`: its items are not counted in memory. */
+bool dispatch_refuses_unread(struct dispatch *d, size_t body_bytes, bool job);
 
 /* Nobody listens any more: no further call of its listener. */
 void dispatch_detach(struct dispatch *d, struct batch_id id);
@@ -158,6 +159,14 @@ bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant,
  * the next process goes on with them. */
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
+
+/* What a service's lanes in all shards say of themselves; any thread, so a moment
+ * old. Of several lanes, the one that is the furthest behind. */
+struct dispatch_service {
+	struct rate rate;
+	int64_t paused_until_us;         /* in the past: none is */
+};
+struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service);
 
 /* For leak checks: all zero when nothing is going on, but for the backlog. */
 struct dispatch_usage {

@@ -18,7 +18,8 @@
  *  3. At most LOADS_MAX questions are under way; at most as many batches that were
  *     fetched past the others, as they are to be ended, are in memory.
  *  4. Room is taken when the question is asked, and given back when the batch has
- *     left memory. Services take turns, and one without room holds up no other.
+ *     left memory. Services take turns, and so do the classes of a service; one
+ *     without room holds up no other.
  *  5. An entry that waits and is not urgent is in `deadlines`: a job ends in time,
  *     whether or not there is room for it.
  */
@@ -45,6 +46,7 @@ struct job {
 	uint16_t tenant_no;              /* as in struct live */
 	uint8_t state;                   /* enum job_state */
 	uint8_t end;                     /* enum why: it is fetched to be ended */
+	uint8_t class;                   /* JOB_CLASS_NONE: it has none, or it is not known yet */
 	bool urgent;                     /* past the others, whatever room there is */
 };
 
@@ -68,13 +70,43 @@ static size_t index_of(const struct dispatch *d, uint16_t service)
 	return MIN((size_t)service, d->jobs.residency.n_services);
 }
 
-/* Who comes now does not overtake those that wait for the same room. */
-bool jobs_have_room(const struct dispatch *d, uint16_t service)
+static struct shelf *shelf_of(const struct dispatch *d, uint16_t service)
 {
-	const struct jobs *j = &d->jobs;
+	return &d->jobs.shelves[index_of(d, service)];
+}
 
-	return list_empty(&j->due[index_of(d, service)]) &&
-	       residency_may_take(&j->residency, limit(d), service);
+/* Of its tenant and, where a service has many, of the origin of its first item. */
+static uint8_t class_of(const struct dispatch *d, const struct batch *b)
+{
+	CLEANUP(buf_free) struct buf origin = {0};
+	const struct config *c = d->env.config;
+	uint16_t service = b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service;
+	uint64_t seed = d->env.group->hash_seed;
+
+	if (service >= c->n_services || (c->services[service].kind == SERVICE_HTTP && c->n_tenants <= 1))
+		return JOB_CLASS_NONE;
+	if (c->services[service].kind == SERVICE_WEBHOOK)
+		channel_origin(&c->services[service], b->items[0].to, &origin);
+	seed = slice_hash(b->tenant, slice_hash(buf_slice(&origin), seed));
+	return (uint8_t)(1 + seed % (JOB_CLASSES - 1));
+}
+
+static bool may_take(const struct dispatch *d, uint16_t service, uint8_t class)
+{
+	const struct residency *r = &d->jobs.residency;
+
+	return residency_may_take(r, limit(d), service) &&
+	       (class == JOB_CLASS_NONE || residency_part_may_take(r, limit(d), shelf_of(d, service)->held[class]));
+}
+
+/* Who comes now does not overtake those that wait for the same room. */
+bool jobs_have_room(struct live *lv)
+{
+	const struct batch *b = lv->batch;
+
+	lv->service = b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service;
+	lv->class = class_of(lv->d, b);
+	return list_empty(&shelf_of(lv->d, lv->service)->due[lv->class]) && may_take(lv->d, lv->service, lv->class);
 }
 
 /* What a job counts for: at most the part that each service would have if all of
@@ -84,16 +116,18 @@ static uint32_t room_of(const struct dispatch *d, uint32_t bytes)
 	return (uint32_t)MIN(bytes, MAX(limit(d) / (d->env.config->n_services + 1), 1u));
 }
 
-static void take_room(struct dispatch *d, uint16_t service, uint32_t bytes)
+static void take_room(struct dispatch *d, uint16_t service, uint8_t class, uint32_t bytes)
 {
 	residency_take(&d->jobs.residency, service, bytes);
+	shelf_of(d, service)->held[class] += bytes;
 	meter_add(d->env.meter, METRIC_RESIDENT_JOBS, 0, 0, 1);
 	meter_add(d->env.meter, METRIC_RESIDENT_BYTES, 0, 0, bytes);
 }
 
-static void give_room(struct dispatch *d, uint16_t service, uint32_t bytes)
+static void give_room(struct dispatch *d, uint16_t service, uint8_t class, uint32_t bytes)
 {
 	residency_give(&d->jobs.residency, service, bytes);
+	shelf_of(d, service)->held[class] -= bytes;
 	meter_add(d->env.meter, METRIC_RESIDENT_JOBS, 0, 0, -1);
 	meter_add(d->env.meter, METRIC_RESIDENT_BYTES, 0, 0, -(int64_t)bytes);
 }
@@ -103,17 +137,16 @@ static uint32_t to_bytes(size_t n)
 	return (uint32_t)MAX(MIN(n, UINT32_MAX), 1u);
 }
 
-void jobs_take(struct live *lv, uint16_t service, size_t bytes)
+void jobs_take(struct live *lv, size_t bytes)
 {
-	lv->service = service;
 	lv->room = room_of(lv->d, to_bytes(bytes));
-	take_room(lv->d, service, lv->room);
+	take_room(lv->d, lv->service, lv->class, lv->room);
 }
 
 void jobs_give(struct live *lv)
 {
 	if (lv->room > 0)
-		give_room(lv->d, lv->service, lv->room);
+		give_room(lv->d, lv->service, lv->class, lv->room);
 	lv->room = 0;
 	if (lv->urgent)
 		lv->d->jobs.n_urgent--;
@@ -127,9 +160,9 @@ void jobs_init(struct dispatch *d)
 	struct jobs *j = &d->jobs;
 	size_t n = MAX(d->env.config->service_slots, d->env.config->n_services);
 
-	j->due = xcalloc(n + 1, sizeof *j->due);
-	for (size_t i = 0; i <= n; i++)
-		list_init(&j->due[i]);
+	j->shelves = xcalloc(n + 1, sizeof *j->shelves);
+	for (size_t i = 0; i < (n + 1) * JOB_CLASSES; i++)
+		list_init(&j->shelves[i / JOB_CLASSES].due[i % JOB_CLASSES]);
 	list_init(&j->urgent);
 	residency_init(&j->residency, n);
 	j->backoff_us = BACKOFF_MIN_US;
@@ -143,12 +176,19 @@ static void forget(struct dispatch *d, struct job *job)
 	free(job);
 }
 
-static void forget_list(struct dispatch *d, struct list *from)
+/* Its items are this process's no more. */
+static void abandon(struct dispatch *d, struct job *job)
+{
+	tenant_unqueue(d, job->tenant_no, job->pending);
+	forget(d, job);
+}
+
+static void abandon_list(struct dispatch *d, struct list *from)
 {
 	struct list *node;
 
 	while ((node = list_pop(from)) != NULL)
-		forget(d, list_entry(node, struct job, due));
+		abandon(d, list_entry(node, struct job, due));
 }
 
 void jobs_free(struct dispatch *d)
@@ -158,11 +198,11 @@ void jobs_free(struct dispatch *d)
 
 	REQUIRE(j->loads == 0);
 	while ((node = heap_pop(&j->asleep, HEAP_NONE)) != NULL)
-		forget(d, container_of(node, struct job, asleep));
-	for (size_t i = 0; i <= j->residency.n_services; i++)
-		forget_list(d, &j->due[i]);
-	forget_list(d, &j->urgent);
-	free(j->due);
+		abandon(d, container_of(node, struct job, asleep));
+	for (size_t i = 0; i < (j->residency.n_services + 1) * JOB_CLASSES; i++)
+		abandon_list(d, &j->shelves[i / JOB_CLASSES].due[i % JOB_CLASSES]);
+	abandon_list(d, &j->urgent);
+	free(j->shelves);
 	heap_free(&j->asleep);
 	heap_free(&j->deadlines);
 	idmap_free(&j->by_id);
@@ -173,15 +213,18 @@ void jobs_free(struct dispatch *d)
 static void make_due(struct dispatch *d, struct job *job, bool first)
 {
 	struct jobs *j = &d->jobs;
-	struct list *to = job->urgent ? &j->urgent : &j->due[index_of(d, job->service)];
+	struct shelf *shelf = shelf_of(d, job->service);
+	struct list *to = job->urgent ? &j->urgent : &shelf->due[job->class];
 
 	job->state = JOB_DUE;
 	if (first)
 		list_prepend(to, &job->due);
 	else
 		list_append(to, &job->due);
-	if (!job->urgent)
+	if (!job->urgent) {
 		j->n_due++;
+		shelf->n_due++;
+	}
 	dispatch_pump_soon(d);
 }
 
@@ -215,7 +258,7 @@ static struct job *job_new(struct dispatch *d, struct batch_id id, int64_t deadl
 }
 
 /* It will take what its unfinished items take of what it takes now. */
-void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
+void jobs_add(struct live *lv, int64_t due_us)
 {
 	struct dispatch *d = lv->d;
 	const struct batch *b = lv->batch;
@@ -226,7 +269,8 @@ void jobs_add(struct live *lv, uint16_t service, int64_t due_us)
 	job->pending = b->counts.pending;
 	job->tenant = dispatch_tenants_name(&d->env.group->tenants, b->tenant);
 	job->tenant_no = lv->tenant;
-	job->service = service;
+	job->service = lv->service;
+	job->class = class_of(d, b);
 	put_to_sleep(d, job, due_us);
 }
 
@@ -263,6 +307,7 @@ static void wake_urgently(struct dispatch *d, struct job *job)
 	} else {
 		list_remove(&job->due);
 		d->jobs.n_due--;
+		shelf_of(d, job->service)->n_due--;
 	}
 	hurry(d, job);
 }
@@ -308,6 +353,7 @@ static void adopt(struct dispatch *d, const struct load *l, struct batch *take)
 	lv = live_adopt(d, take);
 	lv->room = l->room;
 	lv->service = job->service;
+	lv->class = job->class;
 	lv->tenant = job->tenant_no;
 	lv->urgent = job->urgent;
 	forget(d, job);
@@ -322,12 +368,11 @@ static void put_back(struct dispatch *d, const struct load *l, enum store_answer
 	struct jobs *j = &d->jobs;
 	struct job *job = l->job;
 
-	give_room(d, job->service, l->room);
+	give_room(d, job->service, job->class, l->room);
 	if (job->urgent)
 		j->n_urgent--;
 	if (answer == STORE_NOT_FOUND) {
-		tenant_unqueue(d, job->tenant_no, job->pending);
-		forget(d, job);
+		abandon(d, job);
 		return;
 	}
 	job->urgent |= job->end != WHY_NONE;
@@ -352,7 +397,7 @@ static bool adds_up(const struct batch *b)
 	if (open == b->counts.pending)
 		return true;
 	batch_id_format(b->id, id);
-	log_event(LOG_ERROR, "batch_damaged", LOG_STR("batch", id), LOG_INT("items_open", open),
+	log_event_limited(LOG_ERROR, "batch_damaged", LOG_STR("batch", id), LOG_INT("items_open", open),
 		  LOG_INT("items_pending", b->counts.pending),
 		  LOG_STR("effect", "it stays as it is; the others go on"),
 		  LOG_STR("do", "see its results by GET, then send again what is missing"));
@@ -398,7 +443,7 @@ static void load(struct dispatch *d, struct job *job)
 	};
 	job->state = JOB_LOADING;
 	heap_remove(&d->jobs.deadlines, &job->deadline);
-	take_room(d, job->service, l->room);
+	take_room(d, job->service, job->class, l->room);
 	if (job->urgent)
 		d->jobs.n_urgent++;
 	d->jobs.loads++;
@@ -415,6 +460,24 @@ static void load_urgent(struct dispatch *d)
 		load(d, list_entry(node, struct job, due));
 }
 
+/* The next one of a service for which there is room; NULL: there is none. */
+static struct job *next_due(struct dispatch *d, uint16_t service)
+{
+	struct shelf *shelf = shelf_of(d, service);
+
+	for (unsigned passed = 0; shelf->n_due > 0 && passed < JOB_CLASSES; passed++) {
+		unsigned class = shelf->turn;
+
+		shelf->turn = (class + 1) % JOB_CLASSES;
+		if (list_empty(&shelf->due[class]) || !may_take(d, service, (uint8_t)class))
+			continue;
+		shelf->n_due--;
+		d->jobs.n_due--;
+		return list_entry(list_pop(&shelf->due[class]), struct job, due);
+	}
+	return NULL;
+}
+
 void jobs_pump(struct dispatch *d)
 {
 	struct jobs *j = &d->jobs;
@@ -425,16 +488,12 @@ void jobs_pump(struct dispatch *d)
 	load_urgent(d);
 	for (size_t passed = 0; passed < n && j->n_due > 0 && j->loads < LOADS_MAX;) {
 		uint16_t service = j->turn + 1 >= n ? (uint16_t)ITEM_NO_SERVICE : (uint16_t)j->turn;
-		size_t s = index_of(d, service);
+		struct job *job = next_due(d, service);
 
 		j->turn = service == ITEM_NO_SERVICE ? 0 : j->turn + 1;
-		if (list_empty(&j->due[s]) || !residency_may_take(&j->residency, limit(d), service)) {
-			passed++;
-			continue;
-		}
-		passed = 0;
-		j->n_due--;
-		load(d, list_entry(list_pop(&j->due[s]), struct job, due));
+		passed = job == NULL ? passed + 1 : 0;
+		if (job != NULL)
+			load(d, job);
 	}
 }
 

@@ -50,6 +50,7 @@ void lanes_init(struct dispatch *d)
 	for (size_t i = 0; i < n; i++)
 		list_init(&d->starved[i]);
 	residency_init(&d->slots, n);
+	d->boards = xcalloc(n, sizeof *d->boards);
 }
 
 static void lane_free(struct dispatch *d, struct lane *lane)
@@ -84,6 +85,7 @@ void lanes_free(struct dispatch *d)
 	idmap_free(&d->shares);
 	residency_free(&d->slots);
 	free(d->starved);
+	free(d->boards);
 	channel_scratch_free(&d->scratch);
 	buf_free(&d->key);
 }

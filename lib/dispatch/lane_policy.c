@@ -54,6 +54,26 @@ void slots_wake(struct dispatch *d)
 
 /* ---- what is shown ---- */
 
+static void show_latest(_Atomic int64_t *at, int64_t time)
+{
+	if (time > atomic_load_explicit(at, memory_order_relaxed))
+		atomic_store_explicit(at, time, memory_order_relaxed);
+}
+
+struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service)
+{
+	struct dispatch_service all = {0};
+
+	for (unsigned i = 0; i < g->n; i++) {
+		const struct lane_board *b = &g->members[i]->boards[service];
+
+		all.rate.due_ns = MAX(all.rate.due_ns, atomic_load_explicit(&b->rate_due_ns, memory_order_relaxed));
+		all.paused_until_us = MAX(all.paused_until_us,
+					  atomic_load_explicit(&b->paused_until_us, memory_order_relaxed));
+	}
+	return all;
+}
+
 static void count_state(struct dispatch *d, const struct lane *lane, enum breaker_state state, int n)
 {
 	if (state != BREAKER_CLOSED)
@@ -187,7 +207,9 @@ enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t no
 	if (lane->unclaimed.n[TURN_ANY] == lane->unclaimed.n[TURN_FIRST] ||
 	    budget_left(&lane->budget, p, now_us) > lane->claimed_repeats)
 		return TURN_ANY;
-	wait_for_budget(d, lane, now_us);
+	/* If claimed ones hold what is left, their starts or ends wake the lane. */
+	if (lane_lacks_budget(d, lane, now_us))
+		wait_for_budget(d, lane, now_us);
 	return TURN_FIRST;
 }
 
@@ -203,6 +225,7 @@ void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a)
 	note_breaker(d, lane, before);
 	a->breaker_period = breaker_started(&lane->breaker);
 	rate_take(&lane->rate, &s->rate, 1, a->started_us);
+	show_latest(&d->boards[lane->service].rate_due_ns, lane->rate.due_ns);
 	if (a->repeat)
 		budget_repeat(&lane->budget, &s->retry_budget, a->started_us);
 	else
@@ -220,6 +243,7 @@ static void pause(struct dispatch *d, struct lane *lane, const struct attempt *a
 	if ((a->outcome.http_status != 429 && a->outcome.http_status != 503) || wish_ms <= 0)
 		return;
 	lane->paused_until_us = MAX(lane->paused_until_us, a->done_us + wish_ms * 1000);
+	show_latest(&d->boards[lane->service].paused_until_us, lane->paused_until_us);
 	meter_add(d->env.meter, METRIC_LANE_PAUSES, lane->service, 0, 1);
 	if (!lane->paused)
 		meter_add(d->env.meter, METRIC_LANES_PAUSED, lane->service, 0, 1);

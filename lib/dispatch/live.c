@@ -195,62 +195,6 @@ void dispatch_detach(struct dispatch *d, struct batch_id id)
 		live_dirty(lv);
 }
 
-/* ---- documents ---- */
-
-/* What the store has is shown from there alone. */
-static struct live *find_shown(struct dispatch *d, struct batch_id id)
-{
-	struct live *lv = live_find(d, id);
-
-	return lv == NULL || lv->batch->durable ? NULL : lv;
-}
-
-static struct live *find_shown_to(struct dispatch *d, struct batch_id id, struct slice tenant)
-{
-	struct live *lv = find_shown(d, id);
-
-	return lv == NULL || !slice_eq(lv->batch->tenant, tenant) ? NULL : lv;
-}
-
-bool dispatch_show(struct dispatch *d, struct batch_id id, struct slice tenant,
-		   void (*show)(void *arg, const struct batch *b), void *arg)
-{
-	const struct live *lv = find_shown_to(d, id, tenant);
-
-	if (lv == NULL)
-		return false;
-	show(arg, lv->batch);
-	return true;
-}
-
-struct blob *dispatch_document(struct dispatch *d, struct batch_id id)
-{
-	struct live *lv = find_shown(d, id);
-	int64_t begun_us = loop_now_us(d->env.loop), took_us;
-	struct buf text = {0};
-
-	if (lv == NULL)
-		return NULL;
-	if (lv->document == NULL || begun_us >= lv->document_until_us) {
-		blob_unref(lv->document);
-		wire_batch(&text, lv->batch, true);
-		lv->document = blob_from_buf(&text);
-		took_us = loop_now_us(d->env.loop) - begun_us;
-		lv->document_until_us = begun_us + 10 * took_us;
-	}
-	return lv->document == NULL ? NULL : blob_ref(lv->document);
-}
-
-bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome)
-{
-	const struct live *lv = find_shown_to(d, id, tenant);
-
-	if (lv == NULL)
-		return false;
-	*retoutcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
-	return true;
-}
-
 /* ---- come and go ---- */
 
 static struct live *live_new(struct dispatch *d, struct batch *take)
@@ -273,7 +217,7 @@ static void gone(struct live *lv)
 	struct dispatch *d = lv->d;
 
 	jobs_give(lv);
-	admission_gone(lv);
+	admission_give_caller(lv);
 	list_remove(&lv->effort);
 	idmap_remove(&d->live_by_id, &lv->node);
 	list_remove(&lv->all);
@@ -346,19 +290,18 @@ static void place(struct live *lv)
 {
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
-	uint16_t service = b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service;
 	bool wanted = lv->listener != NULL || lv->end_early != WHY_NONE;
 
 	count_refused_items(lv);
 	tenant_accepted(lv);
-	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(d, service))) {
+	if (b->asynchronous && !wanted && (d->draining || !jobs_have_room(lv))) {
 		uncount(lv);
-		jobs_add(lv, service, loop_now_us(d->env.loop));
+		jobs_add(lv, loop_now_us(d->env.loop));
 		gone(lv);
 		return;
 	}
 	if (b->asynchronous)
-		jobs_take(lv, service, b->held_bytes);
+		jobs_take(lv, b->held_bytes);
 	begin(lv);
 	if (lv->end_early != WHY_NONE)
 		cancel(lv, lv->end_early);
@@ -410,6 +353,8 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	n = take->counts.pending;
 	taken = admission_take(d, take, counted);
 	tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), n - (taken ? take->counts.pending : 0));
+	if (counted)
+		throttle_note(d, taken);
 	if (!taken)
 		return -EBUSY;
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
@@ -418,7 +363,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	lv = live_new(d, take);
 	lv->listener = l;
 	lv->arg = arg;
-	lv->counted = counted;
+	lv->counted = lv->awaited = counted;
 	tell_store(lv);
 	if (take->durable) {
 		lv->phase = LIVE_ACCEPTING;
@@ -481,7 +426,7 @@ static void on_park(struct store_op *op)
 	}
 	meter_add(d->env.meter, METRIC_JOB_PARKS, 0, 0, 1);
 	unwind(lv);
-	jobs_add(lv, lv->service, at_us);
+	jobs_add(lv, at_us);
 	gone(lv);
 }
 
@@ -492,6 +437,7 @@ static void leave(struct live *lv)
 
 	if (l != NULL)
 		l->on_done(lv->arg, lv->batch, NULL);
+	tenant_unqueue(lv->d, lv->tenant, lv->batch->counts.pending);
 	unwind(lv);
 	gone(lv);
 }
@@ -524,17 +470,32 @@ void live_let_go(struct live *lv)
 
 /* ---- the end of a batch ---- */
 
+/* Attempts of the items that are here, and how long the first of them was waited for. */
+static void sum_up(const struct batch *b, unsigned *retattempts, int64_t *retwait_us)
+{
+	int64_t first_us = b->finished_us;
+
+	*retattempts = 0;
+	for (uint32_t i = 0; i < b->n_items; i++) {
+		*retattempts += b->items[i].attempts;
+		if (b->items[i].started_us != 0)
+			first_us = MIN(first_us, b->items[i].started_us);
+	}
+	*retwait_us = MAX(first_us - b->accepted_us, INT64_C(0));
+}
+
 static void log_done(const struct live *lv)
 {
 	const struct batch *b = lv->batch;
-	char id[BATCH_ID_LEN + 1];
-	unsigned attempts = 0;
+	char id[BATCH_ID_LEN + 1], trace[2 * sizeof b->trace.id + 1];
+	unsigned attempts;
+	int64_t wait_us;
 
 	if (!log_wants(LOG_INFO))
 		return;
-	for (uint32_t i = 0; i < b->n_items; i++)
-		attempts += b->items[i].attempts;
+	sum_up(b, &attempts, &wait_us);
 	batch_id_format(b->id, id);
+	trace_format(&b->trace, trace);
 	log_event(LOG_INFO, "batch_done", LOG_STR("batch", id),
 		  LOG_STR("outcome", batch_outcome_str(b->outcome)),
 		  LOG_STR("stop_reason", stop_reason_str(b->stop_reason)),
@@ -542,9 +503,11 @@ static void log_done(const struct live *lv)
 		  LOG_INT("failed", b->counts.failed), LOG_INT("indeterminate", b->counts.indeterminate),
 		  LOG_INT("not_attempted", b->counts.not_attempted),
 		  LOG_INT(b->n_items == b->counts.total ? "attempts" : "attempts_of_rest", attempts),
-		  LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
+		  LOG_INT("wait_ms", wait_us / 1000), LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
 		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us),
-		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant));
+		  LOG_INT("priority", b->policy.priority), LOG_STR("trace", trace),
+		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant),
+		  LOG_SLICE(b->caller.n > 0 ? "key" : NULL, b->caller));
 }
 
 static void tell_done(struct live *lv)
@@ -595,6 +558,7 @@ void live_end(struct live *lv)
 	b->expires_unix_ms = now_unix_ms + d->env.config->limits.keep_results_ms;
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);
+	admission_give_caller(lv);
 	log_done(lv);
 	trace_done(d, b);
 	meter_add(d->env.meter, METRIC_BATCHES, b->outcome - 1, 0, 1);

@@ -27,6 +27,12 @@ bool residency_may_take(const struct residency *r, size_t limit, uint16_t servic
 	return r->used == 0 || *held(r, service) < left;
 }
 
+/* A quarter of what is left: of one part that hangs, most of the room is for the others. */
+bool residency_part_may_take(const struct residency *r, size_t limit, size_t held)
+{
+	return held == 0 || held < (limit - MIN(r->used, limit)) / 4;
+}
+
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes)
 {
 	r->used += bytes;

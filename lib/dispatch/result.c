@@ -226,10 +226,24 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 		tell_store(lv, it);
 }
 
+static void log_refusal(const struct attempt *a)
+{
+	char id[BATCH_ID_LEN + 1];
+
+	if (!log_wants(LOG_DEBUG))
+		return;
+	batch_id_format(a->batch, id);
+	log_event(LOG_DEBUG, "attempt_refused", LOG_STR("batch", id), LOG_SLICE("item", a->item->id),
+		  LOG_STR("service", a->owner->env.config->services[a->service].name),
+		  LOG_STR("code", code_str(a->outcome.code)), LOG_INT("tries", a->item->attempts + a->item->refused),
+		  LOG_INT("retry_after_ms", a->outcome.retry_after_ms));
+}
+
 /* Its turn came while the breaker was open: no attempt, but a try. */
 static void refused(struct live *lv, struct item *it, const struct attempt *a)
 {
 	item_refuse(it, &a->outcome);
+	log_refusal(a);
 	conclude(lv, it, &a->outcome, a->why, a->done_us);
 }
 
@@ -246,7 +260,8 @@ static void log_attempt(const struct attempt *a)
 		  LOG_STR("delivered", delivered_str(a->outcome.delivered)),
 		  LOG_STR("phase", phase_str(a->outcome.phase)),
 		  LOG_INT("http_status", a->outcome.http_status),
-		  LOG_INT("started_at_us", a->started_us), LOG_INT("duration_us", a->done_us - a->started_us),
+		  LOG_INT("queued_us", a->started_us - a->queued_us), LOG_INT("started_at_us", a->started_us),
+		  LOG_INT("duration_us", a->done_us - a->started_us),
 		  LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail),
 		  LOG_SLICE(a->quote.n > 0 ? "answer" : NULL, buf_slice(&a->quote)));
 }

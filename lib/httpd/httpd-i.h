@@ -33,6 +33,14 @@ enum req_state {
 	REQ_STATE_MAX
 };
 
+/* What http_refuse() was told. */
+struct refusal {
+	bool given;
+	enum problem problem;
+	const char *detail;
+	unsigned retry_after_s;
+};
+
 struct http_request {
 	enum req_state state;
 	bool seen;                       /* the handler knows it: on_end is owed */
@@ -48,12 +56,7 @@ struct http_request {
 	size_t discarded;
 	size_t discard_max;              /* REFUSED: how much of the body is read */
 	uint64_t tag;                    /* the handler's */
-	struct refusal {
-		bool given;
-		enum problem problem;
-		const char *detail;
-		unsigned retry_after_s;
-	} refusal;                       /* http_refuse() */
+	struct refusal refusal;
 	size_t held;                     /* counted in httpd.held_bytes */
 	struct buf body;
 	struct blob *blob;
@@ -98,6 +101,8 @@ struct httpd {
 	struct list conns;
 	struct httpd_usage usage;
 	size_t held_bytes;               /* of bodies on their way */
+	struct refusal refusal;          /* the last one that was told after its body ... */
+	struct MHD_Response *refused;    /* ... and its answer, as the next is mostly the same; or NULL */
 	bool last_answers;               /* each closes its connection */
 	bool quiescing, closing;
 	int listen_fd;                   /* -1 once closed */
@@ -159,7 +164,7 @@ struct framing framing_check(struct MHD_Connection *mc, const struct request_lin
 /* respond.c */
 void respond_problem(struct http_request *r, enum problem p, const char *detail);
 void respond_within_body(struct http_request *r, enum problem p, const char *detail);
-void respond_refusal(struct http_request *r);    /* http_refuse()'s, after its body */
+enum MHD_Result respond_refusal(struct http_request *r);         /* http_refuse()'s, after its body */
 enum MHD_Result respond_queue(struct http_request *r);
 
 /* tls.c: on a connection of a TLS listener, inside no call of libmicrohttpd's but its

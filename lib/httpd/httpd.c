@@ -234,6 +234,8 @@ void httpd_free(struct httpd *h)
 	if (h->daemon != NULL)
 		MHD_stop_daemon(h->daemon);
 	loop_call_cancel(&h->kick);
+	if (h->refused != NULL)
+		MHD_destroy_response(h->refused);
 	loop_timer_free(h->again);
 	loop_timer_free(h->full);
 	loop_timer_free(h->due_timer);

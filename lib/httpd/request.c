@@ -186,7 +186,10 @@ static void refuse_body(struct http_request *r, enum problem p, const char *deta
 
 void http_refuse(struct http_request *r, enum problem p, const char *detail, unsigned retry_after_s)
 {
-	r->refusal = (struct refusal){.given = true, .problem = p, .detail = detail, .retry_after_s = retry_after_s};
+	r->refusal.given = true;
+	r->refusal.problem = p;
+	r->refusal.detail = detail;
+	r->refusal.retry_after_s = retry_after_s;
 }
 
 static void refuse_unread(struct http_request *r, const struct framing *f)
@@ -298,10 +301,8 @@ static enum MHD_Result hand_over(struct http_request *r)
 	const struct httpd_handler *handler = &request_conn(r)->h->handler;
 
 	deadline_clear(request_conn(r));
-	if (r->refusal.given) {
-		respond_refusal(r);
-		return respond_queue(r);
-	}
+	if (r->refusal.given)
+		return respond_refusal(r);
 	if (r->state == REQ_BODY) {
 		r->blob = blob_from_buf(&r->body);
 		request_release(r);

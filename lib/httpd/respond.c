@@ -110,30 +110,61 @@ static void problem_headers(const struct http_request *r, enum problem p, struct
 	ret->n = problem_status(p) == 503 ? 2 : 1;
 }
 
-static void respond_document(struct http_request *r, enum problem p, const char *detail, bool close)
+static struct MHD_Response *response_of_problem(const struct http_request *r, enum problem p, const char *detail)
 {
 	struct problem_headers h;
 	struct blob *doc = problem_document(p, detail);
 	struct MHD_Response *resp = doc == NULL ? NULL : response_from_blob(doc);
 
-	tell_refused(r, p);
 	problem_headers(r, p, &h);
-	if (resp != NULL && (!add_headers(resp, h.v, h.n) || (close && !add_close(resp))))
+	if (resp != NULL && !add_headers(resp, h.v, h.n))
 		MHD_destroy_response(STEAL_PTR(resp));
-	answered(r, resp, problem_status(p), REQ_ANSWERED);
+	return resp;
 }
 
 /* What httpd refuses by itself. The connection closes: its next byte may be
  * anything. */
 void respond_problem(struct http_request *r, enum problem p, const char *detail)
 {
-	respond_document(r, p, detail, true);
+	struct MHD_Response *resp = response_of_problem(r, p, detail);
+
+	tell_refused(r, p);
+	if (resp != NULL && !add_close(resp))
+		MHD_destroy_response(STEAL_PTR(resp));
+	answered(r, resp, problem_status(p), REQ_ANSWERED);
+}
+
+/* Under overload there are thousands of these a second. */
+static struct MHD_Response *refusal_response(struct http_request *r)
+{
+	struct httpd *h = request_conn(r)->h;
+
+	if (h->refused != NULL && memcmp(&h->refusal, &r->refusal, sizeof h->refusal) == 0)
+		return h->refused;
+	if (h->refused != NULL)
+		MHD_destroy_response(h->refused);
+	h->refusal = r->refusal;
+	h->refused = response_of_problem(r, r->refusal.problem, r->refusal.detail);
+	return h->refused;
 }
 
 /* The body was whole: the next request may follow. */
-void respond_refusal(struct http_request *r)
+enum MHD_Result respond_refusal(struct http_request *r)
 {
-	respond_document(r, r->refusal.problem, r->refusal.detail, request_conn(r)->h->last_answers);
+	struct conn *c = request_conn(r);
+	struct MHD_Response *resp;
+
+	if (c->h->last_answers) {
+		respond_problem(r, r->refusal.problem, r->refusal.detail);
+		return respond_queue(r);
+	}
+	resp = refusal_response(r);
+	tell_refused(r, r->refusal.problem);
+	request_set_state(r, REQ_ANSWERED);
+	if (resp == NULL || MHD_queue_response(c->mc, (unsigned)problem_status(r->refusal.problem), resp) != MHD_YES)
+		return MHD_NO;
+	deadline_set(c, WAIT_WRITE);
+	return MHD_YES;
 }
 
 static void add_head(struct buf *out, int status, const struct http_header *headers, size_t n, size_t body_n)

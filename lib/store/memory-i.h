@@ -57,7 +57,8 @@ static inline struct memory *memory_of(struct backend *b)
 }
 
 struct record *memory_find(const struct memory *m, struct batch_id id);
-struct owner *memory_owner(const struct memory *m, struct slice tenant);  /* NULL: it has none */
+struct owner *memory_owner(const struct memory *m, struct slice tenant);  /* NULL: it never had a batch */
+struct owner *memory_owner_get(struct memory *m, struct slice tenant);
 
 static inline bool memory_older(struct batch_id a, struct batch_id b)
 {

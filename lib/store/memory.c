@@ -73,40 +73,6 @@ static const struct batch *find_key(const struct memory *m, const struct batch *
 	return NULL;
 }
 
-static struct batch_id owner_id(const struct memory *m, struct slice tenant)
-{
-	return (struct batch_id){.lo = slice_hash(tenant, m->key_seed)};
-}
-
-struct owner *memory_owner(const struct memory *m, struct slice tenant)
-{
-	struct idmap_node *node = idmap_find(&m->owners, owner_id(m, tenant));
-
-	for (; node != NULL; node = idmap_next(node)) {
-		struct owner *o = container_of(node, struct owner, node);
-
-		if (slice_eq((struct slice){o->name, o->name_n}, tenant))
-			return o;
-	}
-	return NULL;
-}
-
-static struct owner *owner_get(struct memory *m, struct slice tenant)
-{
-	struct owner *o = memory_owner(m, tenant);
-
-	if (o != NULL)
-		return o;
-	o = xcalloc(1, sizeof *o + tenant.n);
-	o->name_n = tenant.n;
-	if (tenant.n > 0)
-		memcpy(o->name, tenant.p, tenant.n);
-	list_init(&o->by_age);
-	list_append(&m->all_owners, &o->all);
-	idmap_add(&m->owners, &o->node, owner_id(m, tenant));
-	return o;
-}
-
 static struct batch_id age_of(const struct list *node)
 {
 	return list_entry(node, const struct record, age)->batch->id;
@@ -135,7 +101,7 @@ static void link_record(struct memory *m, struct record *rec)
 	idmap_add(&m->by_row, &rec->by_row, row_id(b->store_row));
 	if (b->key != NULL)
 		idmap_add(&m->by_key, &rec->by_key, key_id(m, b));
-	insert(&owner_get(m, b->tenant)->by_age, &rec->age, age_of);
+	insert(&memory_owner_get(m, b->tenant)->by_age, &rec->age, age_of);
 	if (b->state == BATCH_DONE) {
 		list_append(&m->finished, &rec->phase);
 		heap_set(&m->expiries, &rec->expiry, b->expires_unix_ms);

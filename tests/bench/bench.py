@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import jobs
+import overload
 import phases
 import report
 from procs import Failed, Procs, Settled, Sink, pin_self, start_nginx, start_node
 
-PARTS = ("throughput", "abort", "memory", "jobs")
+PARTS = ("throughput", "abort", "memory", "jobs", "neighbour", "overload")
 SENDERS = ("settled", "bare", "minimal", "node")
 
 
@@ -47,6 +48,7 @@ def arguments(argv):
     p.add_argument("--parts", type=choose_from(PARTS), default=list(PARTS))
     p.add_argument("--aborts", type=int, default=100)
     p.add_argument("--waiting", type=int, default=1000000)
+    p.add_argument("--overload-seconds", type=float, default=20)
     p.add_argument("--max-seconds", type=int, default=600)
     p.add_argument("--json")
     opts = p.parse_args(argv)
@@ -174,6 +176,10 @@ def measure(procs, opts, found):
         found["memory"] = phases.memory(procs, sink, progress)
     if "jobs" in opts.parts:
         found["jobs"] = jobs.Jobs(procs, sink, opts, nginx_port).run(progress)
+    if "neighbour" in opts.parts:
+        found["neighbour"] = overload.Neighbour(procs, sink, opts, nginx_port).run(progress)
+    if "overload" in opts.parts:
+        found["overload"] = overload.Overload(procs, opts, nginx_port).run(progress)
     sink.close()
 
 

@@ -70,6 +70,24 @@ def jobs_targets(jobs):
                  f"{g['get_us_p99'] / 1000:.2f} ms", g["get_us_p99"] <= 20000)
 
 
+def neighbour_targets(n):
+    for key, text, wanted, ok in (("throughput_ratio", "throughput", ">= 0.9", lambda v: v >= 0.9),
+                                  ("p99_ratio", "p99 of a batch", "<= 2", lambda v: v <= 2)):
+        r = n[key]
+        yield target(f"healthy service's {text} beside three in trouble, over alone", wanted,
+                     f"{r['median']:.2f} ({r['min']:.2f}..{r['max']:.2f})", ok(r["median"]))
+
+
+def overload_targets(o):
+    over = o["over"]
+    what = f"{o['offered_ratio']:.1f} times the peak for {over['seconds']:.0f} s"
+    yield target(f"{what}: goodput over the peak", ">= 0.9", f"{o['goodput_ratio']:.2f}", o["goodput_ratio"] >= 0.9)
+    p99 = over["refused_us"]["p99"]
+    yield target(f"{what}: refusals p99", "<= 10 ms", f"{p99 / 1000:.2f} ms", p99 <= 10000)
+    yield target(f"{what}: most memory held", "<= 512 MB", f"{o['rss_most'] / 1e6:.0f} MB", o["rss_most"] <= 512e6)
+    yield target("normal again after", "<= 5 s", f"{o['recovery_s']} s", o["recovery_s"] <= 5)
+
+
 def targets(found):
     rows = list(throughput_targets(found["throughput"])) if "throughput" in found else []
     if "abort" in found:
@@ -78,6 +96,10 @@ def targets(found):
         rows += memory_targets(found["memory"])
     if "jobs" in found:
         rows += jobs_targets(found["jobs"])
+    if "neighbour" in found:
+        rows += neighbour_targets(found["neighbour"])
+    if "overload" in found:
+        rows += overload_targets(found["overload"])
     return rows
 
 
@@ -152,6 +174,29 @@ def print_jobs(jobs):
     table(("", "", "", ""), rows)
 
 
+def print_neighbour(n):
+    print(f"Noisy neighbours: {n['neighbours']}; {n['rounds']} rounds")
+    rows = []
+    for name in ("alone", "beside"):
+        c = n[name]
+        rows.append((name, f"{c['items_s']['median']:,.0f}", f"{c['items_s']['min']:,.0f}..{c['items_s']['max']:,.0f}",
+                     *(f"{c[key]['median'] / 1000:.2f}" for key in ("batch_us_p50", "batch_us_p99"))))
+    table(("healthy service", "items/s", "spread", "p50 ms", "p99 ms"), rows)
+
+
+def print_overload(o):
+    print(f"Overload: the peak is {o['peak_items_s']:,.0f} items/s, and {o['peak_after_items_s']:,.0f} afterwards; "
+          f"at most {o['rss_most'] / 1e6:.0f} MB held, {o['rss_before'] / 1e6:.0f} MB before")
+    rows = []
+    for name in ("before", "over", "after"):
+        p = o[name]
+        rows.append((f"{name}, {p['rate']:,.0f} batches/s", f"{p['sent']:,}", f"{p['unsent']:,}",
+                     *(f"{p[key]['n']:,}" for key in ("ok_us", "partial_us", "refused_us", "failed_us")),
+                     f"{p['good_items'] / p['seconds']:,.0f}",
+                     *(f"{p[key]['p99'] / 1000:.2f}" for key in ("ok_us", "refused_us"))))
+    table(("", "sent", "not sent", "ok", "partly", "refused", "failed", "good items/s", "ok p99 ms", "refused p99 ms"), rows)
+
+
 def print_facts(facts):
     for key, value in facts.items():
         print(f"  {key}: {value}")
@@ -184,6 +229,10 @@ def show(found):
         print_memory(found["memory"])
     if "jobs" in found:
         print_jobs(found["jobs"])
+    if "neighbour" in found:
+        print_neighbour(found["neighbour"])
+    if "overload" in found:
+        print_overload(found["overload"])
     print_noise(found["noise"])
     if found["targets"]:
         print("Targets")

@@ -16,7 +16,8 @@ in turn, in one run; then how fast an abort takes hold, and memory.
   --sizes A,B       batch sizes (1,10,100,1000,10000); Node is left out over 1,000
   --connections N   connections of the load client, streams of the bare loop (4)
   --senders A,B     of settled, bare, minimal, node (all)
-  --parts A,B       of throughput, abort, memory, jobs (all)
+  --parts A,B       of throughput, abort, memory, jobs, neighbour, overload (all)
+  --overload-seconds S  how long the overload lasts (20; the figure that is asked for is 60)
   --waiting N       items that wait in the store for the part jobs (1000000)
   --aborts N        aborts per row, two fifths of it at 500 in flight (100)
   --max-seconds N   give up after this time (600); the comparison takes half of it
@@ -53,6 +54,15 @@ only the 202 for batches of 1,000 whose downstream hangs, next to what the disk
 itself does in fdatasync calls; waiting: with --waiting items in the store, memory,
 a restart after kill -9, GET of a batch, and throughput next to that before; watch:
 GET of a batch while 5,000 others poll and 1,000 read events.
+
+Neighbour: a healthy service at its peak, on a daemon that has nothing else to do, and
+on one with three others that get 100 items a second each: one that never answers, one
+that refuses connections, one that is ten times too slow; in turn.
+
+Overload: the peak by a closed loop of 16 connections; then batches of 100 at half of
+it for 5 s, at ten times of it, and at half of it again for 10 s, by an open loop that
+opens as many connections as it takes. Goodput are the items that are delivered to
+callers who still wait; a refusal's time runs from when its request was due.
 
 Run it on a machine that is otherwise idle; the report says how much CPU time
 others took meanwhile, and warns above 5 %. Needs nginx-light, nodejs 18 or later,

@@ -281,6 +281,9 @@ def metrics_agree_with_the_results(seed):
         "settled_items_total": Counter((x["status"], x.get("error", {}).get("code", "ok")) for x in results),
         "settled_attempts_total": Counter((i.plan.service, a.code or "ok") for _, items in done
                                           for i in items for a in i.attempts),
+        "settled_attempts_refused_total": +Counter({(i.plan.service,): sum(o.refused for _, items in done for o in items
+                                                                           if o.plan.service == i.plan.service)
+                                                    for _, items in done for i in items}),
         "settled_requests_refused_total": Counter(("validation_failed",) for r in seed.batches
                                                   if r.plan.refused and r.status is not None),
     }

@@ -84,7 +84,11 @@ class Held:
             threading.Thread(target=self._read, args=(conn,), daemon=True).start()
 
     def _read(self, conn):
-        path = read_request(conn).split()[1].decode().lstrip("/")
+        try:
+            path = read_request(conn).split()[1].decode().lstrip("/")
+        except (AssertionError, OSError):
+            conn.close()                 # it was given up before it was whole
+            return
         with self.changed:
             self.requests[path] = conn
             self.changed.notify_all()
@@ -106,6 +110,15 @@ class Held:
         self.send(path, f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
         self.requests.pop(path).close()
 
+    def answer_any(self):
+        """Answer the oldest request that waits; its path."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.requests, harness.LIMIT_S):
+                raise AssertionError("no request")
+            path = next(iter(self.requests))
+        self.answer(path)
+        return path
+
     def wait_gone(self, path):
         """Until the daemon has closed the connection of this request."""
         try:
@@ -118,5 +131,6 @@ class Held:
         self.gate.sock.shutdown(socket.SHUT_RDWR)
         self.gate.close()
         self.thread.join(harness.LIMIT_S)
-        for conn in self.requests.values():
-            conn.close()
+        with self.changed:
+            for conn in self.requests.values():
+                conn.close()

@@ -35,14 +35,15 @@ os.environ.pop("SETTLED_CONFIG", None)
 
 
 class Process:
-    """A child whose output lines can be waited for; ended by its own id. `files`: how many it may have open."""
+    """A child whose output lines can be waited for; ended by its own id. `files`: how many it may have open;
+    `pass_fds`: what it inherits."""
 
-    def __init__(self, argv, env=None, files=None, cwd=None):
+    def __init__(self, argv, env=None, files=None, pass_fds=(), cwd=None):
         self.lines = []
         self.changed = threading.Condition()
         self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT, text=True, errors="replace",
-                                      env={**os.environ, **(env or {})}, cwd=cwd,
+                                      env={**os.environ, **(env or {})}, pass_fds=pass_fds, cwd=cwd,
                                       preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))))
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()

@@ -29,6 +29,13 @@ def without_an_attempt_nothing_is_delivered(record, item):
 
 
 @of(ITEM_INVARIANTS)
+def a_refusal_is_told_where_nothing_else_was_tried(record, item):
+    refused_alone = item.refused > 0 and item.result["attempts"] == 0
+    if item.code == "circuit_open" and not refused_alone or item.code == "not_attempted" and refused_alone:
+        yield f"code {item.code} after {item.result['attempts']} attempts and {item.refused} refused tries"
+
+
+@of(ITEM_INVARIANTS)
 def delivered_is_the_maximum_over_attempts(record, item):
     want = max((a.delivered for a in item.attempts), key=DELIVERED.index, default="no")
     if item.result["delivered"] != want:
@@ -47,8 +54,8 @@ def duplicate_risk_means_a_repeat_after_a_maybe(record, item):
 @of(ITEM_INVARIANTS)
 def attempts_are_counted_and_bounded(record, item):
     n, most = item.result["attempts"], record.plan.policy["retry"]["max_attempts"]
-    if [a.n for a in item.attempts] != list(range(1, n + 1)) or n > most:
-        yield f"attempts {n} of at most {most}, the log has {[a.n for a in item.attempts]}"
+    if [a.n for a in item.attempts] != list(range(1, n + 1)) or n + item.refused > most:
+        yield f"attempts {n} and {item.refused} refused of at most {most}, the log has {[a.n for a in item.attempts]}"
 
 
 @of(ITEM_INVARIANTS)
@@ -239,12 +246,14 @@ def stop_says_why_there_was_no_further_attempt(record, item):
     wrong = {
         None: not r["ok"],
         "not_retryable": r["retryable"],
-        "max_attempts": r["attempts"] != record.plan.policy["retry"]["max_attempts"],
+        "max_attempts": r["attempts"] + item.refused != record.plan.policy["retry"]["max_attempts"],
+        "retry_budget": r["attempts"] == 0,
         "maybe_delivered": record.plan.get("delivery") != "at_most_once" or r["delivered"] != "maybe",
         "ttl": item.plan.ttl_ms is None,
         "deadline": False,
         "first_failure": batch["stop_reason"] != "first_failure",
         "disconnected": batch["stop_reason"] != "disconnected",
+        "shed": record.plan.get("contract") != "best_effort",
     }
     if wrong.get(stop, True) or (r["ok"] and stop is not None):
         yield f"stop {stop} with {r}"

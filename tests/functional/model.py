@@ -13,14 +13,14 @@ DELIVERED = ("no", "maybe", "yes")
 # Stops that lie in the item itself; the others come from outside. A deadline is
 # either: the batch's, or a wait that would have gone past it.
 OWN_STOPS = {"not_retryable", "max_attempts", "maybe_delivered", "ttl", "deadline"}
-OUTSIDE_STOPS = {"first_failure", "disconnected", "deadline"}
+OUTSIDE_STOPS = {"first_failure", "disconnected", "deadline", "shed"}
 BEFORE_SENDING = ("queue", "resolve", "connect", "tls")
 
 # Codes of attempts that no status line answered, and what they can say.
 UNANSWERED = {"permission_denied": {"no"}, "connect_failed": {"no"}, "timeout": {"no", "maybe"},
               "aborted": {"no", "maybe"}, "connection_lost": {"maybe"}, "bad_response": {"maybe"}}
 # Codes of items that were never attempted.
-UNATTEMPTED = {"invalid_item", "payload_too_large", "expired", "not_attempted"}
+UNATTEMPTED = {"invalid_item", "payload_too_large", "expired", "not_attempted", "circuit_open"}
 
 _BY_STATUS = {400: "invalid_item", 422: "invalid_item", 401: "unauthenticated", 403: "permission_denied",
               404: "recipient_not_found", 408: "timeout", 410: "recipient_gone", 413: "payload_too_large",
@@ -96,6 +96,7 @@ class Item:
     result: Optional[dict]
     attempts: list
     requests: list
+    refused: int = 0                    # tries that a breaker refused: no attempts
 
     @property
     def code(self):
@@ -116,7 +117,8 @@ class Item:
 
 def items_of(record):
     results = {r["id"]: r for r in record.final["results"]} if record.final else {}
-    return [Item(plan, results.get(plan.id), record.attempts.get(plan.id, []), requests_of(plan, record))
+    return [Item(plan, results.get(plan.id), record.attempts.get(plan.id, []), requests_of(plan, record),
+                 record.refused.get(plan.id, 0))
             for plan in record.plan.items]
 
 

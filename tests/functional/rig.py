@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Optional
 from urllib.parse import quote, unquote
@@ -23,6 +24,9 @@ NARROW_PAYLOAD = 2000
 BODY_KEPT = 400000
 # ESTABLISHED and CLOSE_WAIT in /proc/net/tcp.
 TCP_OPEN = ("01", "08")
+# So eager that each of them has its say within a seed.
+PROTECTION = {"breaker": {"failure_ratio": 0.5, "min_attempts": 4, "window_ms": 500, "open_ms": 30}, "max_pause_ms": 30,
+              "retry_budget": {"ratio": 0.2, "per_second": 20, "window_ms": 300}, "rate": {"per_second": 500, "burst": 5}}
 # How long a client waits for its moment before it leaves all the same.
 MOMENT_MS = 300
 
@@ -58,6 +62,7 @@ class Record:
     done: Optional[dict] = None         # the log's line
     n_done: int = 0
     attempts: dict = field(default_factory=dict)     # item id: [Attempt]
+    refused: dict = field(default_factory=dict)      # item id: how many tries a breaker refused
     entries: dict = field(default_factory=dict)      # item tag: [ledger entry]
     late: list = field(default_factory=list)         # ledger entries after all had ended
 
@@ -75,7 +80,7 @@ class SeedRecord:
 
 
 class Rig:
-    def __init__(self, shards):
+    def __init__(self, shards, protected=False):
         self.shards = shards
         self.down = harness.Downstream("--ledger-body", str(BODY_KEPT))
         services = {
@@ -85,6 +90,8 @@ class Rig:
             "narrow": {"kind": "http", "url": self.down.url + "/narrow/{to}", "refuses_with": [503],
                        "max_in_flight": 3, "max_payload_bytes": NARROW_PAYLOAD},
         }
+        if protected:
+            services = {name: {**service, **PROTECTION} for name, service in services.items()}
         try:
             self.settled = harness.Daemon({"shards": shards, "services": services,
                                            "limits": {"payload_bytes": 4000000}})
@@ -189,11 +196,13 @@ class Rig:
         """Attempts and ends by batch; returns the ids that belong to no record.
         A batch whose client left early is known by its items' ids."""
         by_id = {r.id: r for r in records if r.id is not None}
-        attempts, done, unknown = {}, {}, []
+        attempts, refused, done, unknown = {}, {}, {}, []
         for line in self.settled.lines[log_start:]:
             fields = fields_of(line or "")
             if fields.get("event") == "attempt_done":
                 attempts.setdefault(fields["batch"], []).append(fields)
+            elif fields.get("event") == "attempt_refused":
+                refused.setdefault(fields["batch"], Counter())[fields["item"]] += 1
             elif fields.get("event") == "batch_done":
                 done.setdefault(fields["batch"], []).append(fields)
         for batch_id in set(done) - set(by_id):
@@ -207,6 +216,7 @@ class Rig:
         for batch_id, record in by_id.items():
             record.done = done.get(batch_id, [None])[0]
             record.n_done = len(done.get(batch_id, []))
+            record.refused = refused.get(batch_id, {})
             for fields in attempts.get(batch_id, []):
                 record.attempts.setdefault(fields["item"], []).append(attempt_of(fields))
         return unknown

@@ -164,10 +164,13 @@ class Services(reading.Case):
         self.assertEqual((answer.status, answer.headers["Content-Type"]), (200, "application/json"))
         self.assertNotIn(self.SECRET, answer.body.decode())
         self.assertNotIn("czNjcjN0", answer.body.decode())
-        return {s.pop("name"): s for s in answer.json["services"]}
+        services = {s.pop("name"): s for s in answer.json["services"]}
+        self.assertLessEqual({s.pop("lanes") for s in services.values()}, {0, 1})  # what other tests leave
+        return services
 
     def test_it_shows_what_is_configured_and_no_secret(self):
-        rest = {"in_flight": 0, "queued": 0, "breaker": None, "rate": None}
+        rest = {"in_flight": 0, "queued": 0, "breaker": None, "rate": None, "pause": None,
+                "retry_budget": {"ratio": 0.2, "per_second": 1000000, "window_ms": 10000, "queued": 0}}
         self.assertEqual(self.services(), {
             "hooks": {"kind": "webhook", "origin": None, "attempt_timeout_ms": 5000, "max_in_flight": 2, **rest},
             "push": {"kind": "http", "origin": "http://push.internal:8081", "attempt_timeout_ms": 1234, "max_in_flight": 256, **rest},

@@ -93,6 +93,10 @@ class Doctor:
         """A request that nothing was to make."""
         self.entries(b, i).append(copy.deepcopy(self.entries(0, 0)[0]))
 
+    def refuse(self, b, i, n):
+        record = self.b(b)
+        record.refused[record.plan.items[i].id] = n
+
     def late(self, b, i, us):
         attempt = copy.deepcopy(self.attempts(0, 0)[0])
         attempt.started_us, attempt.ended_us = us, us + 1
@@ -177,11 +181,20 @@ DEFECTS = [
      lambda d: setattr(d.attempts(0, 0)[0], "started_us", d.attempts(0, 0)[0].started_us + 60000000)),
     ("no_attempt_starts_after_its_deadline", "an attempt after its ttl",
      lambda d: setattr(d.b(0).plan.items[3], "ttl_ms", 900)),
+    ("a_refusal_is_told_where_nothing_else_was_tried", "a refusal that nobody logged",
+     lambda d: d.result(0, 1).update(attempts=0, error={"code": "circuit_open"})),
+    ("a_refusal_is_told_where_nothing_else_was_tried", "a refusal that is not told",
+     lambda d: (d.result(0, 1).update(attempts=0, error={"code": "not_attempted"}), d.refuse(0, 1, 1))),
+    ("attempts_are_counted_and_bounded", "more tries than there may be", lambda d: d.refuse(0, 0, 3)),
+    ("stop_says_why_there_was_no_further_attempt", "no budget for a first attempt",
+     lambda d: d.result(0, 1).update(attempts=0, stop="retry_budget")),
     ("stop_says_why_there_was_no_further_attempt", "max_attempts after one of three",
      lambda d: d.result(0, 1).update(stop="max_attempts")),
     ("stop_says_why_there_was_no_further_attempt", "no stop", lambda d: d.result(0, 1).pop("stop")),
     ("stop_says_why_there_was_no_further_attempt", "a stop that the batch did not have",
      lambda d: d.result(0, 4).update(stop="disconnected")),
+    ("stop_says_why_there_was_no_further_attempt", "shed, though it is no best_effort",
+     lambda d: d.result(0, 4).update(stop="shed")),
     ("an_invalid_item_is_never_attempted", "an invalid item sent", lambda d: d.forge(3, 0)),
     ("an_invalid_item_is_never_attempted", "a valid item called invalid",
      lambda d: d.b(3).plan.items[0].__setattr__("valid", True)),

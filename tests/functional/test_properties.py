@@ -62,7 +62,9 @@ class Properties(harness.unittest.TestCase):
         seeds = [s for s in range(FIRST, FIRST + SEEDS) if SHARDS[s % len(SHARDS)] == shards]
         if not seeds:
             self.skipTest("no seed has this number of shards")
-        r = rig.Rig(shards)
+        self.settle_all(rig.Rig(shards), seeds)
+
+    def settle_all(self, r, seeds):
         try:
             for seed in seeds:
                 self.settle(r, seed)
@@ -81,6 +83,12 @@ class Properties(harness.unittest.TestCase):
         complaints = invariants.judge(record)
         if complaints:
             self.fail(tell(seed, r.shards, record, complaints))
+
+    def test_every_invariant_holds_where_downstreams_are_protected(self):
+        """By breakers, rates, retry budgets and pauses, which the other daemons have not."""
+        r = rig.Rig(2, protected=True)
+        self.settle_all(r, range(FIRST, FIRST + max(SEEDS // 3, 1)))
+        self.assertRegex(r.settled.text(), "event=attempt_refused")
 
     def test_every_invariant_holds_on_one_shard(self):
         self.settle_seeds(1)

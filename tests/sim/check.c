@@ -101,7 +101,8 @@ static void check_repeat(const struct sim_batch *b, const struct sim_item *it)
 	struct verdict v;
 
 	CHECK(STICKY, state_of(b, (unsigned)(it - b->items)) != ITEM_FINAL, "a final item starts");
-	CHECK(MAX_ATTEMPTS, it->starts < b->want.retry.max_attempts, "attempt %u", it->starts + 1);
+	CHECK(MAX_ATTEMPTS, it->starts + it->refused < b->want.retry.max_attempts, "attempt %u, %u refused", it->starts + 1,
+	      it->refused);
 	CHECK(MAX_ATTEMPTS, it->running == 0, "two attempts of one item at once");
 	CHECK(AT_MOST_ONCE, !b->want.at_most_once || model_delivered(it, b, -1) == DELIVERED_NO,
 	      "attempt %u follows one that may have been delivered", it->starts + 1);
@@ -130,6 +131,37 @@ static void check_times(const struct sim_batch *b, const struct sim_item *it)
 	      (long long)(clock_now() - model_ttl_us(b, it)));
 }
 
+static unsigned live_of(unsigned shard, int service)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < sim.n_requests; i++) {
+		const struct request *r = &sim.requests[i];
+
+		n += r->shard == shard && r->life == sim.life && r->account >= 0 && r->recorded && r->done_us == NEVER &&
+		     sim.batches[r->batch].items[r->item].service == service;
+	}
+	return n;
+}
+
+/* A service takes a slot of the shard while it holds fewer than are free. */
+static bool may_take_slot(unsigned shard, int service, unsigned live)
+{
+	unsigned most = sim.config.limits.in_flight;
+
+	return live == 0 || 2 * live < most || (live < most && live_of(shard, service) < most - live);
+}
+
+static void check_slot(const struct request *r)
+{
+	unsigned live = xfer_usage(sim.xfers[r->shard]).live, most = sim.config.limits.in_flight;
+	int service = sim.batches[r->batch].items[r->item].service;
+
+	CHECK(IN_FLIGHT, live < most, "shard %u is over its cap", r->shard);
+	CHECK(SLOTS, may_take_slot(r->shard, service, live), "service %d has %u of the slots of shard %u, and %u are free",
+	      service, live_of(r->shard, service), r->shard, most - live);
+}
+
 /* Is this the item's attempt to make, and now? Fills in what the ledger keeps. */
 void check_start(struct request *r, const struct exchange *e)
 {
@@ -145,6 +177,7 @@ void check_start(struct request *r, const struct exchange *e)
 	check_order(b, r->item);
 	check_times(b, it);
 	check_repeat(b, it);
+	check_slot(r);
 	r->n = ++it->starts;
 	r->deadline_us = MIN(r->start_us + model_timeout_us(b, it), model_deadline_us(b));
 	r->deadline_us = MIN(r->deadline_us, model_ttl_us(b, it));
@@ -186,8 +219,7 @@ void check_running(const struct request *r)
 	CHECK(IN_FLIGHT, lane <= most, "%u in flight in one lane, %u allowed", lane, most);
 	if (lane == most)
 		cover_race(RACE_LANE_FULL);
-	CHECK(IN_FLIGHT, xfer_usage(sim.xfers[r->shard]).live < sim.config.limits.in_flight,
-	      "shard %u is over its cap", r->shard);
+	check_fair((unsigned)r->account, &b->items[r->item]);
 }
 
 void check_seen(const struct request *r, struct slice body)
@@ -210,29 +242,54 @@ void check_seen(const struct request *r, struct slice body)
 
 static void check_wait(const struct sim_batch *b, const struct item *it, const struct sim_item *si)
 {
-	const struct request *last = &sim.requests[si->last];
-	int64_t bound = b->want.retry.base_ms, wish = 1000 * MAX(last->answer.retry_after_ms, 0);
-	int64_t wait = clock_from_loop(it->wake.key) - last->done_us;
+	int64_t bound = 1000 * model_backoff_ms(b, si), wish = 1000 * model_wish_ms(si);
+	int64_t wait = clock_from_loop(it->wake.key) - si->tried_us;
 
-	for (unsigned i = 1; i < si->starts; i++)
-		bound = MIN(bound * 2, b->want.retry.cap_ms);
-	bound = 1000 * MIN(bound, b->want.retry.cap_ms);
-	CHECK(RETRY_WAIT, wait >= 0 && wait <= MAX(bound, wish), "a wait of %lld us, %lld at most",
+	/* Of a refusal is known when its batch heard of it. */
+	CHECK(RETRY_WAIT, (wait >= 0 || si->refused_last) && wait <= MAX(bound, wish), "a wait of %lld us, %lld at most",
 	      (long long)wait, (long long)MAX(bound, wish));
 	CHECK(RETRY_WAIT, clock_from_loop(it->wake.key) < MIN(model_deadline_us(b), model_ttl_us(b, si)),
 	      "a wait that ends after the item's deadline");
 }
 
+/* Another try of the item is over: an attempt, or one that an open breaker refused. */
+void note_try(const struct sim_batch *b, struct sim_item *si, const struct item *it)
+{
+	unsigned n = (unsigned)(si - b->items);
+
+	CHECK(REFUSED, it->refused >= si->refused && it->attempts + it->refused <= si->attempts + si->refused + 1,
+	      "item %u: %u attempts and %u refused, after %u and %u", n, it->attempts, it->refused, si->attempts, si->refused);
+	if (it->refused > si->refused) {
+		CHECK(REFUSED, account_refused_since(si, MAX(si->tried_us, b->accepted_us)),
+		      "item %u is refused, and its breaker was not open", n);
+		CHECK(REFUSED, si->running == 0, "item %u is refused while it runs", n);
+		cover_race(RACE_REFUSED);
+		trace("refused: batch, item, times", b - sim.batches, n, it->refused);
+		si->tried_us = clock_now();
+	} else if (it->attempts > si->attempts) {
+		si->tried_us = sim.requests[si->last].done_us;
+	} else {
+		CHECK(REFUSED, it->state != ITEM_WAITING || si->state == ITEM_WAITING || world_goes_down(),
+		      "item %u is to be tried again, and was not tried", n);
+		return;
+	}
+	si->refused_last = it->refused > si->refused;
+	si->refused = it->refused;
+	si->attempts = it->attempts;
+}
+
 static void check_item(struct sim_batch *b, const struct item *it, struct sim_item *si)
 {
 	unsigned n = (unsigned)(si - b->items);
+	bool tried = it->attempts != si->attempts || it->refused != si->refused;
 
 	CHECK(STICKY, it->delivered >= si->delivered, "item %u: delivered went down", n);
 	CHECK(STICKY, it->attempts >= si->attempts, "item %u: attempts went down", n);
 	CHECK(SEEN, it->attempts <= si->starts, "item %u: %u attempts told, %u started", n, it->attempts,
 	      si->starts);
 	CHECK(DUPLICATE, !it->duplicate_risk || it->attempts >= 2, "item %u: after one attempt", n);
-	if (it->state == ITEM_WAITING && heap_has(&it->wake) && it->attempts != si->attempts)
+	note_try(b, si, it);
+	if (it->state == ITEM_WAITING && heap_has(&it->wake) && tried)
 		check_wait(b, it, si);
 	if (si->state == ITEM_FINAL) {
 		CHECK(STICKY,
@@ -246,7 +303,6 @@ static void check_item(struct sim_batch *b, const struct item *it, struct sim_it
 		si->since_us = clock_now();
 	si->state = it->state;
 	si->delivered = it->delivered;
-	si->attempts = it->attempts;
 	si->code = it->code;
 	si->stop = it->stop;
 	si->status = it->status;
@@ -383,6 +439,18 @@ static unsigned handed_out(const struct sim_batch *b)
 	return n;
 }
 
+/* Its lane has no reason to let it wait. */
+static bool lane_is_free(const struct sim_batch *b, unsigned i, int64_t slack)
+{
+	const struct service *s = &sim.services[b->items[i].service];
+
+	for (unsigned shard = 0; shard < sim.n_shards; shard++)
+		if (!may_take_slot(shard, b->items[i].service, xfer_usage(sim.xfers[shard]).live))
+			return false;
+	return running_in_lane(&(struct request){.batch = (unsigned)(b - sim.batches), .item = i}) < s->max_in_flight &&
+	       !account_holds(&b->items[i], clock_now() - slack);
+}
+
 /* Nothing but its lane may hold the item up. */
 static bool wants_to_run(const struct sim_batch *b, unsigned i, int64_t slack)
 {
@@ -412,17 +480,9 @@ static void check_idle(const struct sim_batch *b)
 
 	if (!sim.exact || sim.shut_down || b->end.why != WHY_NONE || sim.last_us >= clock_now() - slack)
 		return;
-	for (unsigned i = 0; i < sim.n_shards; i++)
-		if (xfer_usage(sim.xfers[i]).live >= sim.config.limits.in_flight)
-			return;
-	for (unsigned i = 0; i < b->n_items; i++) {
-		const struct service *s = &sim.services[b->items[i].service];
-
+	for (unsigned i = 0; i < b->n_items; i++)
 		if (wants_to_run(b, i, slack))
-			CHECK(IDLE, running_in_lane(&(struct request){.batch = (unsigned)(b - sim.batches), .item = i}) >=
-					    s->max_in_flight,
-			      "item %u waits for nothing", i);
-	}
+			CHECK(IDLE, !lane_is_free(b, i, slack), "item %u waits for nothing", i);
 }
 
 /* One batch, now. Also called by its listener, before it is let go. */
@@ -434,6 +494,15 @@ void check_settled_now(struct sim_batch *b)
 	notice_end(b);
 }
 
+static bool any_held(int64_t us)
+{
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		for (unsigned j = 0; j < sim.batches[i].n_items; j++)
+			if (sim.batches[i].items[j].state != ITEM_FINAL && account_holds(&sim.batches[i].items[j], us))
+				return true;
+	return false;
+}
+
 /* Nothing happens anywhere, and this job should be at work: its wake-up is lost. The
  * disk may have failed a while ago, and is asked again a few seconds later. */
 static void check_awake(const struct sim_batch *b)
@@ -443,7 +512,10 @@ static void check_awake(const struct sim_batch *b)
 	if (sim.stalls || sim.last_us >= quiet || b->end.why != WHY_NONE || world_goes_down() || sim.down ||
 	    !store_disk_well_since(sim.disk, quiet))
 		return;
-	/* A job that somebody waits for stays in memory, and keeps its room. */
+	/* A lane that waits holds up the batches behind it; and a job that somebody waits
+	 * for stays in memory, and keeps its room. */
+	if (any_held(quiet))
+		return;
 	for (unsigned i = 0; i < sim.n_batches; i++)
 		if (sim.batches[i].running > 0 || (sim.batches[i].beyond && !sim.batches[i].finish_kept))
 			return;

@@ -31,9 +31,9 @@ static void check_kept_item(const struct sim_item *si, const struct item *it, un
 	CHECK(KEPT, it->index == n && slice_eq(it->id, slice_str(si->id)), "item %u has another id", n);
 	CHECK(KEPT, (it->state == ITEM_FINAL) == (k->state == ITEM_FINAL), "item %u: state %d, not %d", n, it->state,
 	      k->state);
-	CHECK(KEPT, it->attempts == k->attempts && it->delivered == k->delivered &&
+	CHECK(KEPT, it->attempts == k->attempts && it->refused == k->refused && it->delivered == k->delivered &&
 		      it->duplicate_risk == k->duplicate_risk,
-	      "item %u: %u attempts, delivered %u", n, it->attempts, it->delivered);
+	      "item %u: %u attempts, %u refused, delivered %u", n, it->attempts, it->refused, it->delivered);
 	if (it->attempts > 0 || it->state == ITEM_FINAL)
 		CHECK(KEPT, it->code == k->code, "item %u: %s, not %s", n, code_str((enum code)it->code),
 		      code_str((enum code)k->code));
@@ -71,14 +71,14 @@ static void check_note_end(const struct sim_batch *b, const struct batch *real)
 
 	cover_race(RACE_NOTE_INTERRUPTED);
 	for (unsigned i = 0; i < b->n_items; i++)
-		open += !b->items[i].invalid;
+		open += !b->items[i].invalid && !b->items[i].shed;
 	CHECK(KEPT, real->stop_reason == (open > 0 ? STOP_REASON_INTERRUPTED : STOP_REASON_COMPLETED),
 	      "batch %u ends as %s", (unsigned)(b - sim.batches), stop_reason_str(real->stop_reason));
 	for (unsigned i = 0; i < b->n_items; i++) {
 		const struct item *it = &real->items[i];
 
 		CHECK(KEPT, it->state == ITEM_FINAL && it->index == i, "item %u is not final", i);
-		if (!b->items[i].invalid)
+		if (!b->items[i].invalid && !b->items[i].shed)
 			CHECK(KEPT, it->code == CODE_INTERRUPTED && it->delivered == DELIVERED_MAYBE && stops >> it->stop & 1,
 			      "item %u: %s, stop %s", i, code_str((enum code)it->code), stop_str((enum stop)it->stop));
 	}

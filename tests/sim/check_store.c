@@ -52,6 +52,7 @@ static void note_item(struct sim_item *si, const struct item *it)
 {
 	si->state = it->state;
 	si->attempts = it->attempts;
+	si->refused = it->refused;
 	si->delivered = it->delivered;
 	si->code = it->code;
 	si->stop = it->stop;
@@ -65,8 +66,8 @@ static void note_item(struct sim_item *si, const struct item *it)
 static void keep_item(struct sim_item *si, const struct item *it)
 {
 	si->kept = (struct step){
-		.state = it->state, .attempts = it->attempts, .delivered = it->delivered, .code = it->code,
-		.stop = it->stop, .status = it->status, .duplicate_risk = it->duplicate_risk,
+		.state = it->state, .attempts = it->attempts, .refused = it->refused, .delivered = it->delivered,
+		.code = it->code, .stop = it->stop, .status = it->status, .duplicate_risk = it->duplicate_risk,
 		.due_unix_ms = it->state == ITEM_WAITING ? it->due_unix_ms : 0,
 	};
 	si->kept_final_us = si->final_us;
@@ -94,10 +95,11 @@ static void accept_asked(const struct store_accept *a)
 	trace("ask for accept: batch, items", number(b), b->n_items, 0);
 }
 
-static struct sim_batch *holder_of(unsigned key)
+/* A tenant's keys are its own. */
+static struct sim_batch *holder_of(const struct sim_batch *b)
 {
-	for (unsigned i = 0; key != 0 && i < sim.n_batches; i++)
-		if (sim.batches[i].key == key && sim.batches[i].fate == FATE_KEPT)
+	for (unsigned i = 0; b->key != 0 && i < sim.n_batches; i++)
+		if (sim.batches[i].key == b->key && sim.batches[i].tenant == b->tenant && sim.batches[i].fate == FATE_KEPT)
 			return &sim.batches[i];
 	return NULL;
 }
@@ -119,7 +121,7 @@ static void accept_answered(const struct store_accept *a)
 		note_kept(a);
 	if (b == NULL)
 		return;
-	holder = holder_of(b->key);
+	holder = holder_of(b);
 	b->accept_said_us = clock_now();
 	trace("accept answered: batch, answer", number(b), a->op.answer, 0);
 	if (a->op.answer == STORE_KEY_EXISTS)
@@ -152,7 +154,7 @@ static unsigned unused_claims(const struct sim_item *like)
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		const struct sim_batch *b = &sim.batches[i];
 
-		for (unsigned j = 0; b->fate == FATE_KEPT && b->end.why == WHY_NONE && j < b->n_items; j++)
+		for (unsigned j = 0; b->fate == FATE_KEPT && b->end.why == WHY_NONE && !model_may_shed(b) && j < b->n_items; j++)
 			n += may_start(b, &b->items[j]) && b->items[j].service == like->service &&
 			     slice_eq(model_origin(&b->items[j]), model_origin(like));
 	}
@@ -210,16 +212,12 @@ static void check_counts(const struct sim_batch *b, const struct store_update *u
 /* The wait that is written down: within the jitter, and the downstream's wish. */
 static void check_due(const struct sim_batch *b, const struct sim_item *si, const struct item *it)
 {
-	const struct request *last = &sim.requests[si->last];
-	int64_t bound = b->want.retry.base_ms, wish = MAX(last->answer.retry_after_ms, 0), wait;
+	int64_t bound = model_backoff_ms(b, si), wish = model_wish_ms(si), wait;
 
-	CHECK(UPDATE, si->last >= 0, "an item waits that was never tried");
-	for (unsigned i = 1; i < si->starts; i++)
-		bound = MIN(bound * 2, b->want.retry.cap_ms);
-	bound = MIN(bound, b->want.retry.cap_ms);
-	wait = it->due_unix_ms - clock_to_unix_ms(last->done_us);
+	CHECK(UPDATE, si->last >= 0 || si->refused > 0, "an item waits that was never tried");
+	wait = it->due_unix_ms - clock_to_unix_ms(si->tried_us);
 	/* What should have begun already begins now. */
-	CHECK(RETRY_WAIT, wait + 1 >= wish && (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
+	CHECK(RETRY_WAIT, (wait + 1 >= wish || si->refused_last) && (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
 	      "a wait of %lld ms, %lld at most", (long long)wait, (long long)MAX(bound, wish));
 	CHECK(RETRY_WAIT,
 	      it->due_unix_ms <= clock_to_unix_ms(MIN(model_deadline_us(b), model_ttl_us(b, si))) + 2 ||
@@ -240,6 +238,7 @@ static void check_progress(const struct sim_batch *b, struct sim_item *si, const
 	CHECK(UPDATE, it->state != ITEM_QUEUED, "item %u: an update with no news", n);
 	if (last != NULL && last->interrupted && last->done_us == NEVER)
 		last->done_us = clock_now();
+	note_try(b, si, it);
 	if (it->state == ITEM_WAITING && it->due_unix_ms != si->due_unix_ms)
 		check_due(b, si, it);
 }

@@ -55,6 +55,17 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_OTHER_SHARDS] = "other_number_of_shards",
 	[RACE_NOTE_INTERRUPTED] = "note_ends_as_interrupted",
 	[RACE_CRASH_AFTER_FINISH] = "crash_after_the_end",
+	[RACE_PAUSED] = "lane_paused",
+	[RACE_PAUSE_CUT] = "lane_paused_for_less_than_asked",
+	[RACE_BREAKER_OPENED] = "breaker_opened",
+	[RACE_BREAKER_CLOSED] = "breaker_closed_by_its_probe",
+	[RACE_PROBE_SAID_NOTHING] = "probe_says_nothing",
+	[RACE_STALE_OUTCOME] = "outcome_of_another_period",
+	[RACE_REFUSED] = "try_refused",
+	[RACE_RATE_HELD] = "lane_held_by_its_rate",
+	[RACE_TENANTS_SHARE] = "tenants_share_by_weight",
+	[RACE_PRIORITIES_SHARE] = "batches_share_by_priority",
+	[RACE_BUDGET_HELD] = "repeat_held_by_the_budget",
 };
 
 void cover_race(enum race r)
@@ -110,21 +121,16 @@ void cover_report(void)
 		line("race", race_names[i], races[i]);
 }
 
-/* Not yet raised by the dispatcher: no breaker, no retry budget, no shedding. */
-static bool expected_code(enum code c)
-{
-	return c != CODE_CIRCUIT_OPEN;
-}
-
+/* Not yet raised by the dispatcher: no shedding. */
 static bool expected_stop(enum stop s)
 {
-	return s != STOP_RETRY_BUDGET && s != STOP_SHED;
+	return s != STOP_SHED;
 }
 
 const char *cover_missing(void)
 {
 	for (unsigned i = 0; i < CODE_MAX; i++)
-		if (codes[i] == 0 && expected_code((enum code)i))
+		if (codes[i] == 0)
 			return code_str((enum code)i);
 	for (unsigned i = 0; i < STOP_MAX; i++)
 		if (stops[i] == 0 && expected_stop((enum stop)i))

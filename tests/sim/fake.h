@@ -44,7 +44,8 @@ int64_t clock_to_unix_ms(int64_t us);
 
 /* The machine starts anew: from here on the loops' own clock begins near zero. */
 void clock_reboot(void);
-int64_t clock_from_loop(int64_t us);                         /* a loop's time as the world's */
+int64_t clock_from_loop(int64_t us);                         /* a loop's time as the world's ... */
+int64_t clock_to_loop(int64_t us);                           /* ... and back */
 
 /* Act in the thread of `l` from outside; NULL: leave. */
 void fake_loop_enter(struct loop *l);

@@ -145,6 +145,11 @@ int64_t clock_from_loop(int64_t us)
 	return us == HEAP_NONE ? us : us + world_clock.boot_us;
 }
 
+int64_t clock_to_loop(int64_t us)
+{
+	return us - world_clock.boot_us;
+}
+
 bool clock_step(void)
 {
 	struct heap_node *node = heap_pop(&world_clock.events, INT64_MAX - 1);

@@ -92,6 +92,7 @@ static void deliver(struct transfer *t)
 	r->answer = answer;
 	sim.batches[r->batch].running--;
 	sim.batches[r->batch].items[r->item].running--;
+	account_answer(r);
 	t->xfer->usage.live--;
 	list_remove(&t->node);
 	t->on_done(t->arg, &answer);
@@ -222,26 +223,31 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 			    void (*on_done)(void *arg, const struct answer *answer), void *arg)
 {
 	struct request r = {.shard = x->shard, .start_us = clock_now(), .wrote_us = NEVER, .cancel_us = NEVER,
-			    .done_us = NEVER, .next = -1};
+			    .done_us = NEVER, .next = -1, .account = -1};
 	struct script script = {.retry_after_ms = RETRY_AFTER_NONE};
 	struct transfer *t;
+	unsigned at;
 
 	if (sim.dead)
 		return start_of_dead(x, on_done, arg);
 	CHECK(LISTENER, loop_is_current(x->loop), "a transfer is started from another loop");
 	check_start(&r, e);
+	account_start(&r);
 	sim.script(&r, &script);
 	r.recorded = !script.no_memory;
 	r.answer.retry_after_ms = RETRY_AFTER_NONE;
 	if (script.no_memory) {
 		cover_race(RACE_NO_MEMORY);
 		r.done_us = r.start_us;
-		ledger_add(&r);
+		r.answer.end = ANSWER_NO_CONNECTION;
+		at = ledger_add(&r);
+		account_answer(&sim.requests[at]);
 		return NULL;
 	}
+	at = ledger_add(&r);
 	t = xcalloc(1, sizeof *t);
 	*t = (struct transfer){.xfer = x, .script = script, .body = e->body, .on_done = on_done, .arg = arg,
-			       .request = ledger_add(&r),
+			       .request = at,
 			       .answer = {.phase = PHASE_CONNECT, .retry_after_ms = RETRY_AFTER_NONE}};
 	check_running(request_of(t));
 	x->usage.live++;

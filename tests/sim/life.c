@@ -49,6 +49,7 @@ void life_open(void)
 {
 	CLEANUP(buf_free) struct buf error = {0};
 
+	account_forget();
 	sim.metrics = dispatch_metrics_new(&sim.told, sim.n_shards);
 	sim.store = store_on_disk(sim.disk);
 	sim.group = (struct dispatch_group){.hash_seed = dice_below(UINT64_MAX), .n = sim.n_shards};
@@ -142,6 +143,8 @@ void life_close(void)
 	CHECK(LEAK, atomic_load(&sim.group.unfinished) == 0, "%u items unfinished",
 	      atomic_load(&sim.group.unfinished));
 	CHECK(LEAK, atomic_load(&sim.group.held_bytes) == 0, "%zu bytes held", atomic_load(&sim.group.held_bytes));
+	CHECK(LEAK, atomic_load(&sim.group.tenants.of[0].queued) == 0, "%llu items of a tenant",
+	      (unsigned long long)atomic_load(&sim.group.tenants.of[0].queued));
 	check_gauges();
 	store_close(STEAL_PTR(sim.store));
 	metrics_free(STEAL_PTR(sim.metrics));
@@ -167,7 +170,7 @@ static void interrupt(const struct sim_batch *b, struct sim_item *si)
 		cover_race(RACE_CLAIMED_NOT_STARTED);
 		ledger_add(&(struct request){.batch = (unsigned)(b - sim.batches), .item = (unsigned)(si - b->items),
 					     .n = ++si->starts, .next = -1, .start_us = clock_now(), .wrote_us = NEVER,
-					     .cancel_us = NEVER});
+					     .cancel_us = NEVER, .account = -1});
 	} else if (sim.requests[si->last].answer.status != 0) {
 		cover_race(RACE_OUTCOME_LOST);
 	}
@@ -197,6 +200,7 @@ static void fall_back(struct sim_batch *b)
 
 		si->state = si->kept.state;
 		si->attempts = si->kept.attempts;
+		si->refused = si->kept.refused;
 		si->delivered = si->kept.delivered;
 		si->code = si->kept.code;
 		si->stop = si->kept.stop;

@@ -62,6 +62,11 @@ struct slice model_origin(const struct sim_item *it)
 	return (struct slice){url, (size_t)(host - url) + strcspn(host, "/")};
 }
 
+struct slice model_tenant(unsigned tenant)
+{
+	return slice_str(sim.config.tenants[tenant].name);
+}
+
 void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112])
 {
 	char id[BATCH_ID_LEN + 1];
@@ -158,6 +163,57 @@ struct verdict model_judge(const struct sim_batch *b, const struct request *r)
 		break;
 	}
 	return verdict(BIT(INTERNAL), DELIVERED_MAYBE);
+}
+
+/* What the breaker hears of it: whose fault was it? A timeout is the downstream's
+ * only if it had as long as its service is granted. */
+static enum said said_by_status(int status)
+{
+	if (status == 429)
+		return SAID_NEITHER;
+	return status >= 500 || status == 408 ? SAID_FAILURE : SAID_SUCCESS;
+}
+
+enum said model_said(const struct sim_batch *b, const struct request *r)
+{
+	const struct service *s = &sim.services[b->items[r->item].service];
+	const struct answer *a = &r->answer;
+	uint32_t codes;
+
+	if (a->status != 0)
+		return said_by_status(a->status);
+	switch (a->end) {
+	case ANSWER_CANCELLED:
+		codes = judge_cancel(b, r);
+		if (!(codes & BIT(TIMEOUT)) || r->done_us - r->start_us < 1000 * s->attempt_timeout_ms)
+			return SAID_NEITHER;
+		return codes == BIT(TIMEOUT) ? SAID_FAILURE : SAID_UNCLEAR;
+	case ANSWER_FORBIDDEN:
+	case ANSWER_INTERNAL:
+		return SAID_NEITHER;
+	case ANSWER_NO_CONNECTION:
+	case ANSWER_LOST:
+	case ANSWER_COMPLETE:
+	case ANSWER_MALFORMED:
+		break;
+	}
+	return SAID_FAILURE;
+}
+
+/* The longest wait that the policy has after this many tries. */
+int64_t model_backoff_ms(const struct sim_batch *b, const struct sim_item *it)
+{
+	int64_t bound = b->want.retry.base_ms;
+
+	for (unsigned i = 1; i < it->starts + it->refused; i++)
+		bound = MIN(bound * 2, b->want.retry.cap_ms);
+	return MIN(bound, b->want.retry.cap_ms);
+}
+
+/* What the downstream wished after the last try. */
+int64_t model_wish_ms(const struct sim_item *it)
+{
+	return it->refused_last || it->last < 0 ? 0 : MAX(sim.requests[it->last].answer.retry_after_ms, 0);
 }
 
 /* The maximum over the item's first `up_to` attempts; -1: all of them. */

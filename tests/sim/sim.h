@@ -36,6 +36,13 @@
 	X(DOCUMENT, "the document says what the batch is")                                 \
 	X(LISTENER, "the listener is called from the loop, on_done once")                  \
 	X(ADMISSION, "a refusal has its reason and leaves nothing behind")                 \
+	X(RATE, "a lane's starts are at most burst + rate * time, over any window")        \
+	X(PAUSE, "nothing starts in a lane before its downstream's Retry-After is over")   \
+	X(BREAKER, "an open breaker lets nothing through, a half-open one a single probe") \
+	X(REFUSED, "a try is refused by an open breaker alone, and is no attempt")         \
+	X(BUDGET, "a lane's repeats are within its retry budget")                          \
+	X(SLOTS, "a service takes a shard's slot while it holds fewer than are free")      \
+	X(FAIR, "tenants and batches get starts in proportion to their weights")           \
 	X(IDLE, "no capacity stands idle while work waits")                                \
 	X(LIVENESS, "every batch finishes")                                                \
 	X(LEAK, "timers, listeners and operations are all given back")                     \
@@ -65,7 +72,14 @@ NORETURN void sim_fail(enum rule rule, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void trace_start(void);
 void trace(const char *what, int64_t a, int64_t b, int64_t c);
 
-enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, NEVER = -1 };
+enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, MAX_TENANTS = 3, MAX_ACCOUNTS = 32, NEVER = -1 };
+
+/* What a breaker hears of an attempt. */
+enum said {
+	SAID_NOTHING,                    /* it is not over */
+	SAID_SUCCESS, SAID_FAILURE, SAID_NEITHER,
+	SAID_UNCLEAR,                    /* two ends came at once, and they say different things */
+};
 
 /* One attempt, as the wire saw it. Times are NEVER until they happen. */
 struct request {
@@ -77,12 +91,31 @@ struct request {
 	bool recorded;                   /* a transfer was really started */
 	bool from_outside;               /* its cancel may have come from outside, in a process before */
 	bool interrupted;                /* its process died before what became of it was kept */
+	int account;                     /* the lane's; -1: it never came to one */
+	unsigned life, period;           /* the process it started in; and its breaker's period */
+	enum said said;
 	struct answer answer;            /* body: a static text */
+};
+
+/* One lane's account, since this process began. See account.c. */
+enum account_state { ACCOUNT_CLOSED, ACCOUNT_OPEN, ACCOUNT_PROBING, ACCOUNT_HALF_OPEN };
+
+struct account {
+	int service;
+	struct slice origin;
+	double level;                    /* of the bucket, as it was at level_us */
+	int64_t level_us;
+	int64_t paused_us;               /* until then */
+	enum account_state state;        /* HALF_OPEN: its probe came back and said nothing */
+	bool unsure;                     /* of its breaker nothing is known any more */
+	unsigned period;                 /* counts openings and closings */
+	int64_t until_us;                /* OPEN: until then */
+	int64_t refused_us;              /* the last time at which it refused, once it no longer does */
 };
 
 /* An item, as a step of it was written. */
 struct step {
-	uint8_t state, attempts, delivered, code, stop, status;
+	uint8_t state, attempts, refused, delivered, code, stop, status;
 	bool duplicate_risk;
 	int64_t due_unix_ms;
 };
@@ -98,9 +131,12 @@ struct sim_item {
 	int first, last;                 /* requests in the ledger; -1: none */
 	unsigned starts, running;
 	uint8_t state;                   /* as seen after the last step ... */
-	uint8_t delivered, attempts;
+	uint8_t delivered, attempts, refused;
 	uint8_t code, stop, status;      /* ... and once final */
 	int64_t final_us, since_us;      /* ... and in this state since */
+	int64_t tried_us;                /* when its last try was over, as far as is known */
+	bool refused_last;               /* that try was refused */
+	bool shed;                       /* there was no room for it when its batch came */
 	bool duplicate_risk;
 	/* Durable: what was asked of the store, and what it kept. */
 	bool claimed, claim_unstarted;   /* asked for, and no update since; and no start */
@@ -136,6 +172,8 @@ struct sim_batch {
 	struct policy want;              /* as the contract defines the request */
 	bool plain;                      /* the request leaves the policy to its defaults */
 	unsigned n_items, shard;
+	unsigned tenant;                 /* of config.tenants */
+	int64_t ready_us;                /* since then it has had something ready in its lane; NEVER: it has not */
 	struct sim_item *items;
 	int64_t submit_us;
 	struct batch *b;                 /* our reference */
@@ -200,7 +238,16 @@ enum plant {
 	PLANT_LOSES_LETTERS, PLANT_OTHER_KEY, PLANT_HASTY_FINISH, PLANT_LOSES_ITEMS, PLANT_FORGETS_JOBS,
 	PLANT_UNSYNCED, PLANT_EARLY_DONE, PLANT_SETTLED_BY_SHUTDOWN, PLANT_LATE_PARK, PLANT_CHANGES_ACCEPTED,
 	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO, PLANT_OVERSLEEPS,
-	PLANT_FORGETS_NOTES
+	PLANT_FORGETS_NOTES,
+	/* a lane's limits are misread */
+	PLANT_BURST_AND_ONE, PLANT_FAST, PLANT_NO_BURST, PLANT_NO_PAUSE, PLANT_SHORT_PAUSE, PLANT_LONG_PAUSE,
+	PLANT_NO_BREAKER, PLANT_SHORT_OPEN, PLANT_EAGER_BREAKER, PLANT_NO_BUDGET, PLANT_SHORT_WINDOW, PLANT_POOR_BUDGET,
+	PLANT_NO_WEIGHTS, PLANT_NO_PRIORITIES,
+	/* a lane's decisions are bent */
+	PLANT_RATE_UNPAID, PLANT_LANE_FORGETS, PLANT_TWO_PROBES, PLANT_STALE_OUTCOME, PLANT_4XX_FAILS, PLANT_429_FAILS,
+	PLANT_5XX_SUCCEEDS, PLANT_ABORT_FAILS, PLANT_TIMEOUT_IS_NEITHER, PLANT_PROBE_LOST, PLANT_REPEAT_UNPAID,
+	PLANT_FIRSTS_PAY, PLANT_FIRSTS_WAIT, PLANT_NO_TIMER, PLANT_UNFAIR_SLOTS, PLANT_STARVED_SLEEP,
+	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT
 };
 
 /* One seed's world. There is one at a time. */
@@ -210,7 +257,7 @@ struct sim {
 	struct config config;            /* what the checks believe */
 	struct config told;              /* what the dispatcher is told */
 	struct service services[MAX_SERVICES], told_services[MAX_SERVICES];
-	struct tenant nobody;            /* who has no key */
+	struct tenant tenants[MAX_TENANTS], told_tenants[MAX_TENANTS];
 	struct fake_settings set;
 	bool stalls;                     /* shards may stand still for a while */
 	bool exact;                      /* no stall, no late timer: instants are exact */
@@ -223,6 +270,8 @@ struct sim {
 	bool jobs;                       /* some batches are durable, and processes may end */
 	bool notes;                      /* the disk keeps notes of plain batches */
 	bool crowd;                      /* many jobs at once */
+	bool contended;                  /* a lane that many want, and whose turns are counted */
+	bool guarded;                    /* lanes have rates, breakers and budgets of their own */
 	uint64_t stored_items;
 	int64_t slow_us;                 /* a commit takes this long at most */
 	struct sim_batch batches[MAX_BATCHES];
@@ -235,6 +284,8 @@ struct sim {
 	struct store *store;
 	struct request *requests;
 	unsigned n_requests, cap_requests;
+	struct account accounts[MAX_ACCOUNTS];
+	unsigned n_accounts;
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
 	bool crowded;                    /* so many items were unfinished once that some may be shed */
@@ -243,7 +294,8 @@ struct sim {
 	int64_t last_us;                 /* when something was last traced */
 	uint64_t trace_hash;
 	uint64_t steps;
-	struct event tick;               /* somebody looks, though nothing happens */
+	struct event tick;               /* somebody looks, though nothing happens ... */
+	struct event lane_tick;          /* ... and when a lane may go on */
 };
 extern struct sim sim;
 
@@ -305,6 +357,7 @@ void check_start(struct request *r, const struct exchange *e);
 void check_running(const struct request *r);
 void check_seen(const struct request *r, struct slice body);
 void check_settled_now(struct sim_batch *b);
+void note_try(const struct sim_batch *b, struct sim_item *si, const struct item *it);
 void notice_end(struct sim_batch *b);
 void check_step(void);
 void check_resident(void);
@@ -321,6 +374,18 @@ void check_kept(const struct sim_batch *b);
 void check_kept_end(struct sim_batch *b);
 void check_plain_end(struct sim_batch *b);
 
+/* account.c: what each lane may do. */
+void account_forget(void);
+void account_start(struct request *r);
+void account_answer(struct request *r);
+bool account_holds(const struct sim_item *it, int64_t us);
+bool account_lacks_budget(const struct sim_item *it, int64_t us);
+bool account_refused_since(const struct sim_item *it, int64_t us);
+int64_t account_next_us(void);
+
+/* fair.c: whose turn it is. */
+void check_fair(unsigned account, const struct sim_item *like);
+
 /* model.c: what the contract says, written a second time. */
 struct verdict {
 	uint32_t codes;                  /* a bit for each code that is right */
@@ -328,15 +393,19 @@ struct verdict {
 };
 bool model_from_outside(const struct sim_batch *b, const struct request *r);
 struct verdict model_judge(const struct sim_batch *b, const struct request *r);
+enum said model_said(const struct sim_batch *b, const struct request *r);
 bool model_retryable(enum code c);
 bool model_may_shed(const struct sim_batch *b);            /* its items may make room for others */
 bool model_shed(const struct sim_batch *b, const struct item *it);
 enum status model_status(enum delivered d, unsigned attempts, enum code c);
 enum delivered model_delivered(const struct sim_item *it, const struct sim_batch *b, int up_to);
+int64_t model_backoff_ms(const struct sim_batch *b, const struct sim_item *it);
+int64_t model_wish_ms(const struct sim_item *it);
 int64_t model_slack_us(const struct sim_batch *b);
 int64_t model_timeout_us(const struct sim_batch *b, const struct sim_item *it);
 int64_t model_deadline_us(const struct sim_batch *b);
 int64_t model_ttl_us(const struct sim_batch *b, const struct sim_item *it);
+struct slice model_tenant(unsigned tenant);
 struct slice model_origin(const struct sim_item *it);
 void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112]);
 
@@ -351,14 +420,16 @@ enum race {
 	RACE_SUBMIT_IN_CALLBACK, RACE_DISK_FAILED, RACE_PARKED, RACE_LOADED, RACE_CRASH, RACE_RESTART,
 	RACE_INTERRUPTED_SEEN, RACE_CLAIMED_NOT_STARTED, RACE_OUTCOME_LOST, RACE_ACCEPT_LOST, RACE_ACK_LOST,
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
-	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_MAX
+	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
+	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
+	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);
 void cover_report(void);
 const char *cover_missing(void);         /* NULL: all that matters was exercised */
 
-/* scenarios.c, scenarios_jobs.c */
+/* scenarios.c, scenarios_jobs.c, scenarios_lanes.c */
 struct scenario {
 	const char *name;
 	void (*run)(void);
@@ -367,3 +438,5 @@ extern const struct scenario scenarios[];
 extern const unsigned n_scenarios;
 extern const struct scenario job_scenarios[];
 extern const unsigned n_job_scenarios;
+extern const struct scenario lane_scenarios[];
+extern const unsigned n_lane_scenarios;

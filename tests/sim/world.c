@@ -66,10 +66,21 @@ void world_submit(struct sim_batch *b)
 		batch_unref(STEAL_PTR(b->b));
 		return;
 	}
+	for (unsigned i = 0; i < b->n_items; i++)
+		b->items[i].shed = model_shed(b, &real->items[i]);
 	b->submitted = true;
 	b->id = real->id;
 	b->bytes = real->held_bytes + 1024 + 64 * (size_t)b->n_items;
 	doctor_accepted(real);
+}
+
+/* By its tenant, after another has tried. */
+static bool cancel_job(const struct sim_batch *b, struct dispatch *d)
+{
+	CHECK(KEPT, !dispatch_cancel_job(d, b->id, model_tenant((b->tenant + 1) % (unsigned)sim.config.n_tenants)) ||
+			    sim.config.n_tenants == 1,
+	      "batch %u is found for another tenant", (unsigned)(b - sim.batches));
+	return dispatch_cancel_job(d, b->id, model_tenant(b->tenant));
 }
 
 /* An end from outside of a batch that the store has: it may be in memory, or not. */
@@ -83,7 +94,7 @@ static void end_durable(struct sim_batch *b, enum why why)
 	fake_loop_enter(sim.loops[shard]);
 	sim.inside = true;
 	if (why == WHY_CANCELLED && b->fate == FATE_KEPT)
-		found = dispatch_cancel_job(sim.dispatches[shard], b->id, (struct slice){0});
+		found = cancel_job(b, sim.dispatches[shard]);
 	else
 		dispatch_cancel(sim.dispatches[shard], b->id, why);
 	sim.inside = false;
@@ -183,9 +194,32 @@ static void on_tick(struct event *e)
 		event_at(e, clock_now() + 11000000 + 2 * (clock_now() - sim.last_us));
 }
 
+static bool any_open(void)
+{
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		if (sim.batches[i].submitted && !sim.batches[i].done && !sim.batches[i].finish_kept)
+			return true;
+	return false;
+}
+
+/* Just after a lane could go on something must have happened. */
+static void set_lane_tick(void)
+{
+	int64_t slack = 2 * sim.set.delay_us + 8 * sim.set.turn_us + 1, next = account_next_us();
+
+	if (next < INT64_MAX && !heap_has(&sim.lane_tick.due) && any_open())
+		event_at(&sim.lane_tick, next + slack);
+}
+
+static void on_lane_tick(struct event *e)
+{
+	(void)e;
+}
+
 void world_open(void)
 {
 	event_init(&sim.tick, NULL, on_tick);
+	event_init(&sim.lane_tick, NULL, on_lane_tick);
 	doctor_config();
 	sim.disk = store_disk_new(sim.config.limits.stored_items, sim.slow_us);
 	for (unsigned i = 0; i < MAX_SHARDS; i++)
@@ -199,6 +233,7 @@ bool world_step(void)
 		return false;
 	if (!heap_has(&sim.tick.due) && any_unfinished() && !world_goes_down())
 		event_at(&sim.tick, clock_now() + 11000000);
+	set_lane_tick();
 	CHECK(LIVENESS, ++sim.steps < MOST_STEPS, "the world does not come to rest");
 	check_step();
 	fake_loop_enter(NULL);

@@ -147,6 +147,7 @@ struct transfer {
 	void (*on_done)(void *arg, const struct answer *answer);
 	void *arg;
 	char url[128], id[160];
+	int64_t started_us;
 	bool done, cancelled;
 };
 
@@ -193,7 +194,7 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 
 	(void)x;
 	assert_true(rig.n_sent < MAX_SENT);
-	*t = (struct transfer){.on_done = on_done, .arg = arg};
+	*t = (struct transfer){.on_done = on_done, .arg = arg, .started_us = clock_now()};
 	snprintf(t->url, sizeof t->url, "%s", e->url);
 	for (size_t i = 0; i < e->n_headers; i++)
 		if (strncasecmp(e->headers[i], "webhook-id: ", 12) == 0)
@@ -249,6 +250,7 @@ static int rig_open(void **state)
 	rig.config.limits.queued_items = 1000;
 	rig.config.limits.queued_bytes = rig.config.limits.resident_bytes = 1 << 30;
 	rig.config.limits.in_flight = 100;
+	rig.config.limits.connections = 1000;
 	rig.config.limits.keep_results_ms = 1000000;
 	rig.config.limits.answer_bytes = 1000;
 	rig.group.n = 1;
@@ -323,6 +325,7 @@ static int rig_close(void **state)
 	rig.store.disk->ops->close(rig.store.disk);
 	metrics_free(rig.metrics);
 	assert_int_equal(rig.group.unfinished, 0);
+	assert_int_equal(rig.group.tenants.of[0].queued, 0);
 	assert_int_equal(rig.group.held_bytes, 0);
 	clock_stop();
 	return 0;

@@ -141,7 +141,9 @@ static void the_printed_defaults_load_as_the_defaults(void **state)
 	assert_non_null(strstr(out.p, "\n    # The method that the downstream expects. (POST, PUT, PATCH, DELETE, GET; only http)\n"
 	                              "    # method: POST\n"));
 	assert_non_null(strstr(out.p, "\n    # secret:\n"));
-	assert_null(strstr(out.p, "breaker"));
+	assert_non_null(strstr(out.p, "\n    # breaker:\n    #   # An origin that fails so often is left alone, and its items "
+	                              "fail fast; 0 is no breaker. (number, 0 to 1 of attempts)\n"
+	                              "    #   failure_ratio: 0.5\n"));
 	config_free(c);
 	buf_free(&out);
 }
@@ -155,7 +157,7 @@ static void the_description_has_a_row_for_every_setting(void **state)
 	buf_add_char(&out, '\0');
 	assert_non_null(strstr(out.p, "| `limits.items` | integer, 1 to 1000000 items | `10000` | One batch, "));
 	assert_non_null(strstr(out.p, "\n| `services.*.url` | URL | none | "));
-	assert_null(strstr(out.p, "breaker"));
+	assert_non_null(strstr(out.p, "\n| `services.*.rate.burst` | integer, 1 to 1000000 attempts | none | "));
 	for (const char *row = out.p; (row = strchr(row, '\n')) != NULL && row[1] != '\0'; row++)
 		assert_int_equal(row[1], '|');
 	buf_free(&out);
@@ -434,7 +436,8 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
 	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, ca_file, "
-	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with"));
+	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with, rate, "
+	             "breaker, retry_budget, max_pause_ms"));
 }
 
 static void duplicate_keys_are_errors(void **state)
@@ -504,13 +507,58 @@ static void the_store_is_a_directory_or_memory(void **state)
 	refused("store: {path: [a]}\n", LINE("1:9", "store.path: a list: give a directory"));
 }
 
-static void what_comes_later_says_so(void **state)
+static void assert_lane(const struct service *s, const struct rate_policy *rate, const struct breaker_policy *breaker,
+			const struct budget_policy *budget)
+{
+	assert_true(s->rate.per_second == rate->per_second && s->rate.burst == rate->burst);
+	assert_true(s->breaker.failure_ratio == breaker->failure_ratio);
+	assert_int_equal(s->breaker.min_attempts, breaker->min_attempts);
+	assert_int_equal(s->breaker.window_ms, breaker->window_ms);
+	assert_int_equal(s->breaker.open_ms, breaker->open_ms);
+	assert_true(s->retry_budget.ratio == budget->ratio && s->retry_budget.per_second == budget->per_second);
+	assert_int_equal(s->retry_budget.window_ms, budget->window_ms);
+}
+
+static void what_protects_a_downstream_is_its_services(void **state)
+{
+	const struct breaker_policy breaker = {.failure_ratio = 0.5, .min_attempts = 20, .window_ms = 10000,
+	                                       .open_ms = 5000};
+	const struct budget_policy budget = {.ratio = 0.2, .per_second = 10, .window_ms = 10000};
+	struct config *c = load(
+		"services:\n"
+		"  a: {kind: webhook}\n"
+		"  b: {kind: webhook, rate: {per_second: 500, burst: 7}, breaker: {failure_ratio: 0, min_attempts: 1,\n"
+		"    window_ms: 100, open_ms: 10}, retry_budget: {ratio: 1.25, per_second: 0.125, window_ms: 3600000},\n"
+		"    max_pause_ms: 0}\n"
+		"  c: {kind: webhook, rate: {per_second: 129.999}}\n"
+		"  d: {kind: webhook, rate: {per_second: 0.001}}\n");
+
+	(void)state;
+	assert_lane(&c->services[0], &(struct rate_policy){.burst = 1}, &breaker, &budget);
+	assert_int_equal(c->services[0].max_pause_ms, 60000);
+	assert_lane(&c->services[1], &(struct rate_policy){500, 7},
+	            &(struct breaker_policy){.min_attempts = 1, .window_ms = 100, .open_ms = 10},
+	            &(struct budget_policy){1.25, 0.125, 3600000});
+	assert_int_equal(c->services[1].max_pause_ms, 0);
+	assert_lane(&c->services[2], &(struct rate_policy){129.999, 12}, &breaker, &budget);
+	assert_lane(&c->services[3], &(struct rate_policy){0.001, 1}, &breaker, &budget);
+	config_free(c);
+}
+
+static void what_protects_a_downstream_is_checked(void **state)
 {
 	(void)state;
-	refused(SERVICE
-	        "    rate: {per_second: 5}\n    breaker: {open_ms: 5}\n",
-	        LINE("5:5", "services.a.rate: not available in this version: use max_in_flight")
-	        LINE("6:5", "services.a.breaker: not available in this version: leave it out"));
+	refused(SERVICE "    rate: {per_second: fast, burst: 0}\n    breaker: {failure_ratio: 1.001, openms: 5}\n"
+	        "    retry_budget: 5\n    max_pause_ms: 3600001\n",
+	        LINE("5:24", "services.a.rate.per_second: fast is not a number: give 0 to 1000000 attempts, with up to "
+	             "three decimal places")
+	        LINE("5:37", "services.a.rate.burst: 0 is out of range: give 1 to 1000000 attempts")
+	        LINE("6:30", "services.a.breaker.failure_ratio: 1.001 is out of range: give 0 to 1 of attempts")
+	        LINE("6:37", "services.a.breaker.openms: unknown key: did you mean open_ms?")
+	        LINE("7:19", "services.a.retry_budget: not a map: give settings as NAME: VALUE")
+	        LINE("8:19", "services.a.max_pause_ms: 3600001 is out of range: give 0 to 3600000 ms"));
+	refused(SERVICE "    rate: {burst: 5}\n",
+	        LINE("5:5", "services.a.rate: a burst of a rate without a limit: give per_second, or leave the burst out"));
 }
 
 static void listening_beyond_loopback_must_be_meant(void **state)
@@ -666,7 +714,8 @@ int main(void)
 		cmocka_unit_test(numbers_say_their_range_and_unit),
 		cmocka_unit_test(wrong_types_are_errors),
 		cmocka_unit_test(the_store_is_a_directory_or_memory),
-		cmocka_unit_test(what_comes_later_says_so),
+		cmocka_unit_test(what_protects_a_downstream_is_its_services),
+		cmocka_unit_test(what_protects_a_downstream_is_checked),
 		cmocka_unit_test(listening_beyond_loopback_must_be_meant),
 		cmocka_unit_test(deadlines_must_agree),
 		cmocka_unit_test(a_service_has_what_its_kind_needs),

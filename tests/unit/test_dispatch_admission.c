@@ -94,6 +94,7 @@ static int close_and_check(void **state)
 {
 	rig_close(state);
 	assert_int_equal(best_effort_items(&rig.group), 0);
+	assert_int_equal(rig.group.callers, 0);
 	for (unsigned s = 0; s < N_SERVICES; s++) {
 		assert_int_equal(rig.group.loads[s].items, 0);
 		assert_int_equal(rig.group.loads[s].batches, 0);
@@ -217,8 +218,42 @@ static void bytes_have_the_same_slices(void **state)
 	assert_refused(plain(2, ONE, 5), "bytes");
 	assert_accepted(plain(2, ONE, 9));
 	assert_refused(effort(1, ONE, 9), "bytes");
-	assert_true(dispatch_is_full(rig.d, 1, true));
-	assert_false(dispatch_is_full(rig.d, 0, true));
+	assert_true(admission_is_full(rig.d, 1, true));
+	assert_false(admission_is_full(rig.d, 0, true));
+}
+
+/* ---- callers ---- */
+
+/* Each holds a connection, which others need. */
+static void callers_who_wait_have_the_same_slices(void **state)
+{
+	struct batch *b;
+
+	(void)state;
+	rig.config.n_services = 1;
+	rig.config.limits.connections = 10;
+	for (unsigned i = 0; i < 8; i++)
+		assert_accepted(plain(1, ONE, 5));
+	b = effort(1, ONE, 5);
+	assert_int_equal(count_shed(b), 1);
+	batch_unref(b);
+	run_for(1);
+	assert_accepted(plain(1, ONE, 0));
+	assert_refused(plain(1, ONE, 0), "callers");
+	assert_accepted(plain(1, ONE, 5));
+	assert_refused(plain(1, ONE, 9), "callers");
+	assert_int_equal(rig.group.callers, 10);
+	assert_int_equal(unfinished(), 10);
+}
+
+static void callers_of_one_service_leave_connections_to_the_others(void **state)
+{
+	(void)state;
+	rig.config.limits.connections = 10;
+	for (unsigned i = 0; i < 5; i++)
+		assert_accepted(plain(1, ONE, 9));
+	assert_refused(plain(1, ONE, 9), "callers");
+	assert_accepted(plain(1, TWO, 9));
 }
 
 /* ---- before the body ---- */
@@ -227,12 +262,12 @@ static void a_full_process_says_so_before_it_reads(void **state)
 {
 	(void)state;
 	one_service_and(10);
-	assert_false(dispatch_is_full(rig.d, 1, false));
+	assert_false(admission_is_full(rig.d, 1, false));
 	assert_accepted(plain(10, ONE, 9));
-	assert_true(dispatch_is_full(rig.d, 1, false));
+	assert_true(admission_is_full(rig.d, 1, false));
 	assert_in_range(dispatch_last_refusal(rig.d).retry_after_s, 1, 60);
 	/* A job's items are not counted here. */
-	assert_false(dispatch_is_full(rig.d, 1, true));
+	assert_false(admission_is_full(rig.d, 1, true));
 }
 
 /* ---- shedding ---- */
@@ -311,7 +346,7 @@ static void items_that_may_be_shed_stand_in_nobodys_way(void **state)
 	one_service_and(100);
 	b = effort(80, ONE, 9);
 	run_until(four_sent);
-	assert_false(dispatch_is_full(rig.d, 1, false));
+	assert_false(admission_is_full(rig.d, 1, false));
 	assert_accepted(plain(82, ONE, 0));
 	assert_refused(plain(20, ONE, 0), "too many");
 	run_for(1);
@@ -401,6 +436,76 @@ static void a_batch_waits_at_most_for_half_of_its_deadline(void **state)
 	assert_accepted(submit(b));
 }
 
+/* ---- what is not read ---- */
+
+static void ask(struct throttle *t, unsigned n, bool admitted)
+{
+	for (unsigned i = 0; i < n; i++)
+		throttle_count(t, 1000000, admitted);
+}
+
+static void only_who_is_late_refuses_unread_most_of_what_is_refused(void **state)
+{
+	struct throttle t = {.since_us = 1000000, .due_us = 1000000};
+
+	(void)state;
+	ask(&t, 900, false);
+	ask(&t, 100, true);
+	assert_true(throttle_refuses(&t, 1000000) == 0);
+	throttle_ring(&t, 1000500);
+	assert_true(throttle_refuses(&t, 1000500) == 0);
+	t.due_us = 1002000;
+	throttle_ring(&t, 1003000);
+	assert_true(throttle_refuses(&t, 1003000) > 0.85 && throttle_refuses(&t, 1003000) < 0.95);
+	assert_true(throttle_refuses(&t, 1253000) == 0);
+	t.due_us = 1252000;
+	throttle_ring(&t, 1253000);
+	ask(&t, 10000, false);
+	/* Some are always read: they may be for somebody else. */
+	assert_true(throttle_refuses(&t, 1253000) == 0.95);
+	ask(&t, 60000, true);
+	assert_true(throttle_refuses(&t, 1253000) == 0);
+	/* It is forgotten. */
+	throttle_count(&t, 60000000, false);
+	assert_true(t.asked < 2 && t.admitted < 1);
+}
+
+/* With nothing less of what it refused by, a late shard does not read on. */
+static void a_late_shard_does_not_read_what_it_would_refuse(void **state)
+{
+	unsigned unread = 0;
+
+	(void)state;
+	rig.services[ONE].max_queued = 10;
+	assert_accepted(plain(10, ONE, 9));
+	for (unsigned i = 0; i < 100; i++)
+		assert_refused(plain(1, ONE, 9), "of one of its services");
+	assert_false(dispatch_refuses_unread(rig.d, 1, false));
+	rig.d->throttle.late_until_us = clock_now() + SEC_US;
+	for (unsigned i = 0; i < 100; i++)
+		unread += dispatch_refuses_unread(rig.d, 1, false);
+	assert_in_range(unread, 80, 100);
+	assert_false(dispatch_refuses_unread(rig.d, 1, true));
+	/* Room again: everything is read. */
+	run_until(four_sent);
+	answer_one(&rig.sent[0], 200, RETRY_AFTER_NONE);
+	run_for(1);
+	for (unsigned i = 0; i < 100; i++)
+		assert_false(dispatch_refuses_unread(rig.d, 1, false));
+}
+
+static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
+{
+	(void)state;
+	rig.services[ONE].max_queued = 1;
+	assert_accepted(plain(1, ONE, 9));
+	assert_int_equal(rig.d->throttle.due_us, 0);
+	assert_refused(plain(1, ONE, 9), "of one of its services");
+	assert_true(rig.d->throttle.due_us > 0);
+	run_for(SEC_US);
+	assert_int_equal(rig.d->throttle.due_us, 0);
+}
+
 #define RIG(test) cmocka_unit_test_setup_teardown(test, rig_open, close_and_check)
 
 int main(void)
@@ -414,6 +519,8 @@ int main(void)
 		RIG(one_of_several_services_holds_less_than_what_is_left),
 		RIG(a_mixed_batch_is_counted_per_service_or_not_at_all),
 		RIG(bytes_have_the_same_slices),
+		RIG(callers_who_wait_have_the_same_slices),
+		RIG(callers_of_one_service_leave_connections_to_the_others),
 		RIG(a_full_process_says_so_before_it_reads),
 		RIG(what_has_no_room_is_shed_when_it_comes),
 		RIG(of_a_mixed_batch_those_go_that_have_no_room),
@@ -422,6 +529,9 @@ int main(void)
 		cmocka_unit_test(a_pace_is_known_while_some_wait),
 		RIG(a_service_that_is_behind_refuses_what_would_wait_too_long),
 		RIG(a_batch_waits_at_most_for_half_of_its_deadline),
+		cmocka_unit_test(only_who_is_late_refuses_unread_most_of_what_is_refused),
+		RIG(a_late_shard_does_not_read_what_it_would_refuse),
+		RIG(a_shard_that_refuses_looks_whether_it_is_late),
 	};
 
 	log_init(LOG_LOGFMT, LOG_ERROR);

@@ -35,6 +35,8 @@ static bool nothing_left(void)
 {
 	struct dispatch_usage u = dispatch_usage(rig.d);
 
+	if (u.batches == 0 && u.backlog == 0)
+		assert_int_equal(rig.group.tenants.of[0].queued, 0);
 	return (u.batches | u.backlog | u.lanes | u.turns | u.ops | u.waits | u.claims | u.loads) == 0;
 }
 
@@ -351,6 +353,60 @@ static struct batch_id submit_without_room(int64_t deadline_ms)
 	return submit_batch(b);
 }
 
+static struct batch_id submit_job_to(const char *url, const char *tenant)
+{
+	struct batch *b = make_batch(1, 1, true, true);
+
+	b->items[0].to = slice_str(url);
+	b->tenant = slice_str(tenant);
+	return submit_batch(b);
+}
+
+static void assert_resident(unsigned batches, unsigned backlog)
+{
+	struct dispatch_usage u = dispatch_usage(rig.d);
+
+	assert_int_equal(u.batches, batches);
+	assert_int_equal(u.backlog, backlog);
+}
+
+/* One customer of a service for all of them, who holds a fifth of the room for ever. */
+static void a_hung_origin_leaves_room_to_the_others_of_its_service(void **state)
+{
+	(void)state;
+	rig.services[1].kind = SERVICE_WEBHOOK;
+	rig.config.limits.resident_bytes = 40 * sizeof(struct item);
+	for (unsigned i = 0; i < 60; i++)
+		submit_job_to("http://127.0.0.1:1/hung", "");
+	run_for(SEC_US);
+	assert_resident(8, 52);
+	rig.answers = 200;
+	for (unsigned i = 0; i < 30; i++)
+		submit_job_to("http://127.0.0.1:2/well", "");
+	run_for(SEC_US);
+	assert_resident(8, 52);
+}
+
+static void a_tenants_jobs_that_hang_leave_room_to_the_others_of_its_service(void **state)
+{
+	static struct tenant tenants[] = {{.name = ""}, {.name = "shop"}, {.name = "mill"}};
+
+	(void)state;
+	rig.config.tenants = tenants;
+	rig.config.n_tenants = 3;
+	rig.services[1].max_in_flight = 1000;
+	rig.config.limits.resident_bytes = 40 * sizeof(struct item);
+	for (unsigned i = 0; i < 20; i++)
+		submit_job_to("hung", "shop");
+	run_for(SEC_US);
+	assert_resident(8, 12);
+	rig.answers = 200;
+	for (unsigned i = 0; i < 30; i++)
+		submit_job_to("well", "mill");
+	run_for(SEC_US);
+	assert_resident(8, 12);
+}
+
 static void a_job_without_room_ends_in_time(void **state)
 {
 	struct batch_id id = submit_without_room(2000);
@@ -436,6 +492,8 @@ static void a_job_that_is_not_in_memory_is_fetched_to_be_cancelled(void **state)
 	answer_one(&rig.sent[0], 503, 3600000);
 	answer_one(&rig.sent[1], 503, 3600000);
 	run_until(is_parked);
+	assert_int_equal(rig.group.tenants.of[0].queued, 2);
+	assert_false(dispatch_cancel_job(rig.d, id, SLICE("shop")));
 	assert_true(dispatch_cancel_job(rig.d, id, (struct slice){0}));
 	run_until(nothing_left);
 	assert_int_equal(rig.n_sent, 2);
@@ -776,6 +834,13 @@ static void a_service_holds_less_than_what_is_free(void **state)
 	assert_int_equal(r.used, 0);
 	/* One that is larger than all of the room comes alone. */
 	assert_true(residency_may_take(&r, 1, 0));
+	/* One of several parts of a service holds a fifth of what it could have alone. */
+	residency_take(&r, 0, 19);
+	assert_true(residency_part_may_take(&r, 100, 19));
+	residency_take(&r, 0, 1);
+	assert_false(residency_part_may_take(&r, 100, 20));
+	assert_true(residency_part_may_take(&r, 100, 0));
+	residency_give(&r, 0, 20);
 	residency_free(&r);
 }
 
@@ -799,6 +864,8 @@ int main(void)
 		RIG(a_job_that_waits_leaves_memory_and_comes_back_as_it_was),
 		RIG(a_short_wait_or_a_waiting_caller_keeps_a_job_in_memory),
 		RIG(a_hung_service_leaves_room_to_others),
+		RIG(a_hung_origin_leaves_room_to_the_others_of_its_service),
+		RIG(a_tenants_jobs_that_hang_leave_room_to_the_others_of_its_service),
 		RIG(a_job_without_room_ends_in_time),
 		RIG(a_job_without_room_ends_in_time_after_a_restart),
 		RIG(a_load_that_fails_is_tried_again),

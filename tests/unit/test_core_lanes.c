@@ -1,0 +1,549 @@
+/*
+ * What a lane reckons with: rate, breaker, retry budget and the window under the
+ * last two, against oracles that count one by one, with a clock of the test's own.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdbool.h>
+
+#include "base/rand.h"
+#include "core/breaker.h"
+#include "core/budget.h"
+#include "core/rate.h"
+
+enum { SEC_US = 1000000, MAX_EVENTS = 4000 };
+
+/* What happened, oldest first. */
+struct history {
+	int64_t at[MAX_EVENTS];
+	unsigned n;
+};
+
+static void note(struct history *h, int64_t at)
+{
+	assert_true(h->n < MAX_EVENTS);
+	h->at[h->n++] = at;
+}
+
+/* Those later than `from`, up to `to`. */
+static unsigned count_in(const struct history *h, int64_t from, int64_t to)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < h->n; i++)
+		n += h->at[i] > from && h->at[i] <= to;
+	return n;
+}
+
+/* ---- the window ---- */
+
+static void the_window_holds_what_is_in_it_and_one_slot_more(void **state)
+{
+	static const int64_t windows_ms[] = {1, 7, 10, 100, 1000};
+	struct rng rng;
+
+	(void)state;
+	rng_seed(&rng, 1);
+	for (size_t k = 0; k < ARRAY_LEN(windows_ms); k++) {
+		int64_t window_us = windows_ms[k] * 1000, slot_us = MAX(window_us / WINDOW_PARTS, 1), now = 0;
+		struct history all = {0};
+		struct window w = {0};
+
+		for (int i = 0; i < 1000; i++) {
+			/* Often not at all, often a slot, sometimes past all of them. */
+			now += (int64_t)rng_below(&rng, 3) * (int64_t)rng_below(&rng, (uint64_t)(i % 50 == 0 ? 30 : 2) * slot_us);
+			window_now(&w, windows_ms[k], now)->first++;
+			note(&all, now);
+			assert_true(window_sum(&w, WINDOW_PARTS).first <= count_in(&all, now - window_us, now));
+			assert_true(window_sum(&w, WINDOW_SLOTS).first >= count_in(&all, now - window_us, now));
+			assert_true(window_next_us(&w) > now && window_next_us(&w) <= now + slot_us);
+		}
+	}
+}
+
+static void another_window_begins_anew_and_a_clock_out_of_order_does_no_harm(void **state)
+{
+	struct window w = {0};
+
+	(void)state;
+	window_now(&w, 1000, 5 * SEC_US)->first = 7;
+	window_now(&w, 1000, 4 * SEC_US)->second = 3;
+	assert_int_equal(window_sum(&w, WINDOW_SLOTS).first, 7);
+	assert_int_equal(window_sum(&w, WINDOW_SLOTS).second, 3);
+	window_now(&w, 2000, 5 * SEC_US)->first++;
+	assert_int_equal(window_sum(&w, WINDOW_SLOTS).first, 1);
+	assert_int_equal(window_sum(&w, WINDOW_SLOTS).second, 0);
+}
+
+/* ---- rate ---- */
+
+/* Over every window between two that were taken: at most burst + rate * w. */
+static void assert_rate_held(const struct history *h, const struct rate_policy *p)
+{
+	for (unsigned i = 0; i < h->n; i++) {
+		for (unsigned j = i; j < h->n; j++)
+			assert_true(j - i + 1 <= p->burst + p->per_second * (double)(h->at[j] - h->at[i]) / 1e6 + 1e-9);
+	}
+}
+
+static void over_any_window_no_more_than_burst_and_rate(void **state)
+{
+	static const struct rate_policy policies[] = {
+		{0.001, 1}, {0.001, 5}, {0.7, 2}, {1, 1}, {3, 1}, {100, 1}, {100, 10}, {333.333, 7}, {999999, 3},
+		{1000000, 1}, {1000000, 1000},
+	};
+	struct rng rng;
+
+	(void)state;
+	rng_seed(&rng, 2);
+	for (size_t k = 0; k < ARRAY_LEN(policies); k++) {
+		const struct rate_policy *p = &policies[k];
+		struct history taken = {0};
+		struct rate r = {0};
+		int64_t now = 12345;
+
+		while (taken.n < 600) {
+			int64_t next = rate_next_us(&r, p);
+
+			if (next <= now) {
+				assert_true(rate_count(&r, p, now, now) >= 1);
+				rate_take(&r, p, 1, now);
+				note(&taken, now);
+				continue;
+			}
+			assert_int_equal(rate_count(&r, p, now, now), 0);
+			/* At the very instant, a microsecond early, or after a rest. */
+			now = rng_below(&rng, 3) > 0 ? next : MAX(now, next - 1);
+			if (rng_below(&rng, 20) == 0)
+				now += (int64_t)rng_below(&rng, (uint64_t)(1e7 / p->per_second) + 2);
+		}
+		assert_rate_held(&taken, p);
+	}
+}
+
+/* A limit that let through too little would hold the property above as well. */
+static void all_of_the_rate_can_be_had(void **state)
+{
+	static const struct rate_policy policies[] = {{1, 1}, {100, 10}, {333.333, 7}, {0.5, 1}};
+
+	(void)state;
+	for (size_t k = 0; k < ARRAY_LEN(policies); k++) {
+		const struct rate_policy *p = &policies[k];
+		struct rate r = {0};
+		int64_t begun = SEC_US, now = begun;
+		unsigned n = 0;
+
+		assert_int_equal(rate_count(&r, p, now, now), p->burst);
+		for (; n < 500; n++) {
+			now = MAX(now, rate_next_us(&r, p));
+			rate_take(&r, p, 1, now);
+		}
+		/* The last one came when the rate had made place for it, to a microsecond each. */
+		assert_true((double)(now - begun) <= (n - p->burst) * 1e6 / p->per_second + n);
+	}
+}
+
+static void what_may_be_taken_until_then_is_counted(void **state)
+{
+	const struct rate_policy p = {100, 4}, none = {0, 1};
+	struct rng rng;
+
+	(void)state;
+	rng_seed(&rng, 3);
+	for (int round = 0; round < 300; round++) {
+		int64_t now = SEC_US + (int64_t)rng_below(&rng, SEC_US), until = now + (int64_t)rng_below(&rng, SEC_US);
+		struct rate r = {.due_ns = (now + (int64_t)rng_below(&rng, 300000) - 100000) * 1000};
+		uint32_t n = rate_count(&r, &p, now, until), have = 0;
+
+		for (int64_t at = MAX(now, rate_next_us(&r, &p)); at <= until; at = MAX(at, rate_next_us(&r, &p))) {
+			rate_take(&r, &p, 1, at);
+			have++;
+		}
+		assert_int_equal(have, n);
+	}
+	assert_int_equal(rate_count(&(struct rate){0}, &none, 0, 0), UINT32_MAX);
+	assert_int_equal(rate_next_us(&(struct rate){.due_ns = INT64_MAX}, &none), 0);
+}
+
+static void a_debt_is_paid_before_the_next_one(void **state)
+{
+	const struct rate_policy p = {10, 5}, none = {0, 1};
+	struct rate r = {0};
+
+	(void)state;
+	assert_true(rate_idle(&r, 0));
+	rate_take(&r, &p, 25, SEC_US);
+	assert_int_equal(rate_next_us(&r, &p), SEC_US + 21 * SEC_US / 10);
+	assert_false(rate_idle(&r, SEC_US + 25 * SEC_US / 10 - 1));
+	assert_true(rate_idle(&r, SEC_US + 25 * SEC_US / 10));
+	r = (struct rate){0};
+	rate_take(&r, &none, 25, SEC_US);
+	assert_int_equal(r.due_ns, 0);
+}
+
+/* ---- budget ---- */
+
+static void a_repeat_is_within_what_the_window_behind_it_allows(void **state)
+{
+	static const struct budget_policy policies[] = {
+		{0.2, 10, 1000}, {0.2, 0, 1000}, {0, 10, 1000}, {1, 0.5, 500}, {20, 0, 100}, {0, 0, 1000}, {0.5, 3.5, 777},
+	};
+	static struct history firsts, repeats;
+	struct rng rng;
+
+	(void)state;
+	rng_seed(&rng, 4);
+	for (unsigned k = 0; k < 10 * ARRAY_LEN(policies); k++) {
+		const struct budget_policy *p = &policies[k % ARRAY_LEN(policies)];
+		int64_t window_us = p->window_ms * 1000, now = (int64_t)rng_below(&rng, SEC_US);
+		struct budget b = {0};
+
+		firsts.n = repeats.n = 0;
+		for (int i = 0; i < 2000; i++) {
+			uint64_t phase = (uint64_t)(i / 250) % 3;
+
+			now += (int64_t)rng_below(&rng, phase == 0 ? 3 : (uint64_t)window_us / 40);
+			if (rng_below(&rng, 3) < phase) {
+				budget_first(&b, p, now);
+				note(&firsts, now);
+			} else if (budget_left(&b, p, now) > 0) {
+				budget_repeat(&b, p, now);
+				note(&repeats, now);
+				assert_true(count_in(&repeats, now - window_us, now) <=
+					    p->ratio * count_in(&firsts, now - window_us, now) +
+						    p->per_second * (double)p->window_ms / 1000 + 1e-9);
+			}
+		}
+	}
+}
+
+/* Nine tenths of it at least: one slot is on the safe side. */
+static void the_budget_can_be_had(void **state)
+{
+	const struct budget_policy p = {0.2, 10, 10000};
+	struct budget b = {0};
+	int64_t now = 0;
+	unsigned n = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 1000; i++)
+		budget_first(&b, &p, now);
+	assert_int_equal(budget_left(&b, &p, now), 300);
+	for (; budget_left(&b, &p, now) > 0; n++)
+		budget_repeat(&b, &p, now);
+	assert_int_equal(n, 300);
+	/* Then the floor alone, whenever it says that there is some. */
+	for (n = 0; now < 1000 * (int64_t)SEC_US; now = budget_next_us(&b, &p, now)) {
+		for (; budget_left(&b, &p, now) > 0; n++)
+			budget_repeat(&b, &p, now);
+	}
+	assert_in_range(n, 10 * 1000 * 10 / 11 - 200, 10 * 1000);
+}
+
+static void a_budget_says_when_to_ask_again(void **state)
+{
+	const struct budget_policy p = {0, 1, 1000}, never = {0.2, 0.5, 1000}, none = {0};
+	struct budget b = {0};
+
+	(void)state;
+	assert_true(budget_idle(&b, &p, 0));
+	assert_int_equal(budget_next_us(&b, &p, 70), 70);
+	budget_repeat(&b, &p, 70);
+	assert_false(budget_idle(&b, &p, SEC_US));
+	assert_int_equal(budget_left(&b, &p, SEC_US), 0);
+	assert_int_equal(budget_next_us(&b, &p, SEC_US), 11 * SEC_US / 10);
+	assert_int_equal(budget_left(&b, &p, 11 * SEC_US / 10), 1);
+	assert_true(budget_idle(&b, &p, 11 * SEC_US / 10));
+	/* Less than one in a window, and no first attempt: in vain. */
+	assert_int_equal(budget_next_us(&b, &never, 5 * SEC_US), INT64_MAX);
+	for (int i = 0; i < 3; i++)
+		budget_first(&b, &never, 5 * SEC_US);
+	assert_int_equal(budget_next_us(&b, &never, 5 * SEC_US), 5 * SEC_US);
+	assert_int_equal(budget_left(&b, &none, 5 * SEC_US), UINT32_MAX);
+}
+
+/* ---- breaker ---- */
+
+static const struct breaker_policy half = {.failure_ratio = 0.5, .min_attempts = 4, .window_ms = 1000, .open_ms = 300};
+
+static void say(struct breaker *b, enum breaker_said said, int64_t now)
+{
+	assert_true(breaker_admits(b, &half, now));
+	breaker_ended(b, &half, breaker_started(b), said, now);
+}
+
+static struct breaker opened_at(int64_t now)
+{
+	struct breaker b = {0};
+
+	for (int i = 0; i < 4; i++)
+		say(&b, BREAKER_FAILURE, now);
+	assert_int_equal(b.state, BREAKER_OPEN);
+	return b;
+}
+
+static void it_opens_when_enough_have_failed_in_the_window(void **state)
+{
+	(void)state;
+	for (unsigned n = 1; n <= 12; n++) {
+		for (unsigned failures = 0; failures <= n; failures++) {
+			struct breaker b = {0};
+
+			for (unsigned i = 0; i < n - failures; i++)
+				say(&b, BREAKER_SUCCESS, 5);
+			for (unsigned i = 0; i < failures && b.state == BREAKER_CLOSED; i++)
+				say(&b, BREAKER_FAILURE, 5);
+			assert_int_equal(b.state == BREAKER_OPEN, n >= 4 && 2 * failures >= n);
+		}
+	}
+}
+
+static void failures_age(void **state)
+{
+	struct breaker b = {0};
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		say(&b, BREAKER_FAILURE, 0);
+	say(&b, BREAKER_FAILURE, SEC_US);
+	assert_int_equal(b.state, BREAKER_CLOSED);
+	for (int i = 0; i < 3; i++)
+		say(&b, BREAKER_FAILURE, SEC_US + 800000);
+	assert_int_equal(b.state, BREAKER_OPEN);
+}
+
+static void an_open_one_refuses_until_its_time_then_lets_one_probe_out(void **state)
+{
+	struct breaker b = opened_at(0);
+
+	(void)state;
+	assert_int_equal(breaker_next_us(&b, &half), 300000);
+	assert_false(breaker_admits(&b, &half, 0));
+	assert_false(breaker_admits(&b, &half, 299999));
+	assert_int_equal(b.state, BREAKER_OPEN);
+	assert_true(breaker_admits(&b, &half, 300000));
+	assert_int_equal(b.state, BREAKER_HALF_OPEN);
+	/* Nothing started yet: asking is no probe. */
+	assert_true(breaker_admits(&b, &half, 300000));
+	assert_int_equal(breaker_next_us(&b, &half), 0);
+	(void)breaker_started(&b);
+	assert_false(breaker_admits(&b, &half, 300000));
+	assert_false(breaker_admits(&b, &half, INT64_MAX));
+	assert_int_equal(breaker_next_us(&b, &half), INT64_MAX);
+}
+
+/* From each state, by what the probe or the attempt said. */
+static void what_the_probe_says_decides(void **state)
+{
+	static const struct {
+		enum breaker_said said;
+		enum breaker_state then;
+		int64_t next_us;
+	} rows[] = {
+		{BREAKER_SUCCESS, BREAKER_CLOSED, 0},
+		{BREAKER_FAILURE, BREAKER_OPEN, 800000},
+		{BREAKER_NEITHER, BREAKER_HALF_OPEN, 0},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct breaker b = opened_at(0);
+
+		say(&b, rows[i].said, 500000);
+		assert_int_equal(b.state, rows[i].then);
+		assert_int_equal(breaker_next_us(&b, &half), rows[i].next_us);
+		if (rows[i].then == BREAKER_HALF_OPEN)
+			say(&b, BREAKER_SUCCESS, 500000);
+		if (rows[i].then == BREAKER_OPEN)
+			continue;
+		/* What failed before is forgotten. */
+		for (int n = 0; n < 3; n++)
+			say(&b, BREAKER_FAILURE, 500000);
+		assert_int_equal(b.state, BREAKER_CLOSED);
+	}
+}
+
+static void who_started_in_another_period_is_not_heard(void **state)
+{
+	struct breaker b = {0};
+	uint32_t before, probe;
+
+	(void)state;
+	before = breaker_started(&b);
+	b = opened_at(0);
+	breaker_ended(&b, &half, before, BREAKER_SUCCESS, 1);
+	assert_int_equal(b.state, BREAKER_OPEN);
+	assert_true(breaker_admits(&b, &half, 300000));
+	probe = breaker_started(&b);
+	breaker_ended(&b, &half, before, BREAKER_SUCCESS, 300001);
+	breaker_ended(&b, &half, before, BREAKER_FAILURE, 300001);
+	breaker_ended(&b, &half, before, BREAKER_NEITHER, 300001);
+	assert_int_equal(b.state, BREAKER_HALF_OPEN);
+	assert_true(b.probing);
+	breaker_ended(&b, &half, probe, BREAKER_SUCCESS, 300002);
+	for (int i = 0; i < 9; i++)
+		breaker_ended(&b, &half, before, BREAKER_FAILURE, 300003);
+	assert_int_equal(b.state, BREAKER_CLOSED);
+}
+
+static void neither_counts_for_nothing(void **state)
+{
+	struct breaker b = {0};
+
+	(void)state;
+	for (int i = 0; i < 100; i++)
+		say(&b, BREAKER_NEITHER, 0);
+	assert_true(breaker_idle(&b, &half, 0));
+	for (int i = 0; i < 4; i++)
+		say(&b, BREAKER_FAILURE, 0);
+	assert_int_equal(b.state, BREAKER_OPEN);
+}
+
+static void one_that_is_turned_off_lets_all_through(void **state)
+{
+	const struct breaker_policy off = {.min_attempts = 1, .window_ms = 1000, .open_ms = 300};
+	struct breaker b = opened_at(0);
+
+	(void)state;
+	assert_int_equal(breaker_next_us(&b, &off), 0);
+	assert_true(breaker_admits(&b, &off, 1));
+	assert_int_equal(b.state, BREAKER_CLOSED);
+	for (int i = 0; i < 100; i++) {
+		uint32_t period = breaker_started(&b);
+
+		breaker_ended(&b, &off, period, BREAKER_FAILURE, 1);
+		assert_true(breaker_admits(&b, &off, 1));
+	}
+	assert_true(breaker_idle(&b, &off, 1));
+}
+
+static void one_is_idle_when_its_window_is_empty(void **state)
+{
+	struct breaker b = {0};
+
+	(void)state;
+	assert_true(breaker_idle(&b, &half, 0));
+	say(&b, BREAKER_SUCCESS, 0);
+	assert_false(breaker_idle(&b, &half, SEC_US));
+	assert_true(breaker_idle(&b, &half, 11 * SEC_US / 10));
+	b = opened_at(0);
+	assert_false(breaker_idle(&b, &half, 100 * (int64_t)SEC_US));
+}
+
+/* Random attempts that overlap, against a plain count of what was heard. */
+static void at_random_it_keeps_its_word(void **state)
+{
+	struct rng rng;
+	unsigned opened = 0, closed = 0;
+
+	(void)state;
+	rng_seed(&rng, 5);
+	for (int round = 0; round < 200; round++) {
+		struct breaker b = {0};
+		uint32_t out[8];
+		unsigned n_out = 0;
+		int64_t now = 0, refused_until = 0;
+
+		for (int i = 0; i < 500; i++) {
+			enum breaker_state before = b.state;
+
+			/* The clock often stands still. */
+			now += (int64_t)rng_below(&rng, 2) * (int64_t)rng_below(&rng, 100000);
+			if (n_out < 8 && rng_below(&rng, 2) == 0) {
+				bool admits = breaker_admits(&b, &half, now);
+
+				assert_int_equal(admits, breaker_next_us(&b, &half) <= now);
+				assert_true(!admits || now >= refused_until);
+				if (admits)
+					out[n_out++] = breaker_started(&b);
+			} else if (n_out > 0) {
+				unsigned which = (unsigned)rng_below(&rng, n_out);
+				bool stale = out[which] != b.period;
+
+				breaker_ended(&b, &half, out[which], (enum breaker_said)rng_below(&rng, 3), now);
+				out[which] = out[--n_out];
+				assert_true(!stale || b.state == before);
+			}
+			if (b.state == BREAKER_OPEN && before != BREAKER_OPEN) {
+				refused_until = now + half.open_ms * 1000;
+				opened++;
+			}
+			closed += b.state == BREAKER_CLOSED && before != BREAKER_CLOSED;
+		}
+	}
+	assert_true(opened > 1000 && closed > 1000);
+}
+
+static void what_the_downstream_did_is_told_from_what_others_did(void **state)
+{
+	static const struct {
+		enum code code;
+		int http_status;
+		bool cut_short;
+		enum breaker_said said;
+	} rows[] = {
+		{CODE_OK, 200, false, BREAKER_SUCCESS},
+		{CODE_OK, 200, true, BREAKER_SUCCESS},
+		{CODE_REJECTED, 302, true, BREAKER_SUCCESS},
+		{CODE_INVALID_ITEM, 400, true, BREAKER_SUCCESS},
+		{CODE_UNAUTHENTICATED, 401, true, BREAKER_SUCCESS},
+		{CODE_PERMISSION_DENIED, 403, true, BREAKER_SUCCESS},
+		{CODE_RECIPIENT_NOT_FOUND, 404, true, BREAKER_SUCCESS},
+		{CODE_RECIPIENT_GONE, 410, true, BREAKER_SUCCESS},
+		{CODE_PAYLOAD_TOO_LARGE, 413, true, BREAKER_SUCCESS},
+		{CODE_REJECTED, 418, true, BREAKER_SUCCESS},
+		{CODE_RATE_LIMITED, 429, true, BREAKER_NEITHER},
+		{CODE_TIMEOUT, 408, true, BREAKER_FAILURE},
+		{CODE_TIMEOUT, 504, true, BREAKER_FAILURE},
+		{CODE_UPSTREAM_ERROR, 500, true, BREAKER_FAILURE},
+		{CODE_UNAVAILABLE, 503, true, BREAKER_FAILURE},
+		{CODE_BAD_RESPONSE, 999, true, BREAKER_FAILURE},
+		{CODE_BAD_RESPONSE, 0, true, BREAKER_FAILURE},
+		{CODE_CONNECT_FAILED, 0, true, BREAKER_FAILURE},
+		{CODE_CONNECTION_LOST, 0, true, BREAKER_FAILURE},
+		{CODE_TIMEOUT, 0, false, BREAKER_FAILURE},
+		{CODE_TIMEOUT, 0, true, BREAKER_NEITHER},
+		{CODE_ABORTED, 0, false, BREAKER_NEITHER},
+		{CODE_PERMISSION_DENIED, 0, true, BREAKER_NEITHER},
+		{CODE_INTERNAL, 0, false, BREAKER_NEITHER},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		const struct outcome o = {.code = rows[i].code, .http_status = rows[i].http_status};
+
+		assert_int_equal(breaker_hears(&o, rows[i].cut_short), rows[i].said);
+	}
+	assert_string_equal(breaker_state_str(BREAKER_HALF_OPEN), "half_open");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_window_holds_what_is_in_it_and_one_slot_more),
+		cmocka_unit_test(another_window_begins_anew_and_a_clock_out_of_order_does_no_harm),
+		cmocka_unit_test(over_any_window_no_more_than_burst_and_rate),
+		cmocka_unit_test(all_of_the_rate_can_be_had),
+		cmocka_unit_test(what_may_be_taken_until_then_is_counted),
+		cmocka_unit_test(a_debt_is_paid_before_the_next_one),
+		cmocka_unit_test(a_repeat_is_within_what_the_window_behind_it_allows),
+		cmocka_unit_test(the_budget_can_be_had),
+		cmocka_unit_test(a_budget_says_when_to_ask_again),
+		cmocka_unit_test(it_opens_when_enough_have_failed_in_the_window),
+		cmocka_unit_test(failures_age),
+		cmocka_unit_test(an_open_one_refuses_until_its_time_then_lets_one_probe_out),
+		cmocka_unit_test(what_the_probe_says_decides),
+		cmocka_unit_test(who_started_in_another_period_is_not_heard),
+		cmocka_unit_test(neither_counts_for_nothing),
+		cmocka_unit_test(one_that_is_turned_off_lets_all_through),
+		cmocka_unit_test(one_is_idle_when_its_window_is_empty),
+		cmocka_unit_test(at_random_it_keeps_its_word),
+		cmocka_unit_test(what_the_downstream_did_is_told_from_what_others_did),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

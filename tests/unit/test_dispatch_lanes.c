@@ -1,0 +1,281 @@
+/*
+ * What a lane lets start, claims, refuses and remembers: the real dispatcher on a
+ * clock of the test's own.
+ */
+#include "dispatch-rig.h"
+
+enum { LANES_KEPT = 4096 };
+
+static bool nothing_left(void)
+{
+	return rig.d->live_by_id.n == 0;
+}
+
+static const struct breaker_policy after_one = {.failure_ratio = 1, .min_attempts = 1, .window_ms = 10000,
+						.open_ms = 5000};
+
+/* ---- claims ---- */
+
+static void claims_come_as_the_rate_lets_their_attempts_start(void **state)
+{
+	(void)state;
+	rig.services[0].rate = (struct rate_policy){.per_second = 1, .burst = 2};
+	submit_job(8, 0);
+	run_for(SEC_US / 2);
+	assert_int_equal(rig.n_sent, 2);
+	assert_int_equal(count_asked(STORE_CLAIM), 2);
+	/* A tenth of a second ahead, for the disk. */
+	run_for(SEC_US / 2 - 100001);
+	assert_int_equal(count_asked(STORE_CLAIM), 2);
+	run_for(2);
+	assert_int_equal(count_asked(STORE_CLAIM), 3);
+	assert_int_equal(rig.n_sent, 2);
+	run_for(100000);
+	assert_int_equal(rig.n_sent, 3);
+}
+
+static void nothing_is_claimed_while_the_lane_pauses(void **state)
+{
+	(void)state;
+	rig.services[0].max_pause_ms = 60000;
+	submit_job(2, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 2);
+	answer_one(&rig.sent[0], 429, 10000);
+	run_for(1000);
+	submit_job(1, 0);
+	run_for(9800000);
+	assert_int_equal(count_asked(STORE_CLAIM), 2);
+	run_for(100000);
+	assert_int_equal(count_asked(STORE_CLAIM), 3);
+	assert_int_equal(rig.n_sent, 2);
+	/* And what was told to wait. */
+	run_for(100000);
+	assert_int_equal(rig.n_sent, 4);
+}
+
+static void no_repeat_is_claimed_without_budget(void **state)
+{
+	(void)state;
+	rig.services[0].retry_budget = (struct budget_policy){.ratio = 0, .per_second = 1, .window_ms = 1000};
+	rig.answers = 429;
+	submit_job(4, 0);
+	run_for(900000);
+	rig.answers = 200;
+	run_for(30 * (int64_t)SEC_US);
+	/* The job is over; its repeats came one in a window, which is a slot longer. */
+	assert_true(nothing_left());
+	assert_int_equal(count_asked(STORE_CLAIM), rig.n_sent);
+	for (unsigned i = 5; i < rig.n_sent; i++)
+		assert_true(rig.sent[i].started_us - rig.sent[i - 1].started_us >= SEC_US);
+}
+
+static void what_was_claimed_and_refused_is_told_as_not_started(void **state)
+{
+	struct batch_id id;
+	struct batch *b;
+
+	(void)state;
+	rig.services[0].breaker = after_one;
+	rig.services[0].max_in_flight = 2;
+	id = submit_job(6, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 2);
+	assert_int_equal(count_asked(STORE_CLAIM), 4);
+	answer_one(&rig.sent[0], 500, RETRY_AFTER_NONE);
+	answer_one(&rig.sent[1], 500, RETRY_AFTER_NONE);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 2);
+	assert_int_equal(rig.d->claims, 0);
+	b = stored(id);
+	for (uint32_t i = 0; i < 6; i++) {
+		assert_int_equal(b->items[i].attempts, i < 2);
+		assert_int_equal(b->items[i].refused, i >= 2);
+		assert_false(b->items[i].in_flight);
+		assert_int_equal(b->items[i].state, ITEM_WAITING);
+	}
+	batch_unref(b);
+}
+
+/* ---- the breaker ---- */
+
+static void one_probe_alone_asks_and_what_waits_is_refused(void **state)
+{
+	struct batch *b = make_batch(8, 0, false, false);
+
+	(void)state;
+	rig.services[0].breaker = after_one;
+	b->policy.retry = (struct retry_policy){20, 6000, 6000};
+	b->policy.concurrency = 2;
+	rig.answers = 500;
+	submit_batch(b);
+	run_for(100000);
+	assert_int_equal(rig.n_sent, 2);
+	rig.answers = 0;
+	run_for(12 * SEC_US);
+	assert_int_equal(rig.n_sent, 3);
+	answer_one(&rig.sent[2], 500, RETRY_AFTER_NONE);
+	run_for(12 * SEC_US);
+	assert_int_equal(rig.n_sent, 4);
+	rig.answers = 200;
+	answer_one(&rig.sent[3], 200, RETRY_AFTER_NONE);
+	run_until(nothing_left);
+	assert_int_equal(rig.n_sent, 4 + 7);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKER_TRANSITIONS, 0, BREAKER_OPEN), 2);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKERS, 0, BREAKER_OPEN - 1), 0);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKERS, 0, BREAKER_HALF_OPEN - 1), 0);
+}
+
+/* The probe says nothing of the downstream when its batch is cancelled. */
+static void a_probe_that_is_cancelled_makes_room_for_the_next(void **state)
+{
+	struct batch_id id;
+
+	(void)state;
+	rig.services[0].breaker = after_one;
+	rig.answers = 500;
+	id = submit_job(1, 0);
+	run_for(1000);
+	dispatch_cancel_job(rig.d, id, (struct slice){0});
+	run_for(5 * SEC_US);
+	rig.answers = 0;
+	id = submit_job(1, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 2);
+	dispatch_cancel_job(rig.d, id, (struct slice){0});
+	run_for(1000);
+	submit_job(1, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 3);
+}
+
+/* ---- other settings, later ---- */
+
+static void a_policy_is_looked_up_when_it_is_needed(void **state)
+{
+	(void)state;
+	rig.services[0].rate = (struct rate_policy){.per_second = 0.001, .burst = 1};
+	rig.answers = 200;
+	submit_job(8, 0);
+	run_for(SEC_US);
+	assert_int_equal(rig.n_sent, 1);
+	rig.services[0].rate = (struct rate_policy){.burst = 1};
+	submit_job(1, 0);
+	run_until(nothing_left);
+	assert_int_equal(rig.n_sent, 9);
+}
+
+/* ---- slots ---- */
+
+static void a_service_leaves_the_others_a_part_of_the_slots(void **state)
+{
+	(void)state;
+	rig.config.limits.in_flight = 6;
+	submit_job(8, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 3);
+	rig.services[0].max_in_flight = rig.services[1].max_in_flight = 100;
+	submit_job(8, 1);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 5);
+	/* One that gives a slot back does not always get it again. */
+	for (unsigned i = 0; i < rig.n_sent && rig.n_sent < 19; i++) {
+		answer_one(&rig.sent[i], 200, RETRY_AFTER_NONE);
+		run_for(1000);
+		assert_true(rig.d->slots.used <= 5);
+	}
+	assert_int_equal(rig.n_sent, 16);
+	run_until(nothing_left);
+	assert_int_equal(rig.d->n_starved, 0);
+}
+
+/* ---- what is remembered ---- */
+
+static char urls[64][32];
+
+/* To one of many origins, and its answer. */
+static void visit(unsigned n)
+{
+	struct batch *b = make_batch(1, 1, false, false);
+
+	snprintf(urls[n % 64], sizeof urls[0], "http://h%u/", n);
+	b->items[0].to = slice_str(urls[n % 64]);
+	b->policy.retry.max_attempts = 1;
+	submit_batch(b);
+	run_until(nothing_left);
+	rig.n_sent = rig.store.n_asked = 0;
+}
+
+static void an_idle_lane_is_remembered_until_there_is_nothing_to_remember(void **state)
+{
+	(void)state;
+	rig.services[1].kind = SERVICE_WEBHOOK;
+	rig.services[1].breaker = after_one;
+	rig.answers = 200;
+	visit(1);
+	visit(2);
+	assert_int_equal(rig.d->lanes.n, 2);
+	assert_int_equal(rig.d->n_idle_lanes, 2);
+	assert_int_equal(dispatch_usage(rig.d).lanes, 0);
+	run_for(12 * SEC_US);
+	visit(2);
+	assert_int_equal(rig.d->lanes.n, 1);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES, 1, 0), 1);
+}
+
+static void over_the_bound_the_oldest_idle_lane_goes(void **state)
+{
+	(void)state;
+	rig.services[1].kind = SERVICE_WEBHOOK;
+	rig.services[1].breaker = (struct breaker_policy){.failure_ratio = 1, .min_attempts = 1, .window_ms = 3600000,
+							  .open_ms = 3600000};
+	rig.answers = 500;
+	for (unsigned n = 0; n < LANES_KEPT + 10; n++)
+		visit(n);
+	assert_int_equal(rig.d->lanes.n, LANES_KEPT);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKERS, 1, BREAKER_OPEN - 1), LANES_KEPT);
+	/* The newest is still refused, the oldest is sent again. */
+	visit(LANES_KEPT + 9);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_REFUSALS, 1, 0), 1);
+	visit(0);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_REFUSALS, 1, 0), 1);
+}
+
+static void a_pause_is_over_though_nothing_waits(void **state)
+{
+	struct batch *b = make_batch(1, 0, false, false);
+
+	(void)state;
+	rig.services[0].max_pause_ms = 60000;
+	b->policy.retry.max_attempts = 1;
+	submit_batch(b);
+	run_for(1000);
+	answer_one(&rig.sent[0], 503, 3600000);
+	run_until(nothing_left);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 1);
+	assert_true(dispatch_service(&rig.group, 0).paused_until_us > loop_now_us(rig.loop) + 59 * SEC_US);
+	run_for(61 * (int64_t)SEC_US);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 0);
+	assert_int_equal(rig.d->lanes.n, 0);
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, rig_open, rig_close)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(claims_come_as_the_rate_lets_their_attempts_start),
+		TEST(nothing_is_claimed_while_the_lane_pauses),
+		TEST(no_repeat_is_claimed_without_budget),
+		TEST(what_was_claimed_and_refused_is_told_as_not_started),
+		TEST(one_probe_alone_asks_and_what_waits_is_refused),
+		TEST(a_probe_that_is_cancelled_makes_room_for_the_next),
+		TEST(a_policy_is_looked_up_when_it_is_needed),
+		TEST(a_service_leaves_the_others_a_part_of_the_slots),
+		TEST(an_idle_lane_is_remembered_until_there_is_nothing_to_remember),
+		TEST(over_the_bound_the_oldest_idle_lane_goes),
+		TEST(a_pause_is_over_though_nothing_waits),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
