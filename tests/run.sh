@@ -86,7 +86,7 @@ configure() {
 # meson's scripts ask for Debian's Python; another one on PATH may lack its modules.
 export PATH="/usr/bin:$PATH"
 
-(install_packages "${PACKAGES_TEST[@]}" && install_node) || failed_step "installing packages"
+(install_packages "${PACKAGES_TEST[@]}" && install_node && install_npm) || failed_step "installing packages"
 configure || failed_step "meson setup $build"
 ninja -C "$build" || failed_step "the build in $build"
 
