@@ -137,8 +137,8 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	if (kind == NULL || cfg_choice_index(cfg_service_kinds, kind) < 0)
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
-	cfg_certs_check(n, s, rep);
 	check_rate(s, cfg_node_find(n, "rate"), rep);
+	cfg_certs_check(n, s, rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }
