@@ -87,3 +87,8 @@ install_node() {
 	fi
 	install_packages nodejs
 }
+
+# One test installs a package that receivers of webhooks use.
+install_npm() {
+	command -v npm >/dev/null || install_packages npm
+}

@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<'END'
-usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--restarts N] [--examples N]
+usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--examples N]
+                    [--restarts N]
                     [--build DIR] [--setup ARG]... [--wrap COMMAND] [--slow N]
   --suite NAME     only these suites: lint, unit, sim, functional, deploy, kill (default: all),
                    or valgrind, the functional tests that SETTLED_WRAP=valgrind is for
@@ -85,7 +86,7 @@ configure() {
 # meson's scripts ask for Debian's Python; another one on PATH may lack its modules.
 export PATH="/usr/bin:$PATH"
 
-(install_packages "${PACKAGES_TEST[@]}" && install_node) || failed_step "installing packages"
+(install_packages "${PACKAGES_TEST[@]}" && install_node && install_npm) || failed_step "installing packages"
 configure || failed_step "meson setup $build"
 ninja -C "$build" || failed_step "the build in $build"
 

@@ -334,13 +334,11 @@ void metrics_render(const struct metrics *m, struct buf *out)
 	}
 }
 
-/* A few values are told, of many only what they are. */
+/* The operator knows the names that are his own. */
 static void describe_label(const struct metric_label *l, struct buf *out)
 {
-	enum { VALUES_MAX = 8 };
-
 	buf_printf(out, "`%s`", l->name);
-	if (l->n > VALUES_MAX || l->configured)
+	if (l->configured)
 		return;
 	for (unsigned i = 0; i < l->n; i++)
 		buf_printf(out, "%s%s", i == 0 ? " (" : ", ", l->values[i]);
@@ -362,7 +360,8 @@ static const char *unit_of(const struct metric_def *def)
 
 void metrics_describe(const struct metrics *m, struct buf *out)
 {
-	buf_add_str(out, "| Metric | Kind | Unit | Labels | Says |\n|---|---|---|---|---|\n");
+	if (out->n == 0)
+		buf_add_str(out, "| Metric | Kind | Unit | Labels | Says |\n|---|---|---|---|---|\n");
 	for (unsigned k = 0; k < m->n_families; k++) {
 		const struct metric_def *def = &m->families[k].def;
 

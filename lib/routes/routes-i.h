@@ -19,6 +19,7 @@ struct door {
 struct routes {
 	struct routes_env env;
 	struct door front, operations;
+	struct blob *openapi;            /* what /openapi.json answers; NULL: nobody has asked */
 	struct rng rng;
 	unsigned labels[32];             /* routes.c: of each route, for the metrics */
 	struct idmap flights;            /* look.c: looks under way */

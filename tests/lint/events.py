@@ -10,7 +10,7 @@ import layers
 import settings
 import tap
 
-CALL = re.compile(r'\blog_event(?:_limited)?\(|\bmake_line\(')
+CALL = re.compile(r'\blog_(?:event(?:_limited)?|write)\(|\bmake_line\(')
 HEAD = re.compile(r'(?:[&\w]+, )?LOG_(DEBUG|INFO|WARN|ERROR), "([a-z_]+)"')
 FIELD = re.compile(r'LOG_(?:STR|INT|SLICE)\(\s*(?:[^",()]*\? )?"([a-z_0-9]+)"')
 ROW = re.compile(r"^\| `([a-z_]+)` \| (?:(?:debug|info|warn|error)(?:, )?)+ \| ([^|]+) \| ", re.M)
