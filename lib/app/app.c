@@ -71,6 +71,8 @@ static int open_signals(void)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	signal(SIGPIPE, SIG_IGN);
+	/* As process 1 of a container it inherits orphans, and no zombie may stay of them. */
+	signal(SIGCHLD, SIG_IGN);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }

@@ -240,6 +240,7 @@ struct exporter *exporter_new(const struct exporter_env *env)
 	e->spans = spans_new(RING, SOME, on_some, e);
 	e->timer = loop_timer_new(env->loop, LOOP_NORMAL, on_timer, e);
 	loop_timer_at(e->timer, loop_now_us(env->loop) + EVERY_US);
+	e->env.config = NULL;            /* a reload frees it */
 	return e;
 }
 

@@ -12,7 +12,7 @@ static bool read_text(const struct node *n, const char *path, struct buf *ret, s
 	const char *problem = pem_read(path, ret);
 
 	if (problem != NULL)
-		cfg_report_node(rep, n, "%s %s: give a PEM file", path, problem);
+		cfg_report_node(rep, n, "%s %s: give a PEM file", cfg_shown_slice(n->raw).s, problem);
 	return problem == NULL;
 }
 
@@ -27,7 +27,8 @@ static void check_trust(const struct node *n, const char *path, struct report *r
 	problem = pem_trust(buf_slice(&text), &trust);
 	buf_wipe(&text);
 	if (problem != NULL)
-		cfg_report_node(rep, n, "%s %s: give the certificates of authorities in PEM form", path, problem);
+		cfg_report_node(rep, n, "%s %s: give the certificates of authorities in PEM form",
+		                cfg_shown_slice(n->raw).s, problem);
 	else
 		pem_trust_free(trust);
 }
@@ -42,7 +43,8 @@ static bool load_chain(const struct node *n, const char *path, struct pem_chain 
 	problem = pem_chain(buf_slice(&text), ret);
 	buf_wipe(&text);
 	if (problem != NULL)
-		cfg_report_node(rep, n, "%s %s: give the certificate and its intermediates in PEM form", path, problem);
+		cfg_report_node(rep, n, "%s %s: give the certificate and its intermediates in PEM form",
+		                cfg_shown_slice(n->raw).s, problem);
 	return problem == NULL;
 }
 
@@ -57,7 +59,7 @@ static bool load_key(const struct node *n, const char *path, struct evp_pkey_st 
 	buf_wipe(&text);
 	if (problem != NULL)
 		cfg_report_node(rep, n, "%s %s: give the private key of cert_file in PEM form, without a passphrase",
-		                path, problem);
+		                cfg_shown_slice(n->raw).s, problem);
 	return problem == NULL;
 }
 
@@ -70,7 +72,7 @@ static void check_identity(const struct node *cert, const struct node *key, cons
 	ok = load_key(key, s->key_file, &private_key, rep) && ok;
 	if (ok && !pem_key_fits(private_key, &chain))
 		cfg_report_node(rep, key, "%s is not the key of the certificate in %s: give the two that belong together",
-		                s->key_file, s->cert_file);
+		                cfg_shown_slice(key->raw).s, cfg_shown_slice(cert->raw).s);
 	pem_chain_free(&chain);
 	pem_key_free(private_key);
 }

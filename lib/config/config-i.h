@@ -149,6 +149,7 @@ void cfg_show_ranges(const struct setting *s, const void *at, enum show_how how,
 void cfg_show_refuses_with(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_number(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_operations(const struct setting *s, const void *at, enum show_how how, struct buf *out);
+void cfg_show_endpoint(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_trace_headers(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_name(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_sha256(const struct setting *s, const void *at, enum show_how how, struct buf *out);

@@ -116,6 +116,7 @@ struct config {
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */
 	struct {
 		const char *endpoint;        /* OTLP over HTTP, up to and without /v1/traces; NULL: no spans leave */
+		bool endpoint_hidden;        /* it came from ${...}, so it may be a secret */
 		double ratio;                /* of the traces that begin here: 0 to 1 */
 		const char **headers;        /* "Name: value" for the collector */
 		size_t n_headers;

@@ -174,7 +174,10 @@ static void keep(const struct setting *s, struct config *fresh, const struct con
 		fresh->listen_port = running->listen_port;
 	} else if (s->type == &cfg_type_trace_headers) {
 		keep_trace_headers(fresh, running);
-	} else if (s->type == &cfg_type_path || s->type == &cfg_type_endpoint) {
+	} else if (s->type == &cfg_type_endpoint) {
+		keep_text(&fresh->tracing.endpoint, running->tracing.endpoint);
+		fresh->tracing.endpoint_hidden = running->tracing.endpoint_hidden;
+	} else if (s->type == &cfg_type_path) {
 		keep_text((const char **)(void *)to, *(const char *const *)(const void *)from);
 	} else {
 		memcpy(to, from, s->size);

@@ -352,9 +352,11 @@ static void read_trace_headers(const struct setting *s, const struct node *n, vo
 
 static void read_endpoint(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
+	struct config *c = container_of(at, struct config, tracing.endpoint);
 	const char *problem;
 
 	(void)s;
+	c->tracing.endpoint_hidden = n->expanded;
 	if (!cfg_node_want_text(n, "a URL", rep))
 		return;
 	problem = cfg_check_url(n->text.p);
@@ -363,7 +365,7 @@ static void read_endpoint(const struct setting *s, const struct node *n, void *a
 	if (problem != NULL)
 		cfg_report_node(rep, n, "%s", problem);
 	else
-		*(char **)at = strndup(n->text.p, n->text.n - (n->text.n > 0 && n->text.p[n->text.n - 1] == '/'));
+		c->tracing.endpoint = strndup(n->text.p, n->text.n - (n->text.n > 0 && n->text.p[n->text.n - 1] == '/'));
 }
 
 static void read_secret(struct service *svc, const struct node *n, struct report *rep)
@@ -491,5 +493,5 @@ const struct setting_type cfg_type_refuses_with = {"list of statuses", read_refu
 const struct setting_type cfg_type_name = {"name of a-z, 0-9, _ and -", read_name, cfg_show_name};
 const struct setting_type cfg_type_sha256 = {"64 hexadecimal digits", read_sha256, cfg_show_sha256};
 const struct setting_type cfg_type_apart = {"see below", read_apart, cfg_show_apart};
-const struct setting_type cfg_type_endpoint = {"URL", read_endpoint, cfg_show_text};
+const struct setting_type cfg_type_endpoint = {"URL", read_endpoint, cfg_show_endpoint};
 const struct setting_type cfg_type_trace_headers = {"map of texts", read_trace_headers, cfg_show_trace_headers};

@@ -144,6 +144,19 @@ void cfg_show_trace_headers(const struct setting *s, const void *at, enum show_h
 	show_lines(c->tracing.headers, c->tracing.n_headers, how, out);
 }
 
+void cfg_show_endpoint(const struct setting *s, const void *at, enum show_how how, struct buf *out)
+{
+	const struct config *c = container_of(at, const struct config, tracing.endpoint);
+
+	(void)s;
+	if (c->tracing.endpoint == NULL)
+		return;
+	if (c->tracing.endpoint_hidden || how == SHOW_COMPARE)
+		show_hidden(out, slice_str(c->tracing.endpoint), how);
+	else
+		cfg_show_quoted(out, slice_str(c->tracing.endpoint));
+}
+
 void cfg_show_secrets(const struct setting *s, const void *at, enum show_how how, struct buf *out)
 {
 	const struct service *svc = at;

@@ -173,6 +173,7 @@ struct batch {
 	struct slice payload;            /* the default payload, which items share by pointer; p NULL: none */
 	struct arena arena;
 	struct slice tenant;             /* whose it is, in the arena or for ever; n 0: of who has no key */
+	struct slice caller;             /* what people call the key it came with, in the arena; n 0: none, or not known any more */
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */

@@ -11,10 +11,10 @@
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
- *   show.c       what is shown of a batch from memory
- *   tenants.c    what all shards know of each tenant; quota.c what it may send
  *   reload.c     the configurations that are in use here
  *   trace.c      the spans of batches and attempts
+ *   show.c       what is shown of a batch from memory
+ *   tenants.c    what all shards know of each tenant; quota.c what it may send
  */
 #pragma once
 
@@ -334,7 +334,10 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 struct attempt *attempt_get(struct dispatch *d);
 void attempts_free(struct dispatch *d);
 
-/* trace.c: spans, if traces are recorded and this one is. */
+/* trace.c: the trace's id in hexadecimal digits, which `ret` has room for. */
+void trace_format(const struct trace *t, char *ret);
+
+/* Spans, if traces are recorded and this one is. */
 void trace_accepted(struct dispatch *d, const struct batch *b);
 void trace_done(struct dispatch *d, const struct batch *b);
 void trace_attempt(struct dispatch *d, const struct attempt *a);         /* which its item counts already */

@@ -397,7 +397,7 @@ static bool adds_up(const struct batch *b)
 	if (open == b->counts.pending)
 		return true;
 	batch_id_format(b->id, id);
-	log_event(LOG_ERROR, "batch_damaged", LOG_STR("batch", id), LOG_INT("items_open", open),
+	log_event_limited(LOG_ERROR, "batch_damaged", LOG_STR("batch", id), LOG_INT("items_open", open),
 		  LOG_INT("items_pending", b->counts.pending),
 		  LOG_STR("effect", "it stays as it is; the others go on"),
 		  LOG_STR("do", "see its results by GET, then send again what is missing"));

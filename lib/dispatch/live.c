@@ -470,17 +470,32 @@ void live_let_go(struct live *lv)
 
 /* ---- the end of a batch ---- */
 
+/* Attempts of the items that are here, and how long the first of them was waited for. */
+static void sum_up(const struct batch *b, unsigned *retattempts, int64_t *retwait_us)
+{
+	int64_t first_us = b->finished_us;
+
+	*retattempts = 0;
+	for (uint32_t i = 0; i < b->n_items; i++) {
+		*retattempts += b->items[i].attempts;
+		if (b->items[i].started_us != 0)
+			first_us = MIN(first_us, b->items[i].started_us);
+	}
+	*retwait_us = MAX(first_us - b->accepted_us, INT64_C(0));
+}
+
 static void log_done(const struct live *lv)
 {
 	const struct batch *b = lv->batch;
-	char id[BATCH_ID_LEN + 1];
-	unsigned attempts = 0;
+	char id[BATCH_ID_LEN + 1], trace[2 * sizeof b->trace.id + 1];
+	unsigned attempts;
+	int64_t wait_us;
 
 	if (!log_wants(LOG_INFO))
 		return;
-	for (uint32_t i = 0; i < b->n_items; i++)
-		attempts += b->items[i].attempts;
+	sum_up(b, &attempts, &wait_us);
 	batch_id_format(b->id, id);
+	trace_format(&b->trace, trace);
 	log_event(LOG_INFO, "batch_done", LOG_STR("batch", id),
 		  LOG_STR("outcome", batch_outcome_str(b->outcome)),
 		  LOG_STR("stop_reason", stop_reason_str(b->stop_reason)),
@@ -488,9 +503,11 @@ static void log_done(const struct live *lv)
 		  LOG_INT("failed", b->counts.failed), LOG_INT("indeterminate", b->counts.indeterminate),
 		  LOG_INT("not_attempted", b->counts.not_attempted),
 		  LOG_INT(b->n_items == b->counts.total ? "attempts" : "attempts_of_rest", attempts),
-		  LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
+		  LOG_INT("wait_ms", wait_us / 1000), LOG_INT("duration_ms", (b->finished_us - b->accepted_us) / 1000),
 		  LOG_INT("ended_at_us", lv->ended_us), LOG_INT("done_at_us", b->finished_us),
-		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant));
+		  LOG_INT("priority", b->policy.priority), LOG_STR("trace", trace),
+		  LOG_SLICE(b->tenant.n > 0 ? "tenant" : NULL, b->tenant),
+		  LOG_SLICE(b->caller.n > 0 ? "key" : NULL, b->caller));
 }
 
 static void tell_done(struct live *lv)

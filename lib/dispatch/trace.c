@@ -18,6 +18,12 @@
 
 enum { PART_REQUEST, PART_JOB };
 
+void trace_format(const struct trace *t, char *ret)
+{
+	for (size_t i = 0; i < sizeof t->id; i++)
+		snprintf(ret + 2 * i, 3, "%02x", t->id[i]);
+}
+
 static bool wanted(const struct dispatch *d, const struct batch *b)
 {
 	return d->env.spans != NULL && (b->trace.flags & TRACE_SAMPLED) != 0;

@@ -8,6 +8,8 @@
  *  3. Once soon after a wait for bytes began, the socket is looked at: when a FIN
  *     comes together with bytes, libmicrohttpd reads those and misses the FIN.
  *  4. The timer rings at the heap's smallest key or before.
+ *  5. Whoever has a place and sends no request does not keep it from those who wait
+ *     for one: see make_room(). Whoever sends a body, or is answered, keeps it.
  */
 #include <linux/sockios.h>
 #include <linux/tcp.h>
@@ -21,6 +23,10 @@
  * bring a request that is on its way when we stop. */
 enum { LOOK_MS = 100, STOPPING_IDLE_MS = 100 };
 
+/* Without room: how often to look, and after what time a connection may be taken from
+ * a peer that is still at its headers, or between two requests. */
+enum { FULL_LOOK_MS = 100, FULL_HEAD_MS = 1000, FULL_IDLE_MS = 5000, FULL_STEP = 64 };
+
 static void arm(struct httpd *h)
 {
 	loop_timer_by(h->due_timer, heap_min(&h->due));
@@ -31,6 +37,7 @@ static void set_after(struct conn *c, enum conn_wait wait, int64_t ms)
 	int64_t now = loop_now_us(c->h->loop);
 
 	c->wait = wait;
+	c->since = now;
 	c->until = now + ms * 1000;
 	heap_set(&c->h->due, &c->due, wait == WAIT_WRITE ? c->until : MIN(c->until, now + LOOK_MS * 1000));
 	arm(c->h);
@@ -68,15 +75,21 @@ void deadline_clear(struct conn *c)
 	heap_remove(&c->h->due, &c->due);
 }
 
+static int unsent(const struct conn *c)
+{
+	int n;
+
+	return ioctl(c->fd, SIOCOUTQ, &n) == 0 ? n : -1;
+}
+
 /* Everything written has arrived, or some of it since the last look. What the
  * peer's kernel acknowledged is the measure: a stalled reader's window closes. */
 static bool peer_takes(struct conn *c)
 {
 	struct tcp_info info;
 	socklen_t n = sizeof info;
-	int unsent;
 
-	if (ioctl(c->fd, SIOCOUTQ, &unsent) == 0 && unsent == 0)
+	if (unsent(c) == 0)
 		return true;
 	if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0 || info.tcpi_bytes_acked <= c->acked)
 		return false;
@@ -92,16 +105,33 @@ static bool peer_is_silent(const struct conn *c)
 	return watch_hung_up(c->fd) && ioctl(c->fd, SIOCINQ, &unread) == 0 && unread == 0;
 }
 
+/* libmicrohttpd sees the end of file, closes, and tells us. What a reader does not take
+ * goes with its connection: the kernel would keep it for minutes. */
+static void cut(struct conn *c, bool stalled)
+{
+	const struct linger none = {.l_onoff = 1};
+
+	if (stalled)
+		setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+	shutdown(c->fd, SHUT_RDWR);
+}
+
+/* Of one that idles the last answers may still be on their way: that is a reader. */
+static bool still_reads(const struct conn *c)
+{
+	return c->wait == WAIT_IDLE && !c->h->quiescing && unsent(c) > 0;
+}
+
 static void ring(struct conn *c, int64_t now)
 {
-	if (c->wait == WAIT_WRITE && peer_takes(c)) {
+	bool over = c->wait == WAIT_WRITE && c->req.state == REQ_NONE && unsent(c) == 0;
+
+	if ((c->wait == WAIT_WRITE && !over && peer_takes(c)) || (now >= c->until && still_reads(c)))
 		deadline_set(c, WAIT_WRITE);
-	} else if (c->wait != WAIT_WRITE && now < c->until && !peer_is_silent(c)) {
+	else if (c->wait != WAIT_WRITE && now < c->until && !peer_is_silent(c))
 		heap_set(&c->h->due, &c->due, c->until);
-	} else {
-		/* libmicrohttpd sees the end of file, closes, and tells us. */
-		shutdown(c->fd, SHUT_RDWR);
-	}
+	else
+		cut(c, c->wait == WAIT_WRITE && !over);
 }
 
 void deadline_due(void *arg)
@@ -113,4 +143,44 @@ void deadline_due(void *arg)
 	while ((node = heap_pop(&h->due, now)) != NULL)
 		ring(container_of(node, struct conn, due), now);
 	arm(h);
+}
+
+static bool may_go(const struct conn *c, int64_t now)
+{
+	if (!heap_has(&c->due) || (c->req.state != REQ_NONE && c->req.state != REQ_HEAD))
+		return false;
+	if (c->wait == WAIT_HEAD)
+		return now - c->since >= FULL_HEAD_MS * 1000;
+	return c->wait == WAIT_IDLE && now - c->since >= FULL_IDLE_MS * 1000;
+}
+
+/* Those that are here the longest go first; a few at a time, as they are gone only
+ * when libmicrohttpd has seen it. */
+static void make_room(struct httpd *h, int64_t now)
+{
+	unsigned n = 0;
+
+	list_foreach(node, &h->conns) {
+		struct conn *c = list_entry(node, struct conn, node);
+
+		if (n == FULL_STEP)
+			return;
+		if (!may_go(c, now))
+			continue;
+		deadline_clear(c);
+		shutdown(c->fd, SHUT_RDWR);
+		n++;
+	}
+}
+
+void deadline_full(void *arg)
+{
+	struct httpd *h = arg;
+	int64_t now = loop_now_us(h->loop);
+
+	if (h->usage.connections < h->cfg.connections)
+		return;
+	if (httpd_backlog(h))
+		make_room(h, now);
+	loop_timer_at(h->full, now + FULL_LOOK_MS * 1000);
 }

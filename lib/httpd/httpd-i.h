@@ -79,6 +79,7 @@ struct conn {
 	struct heap_node due;            /* the next look; never later than `until` */
 	int64_t until;
 	enum conn_wait wait;
+	int64_t since;                   /* when this wait began */
 	uint64_t acked;                  /* bytes the peer had taken when last looked */
 	bool first;                      /* its first request; header_ms runs from accept */
 	struct httpd_tls *tls;           /* what it was shown: its handshake may need it again; NULL */
@@ -95,6 +96,7 @@ struct httpd {
 	bool again_armed;
 	struct loop_call kick;           /* after a resume */
 	struct loop_timer *due_timer;
+	struct loop_timer *full;         /* looks for whom to send away while there is no room */
 	struct heap due;                 /* struct conn.due */
 	struct list conns;
 	struct httpd_usage usage;
@@ -119,11 +121,15 @@ static inline struct conn *conn_of(struct MHD_Connection *mc)
 /* httpd.c */
 void httpd_kick(struct httpd *h);
 
+/* httpd.c: has somebody connected whom libmicrohttpd has not taken yet? */
+bool httpd_backlog(const struct httpd *h);
+
 /* deadline.c: a connection waits for one thing at a time, or for none. */
 void deadline_set(struct conn *c, enum conn_wait wait);
 void deadline_soon(struct conn *c);              /* it is idle and we are stopping */
 void deadline_clear(struct conn *c);
 void deadline_due(void *h);                      /* the heap's timer */
+void deadline_full(void *h);                     /* the timer `full` */
 
 /* request.c */
 void request_set_state(struct http_request *r, enum req_state to);

@@ -37,7 +37,8 @@ static void on_connection(void *cls, struct MHD_Connection *mc, void **socket_co
 		c->fd = MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 		c->first = true;
 		list_append(&h->conns, &c->node);
-		h->usage.connections++;
+		if (++h->usage.connections == h->cfg.connections)
+			loop_timer_at(h->full, loop_now_us(h->loop) + 1);
 		deadline_set(c, WAIT_HEAD);
 		if (h->quiescing)
 			deadline_soon(c);
@@ -66,14 +67,11 @@ static void close_listener(struct httpd *h)
 		close(fd);
 }
 
-/* Whoever is in the backlog has been told "connected": take them before the
- * socket closes, which would reset them. */
-static bool backlog(const struct httpd *h)
+bool httpd_backlog(const struct httpd *h)
 {
 	struct pollfd p = {.fd = h->listen_fd, .events = POLLIN};
 
-	return poll(&p, 1, 0) > 0 && (p.revents & POLLIN) != 0 &&
-	       h->usage.connections < h->cfg.connections;
+	return h->listen_fd >= 0 && poll(&p, 1, 0) > 0 && (p.revents & POLLIN) != 0;
 }
 
 static void pump(struct httpd *h)
@@ -82,7 +80,10 @@ static void pump(struct httpd *h)
 
 	MHD_run(h->daemon);
 	if (h->quiescing && h->listen_fd >= 0) {
-		for (int i = 0; i < STOP_ROUNDS && backlog(h); i++)
+		/* Whoever is in the backlog has been told "connected": take them
+		 * before the socket closes, which would reset them. */
+		for (int i = 0; i < STOP_ROUNDS && httpd_backlog(h) &&
+				h->usage.connections < h->cfg.connections; i++)
 			MHD_run(h->daemon);
 		close_listener(h);
 	}
@@ -154,6 +155,7 @@ struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_c
 		goto fail;
 	epoll_fd = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
 	h->again = loop_timer_new(l, LOOP_NORMAL, on_again, h);
+	h->full = loop_timer_new(l, LOOP_NORMAL, deadline_full, h);
 	h->due_timer = loop_timer_new(l, LOOP_URGENT, deadline_due, h);
 	h->epoll = loop_fd_new(l, epoll_fd, LOOP_READ, LOOP_NORMAL, on_epoll, h);
 	return h;
@@ -235,6 +237,7 @@ void httpd_free(struct httpd *h)
 	if (h->refused != NULL)
 		MHD_destroy_response(h->refused);
 	loop_timer_free(h->again);
+	loop_timer_free(h->full);
 	loop_timer_free(h->due_timer);
 	heap_free(&h->due);
 	httpd_tls_unref(h->cfg.tls);

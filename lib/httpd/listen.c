@@ -19,6 +19,8 @@ static const struct {
 	{IPPROTO_TCP, TCP_KEEPINTVL, 10},
 	{IPPROTO_TCP, TCP_KEEPCNT, 3},
 	{IPPROTO_TCP, TCP_NODELAY, 1},
+	/* The kernel's part of what a slow reader has not taken; it doubles it. */
+	{SOL_SOCKET, SO_SNDBUF, 128 * 1024},
 };
 
 static int listen_at(const struct addrinfo *ai, bool shared)

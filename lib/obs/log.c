@@ -277,6 +277,21 @@ static void put_line(const struct line *l)
 		;
 }
 
+bool log_admits(struct log_limit *l, unsigned *retsuppressed)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	if (atomic_exchange(&l->second, (long long)ts.tv_sec) != (long long)ts.tv_sec)
+		atomic_store(&l->lines, 0);
+	if (atomic_fetch_add(&l->lines, 1) >= LOG_LIMIT) {
+		atomic_fetch_add(&l->suppressed, 1);
+		return false;
+	}
+	*retsuppressed = atomic_exchange(&l->suppressed, 0);
+	return true;
+}
+
 unsigned long log_lines_dropped(void)
 {
 	return atomic_load(&dropped_ever);

@@ -6,6 +6,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "base/slice.h"
 
 enum log_format { LOG_LOGFMT, LOG_JSON };
@@ -27,6 +29,29 @@ struct log_field {
 		if (log_wants(level))                                                 \
 			log_write(level, event, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(,) {0}}); \
 	} while (0)
+
+/* The same where a flood is possible: at most LOG_LIMIT lines a second from each place
+ * in the code; the next one says in `suppressed` how many were left out before it. */
+enum { LOG_LIMIT = 10 };
+
+struct log_limit {
+	atomic_llong second;             /* of the monotonic clock */
+	atomic_uint lines;               /* in it */
+	atomic_uint suppressed;
+};
+
+#define log_event_limited(level, event, ...)                                  \
+	do {                                                                      \
+		static struct log_limit log_limit_;                                   \
+		unsigned log_suppressed_;                                             \
+		if (log_wants(level) && log_admits(&log_limit_, &log_suppressed_))    \
+			log_write(level, event, (const struct log_field[]){__VA_ARGS__,   \
+				LOG_INT(log_suppressed_ > 0 ? "suppressed" : NULL, log_suppressed_), {0}}); \
+	} while (0)
+
+/* May one more line be written? *retsuppressed: how many were not, since the last one
+ * that was. Any thread; two at once may err by a line. */
+bool log_admits(struct log_limit *l, unsigned *retsuppressed);
 
 /* Once, before any other thread. Default: logfmt, info. */
 void log_init(enum log_format format, enum log_level level);

@@ -362,7 +362,8 @@ static const char *unit_of(const struct metric_def *def)
 
 void metrics_describe(const struct metrics *m, struct buf *out)
 {
-	buf_add_str(out, "| Metric | Kind | Unit | Labels | Says |\n|---|---|---|---|---|\n");
+	if (out->n == 0)
+		buf_add_str(out, "| Metric | Kind | Unit | Labels | Says |\n|---|---|---|---|---|\n");
 	for (unsigned k = 0; k < m->n_families; k++) {
 		const struct metric_def *def = &m->families[k].def;
 

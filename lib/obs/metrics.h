@@ -71,5 +71,6 @@ int64_t metrics_read(const struct metrics *m, unsigned metric, unsigned i, unsig
 
 void metrics_render(const struct metrics *m, struct buf *out);
 
-/* Every family with its kind, unit, labels and help, as a Markdown table. */
+/* Every family with its kind, unit, labels and help, as a Markdown table, or more
+ * rows of one. */
 void metrics_describe(const struct metrics *m, struct buf *out);

@@ -45,7 +45,8 @@ static uint64_t tag_of(const struct config *c, const struct auth_key *k)
 {
 	if (k->scope == KEY_ADMIN)
 		return TAG_KNOWN | TAG_ADMIN;
-	return TAG_KNOWN | (uint64_t)config_find_tenant(c, k->tenant) << TAG_TENANT_SHIFT;
+	return TAG_KNOWN | (uint64_t)config_find_tenant(c, k->tenant) << TAG_TENANT_SHIFT |
+	       (uint64_t)(k - c->keys + 1) << TAG_KEY_SHIFT;
 }
 
 static void answer_unauthenticated(struct routes *r, struct http_request *req, const char *detail)
@@ -108,7 +109,18 @@ bool auth_admits(struct routes *r, struct http_request *req, const struct route 
 
 unsigned auth_tenant(const struct http_request *req)
 {
-	return (unsigned)(http_tag(req) >> TAG_TENANT_SHIFT);
+	return (unsigned)(uint32_t)http_tag(req) >> TAG_TENANT_SHIFT;
+}
+
+struct slice auth_key_name(const struct routes *r, const struct http_request *req)
+{
+	const struct config *c = r->env.config;
+	uint64_t n = http_tag(req) >> TAG_KEY_SHIFT;
+
+	/* After a reload the place may be another key's: it is named only if it is the same tenant's. */
+	if (n == 0 || n > c->n_keys || config_find_tenant(c, c->keys[n - 1].tenant) != auth_tenant(req))
+		return (struct slice){0};
+	return slice_str(c->keys[n - 1].name);
 }
 
 struct slice auth_tenant_name(struct routes *r, const struct http_request *req)

@@ -52,14 +52,17 @@ static void metrics(struct routes *r, struct http_request *req, struct slice id)
 	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
 }
 
+/* One copy for all who read it, however slowly: nobody is asked for a key here. */
 static void openapi(struct routes *r, struct http_request *req, struct slice id)
 {
 	struct buf text = {0};
 
-	(void)r;
 	(void)id;
-	buf_add(&text, openapi_json, openapi_json_len);
-	answer_text(req, 200, "application/json", blob_from_buf(&text));
+	if (r->openapi == NULL) {
+		buf_add(&text, openapi_json, openapi_json_len);
+		r->openapi = blob_from_buf(&text);
+	}
+	answer_text(req, 200, "application/json", r->openapi == NULL ? NULL : blob_ref(r->openapi));
 }
 
 const struct route route_livez = {"/livez", HTTP_GET, livez, .access = ACCESS_ANYBODY, .operations = true};

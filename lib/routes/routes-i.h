@@ -19,6 +19,7 @@ struct door {
 struct routes {
 	struct routes_env env;
 	struct door front, operations;
+	struct blob *openapi;            /* what /openapi.json answers; NULL: nobody has asked */
 	struct rng rng;
 	unsigned labels[32];             /* routes.c: of each route, for the metrics */
 	struct idmap flights;            /* look.c: looks under way */
@@ -40,12 +41,14 @@ struct route_data {
 	void (*on_end)(struct route_data *data, bool gone);
 };
 
-/* A request's tag, and above TAG_TENANT_SHIFT its tenant's number. */
+/* A request's tag: from TAG_TENANT_SHIFT on its tenant's number, and from
+ * TAG_KEY_SHIFT on the place of its key in the configuration, from 1 on. */
 enum {
 	TAG_KNOWN = 1,                   /* its key was looked at */
 	TAG_ADMIN = 2,
 	TAG_METERED = 4,                 /* quota_show() */
 	TAG_TENANT_SHIFT = 8,
+	TAG_KEY_SHIFT = 32,
 };
 
 /* Whose keys open a route, where keys are configured. */
@@ -76,6 +79,10 @@ bool auth_admits(struct routes *r, struct http_request *req, const struct route 
  * valid as long as the process. 0, and n 0: where there are no keys. */
 unsigned auth_tenant(const struct http_request *req);
 struct slice auth_tenant_name(struct routes *r, const struct http_request *req);
+
+/* What people call the caller's key; n 0: it has none, or a reload took it away. Valid
+ * in the call alone. */
+struct slice auth_key_name(const struct routes *r, const struct http_request *req);
 
 /* quota.c: whatever the answer is, it says what is left of the caller's quotas. */
 void quota_show(struct http_request *req);

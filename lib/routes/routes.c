@@ -353,6 +353,7 @@ void routes_free(struct routes *r)
 	waits_free(r);
 	idmap_free(&r->flights);
 	idmap_free(&r->pages);
+	blob_unref(r->openapi);
 	free(r);
 }
 

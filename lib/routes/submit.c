@@ -346,6 +346,7 @@ void submit_batch(const struct submission *s)
 	wait_init(&p->wait, r, auth_tenant_name(r, s->req), on_ready);
 	set_trace(r, s->req, b);
 	b->tenant = auth_tenant_name(r, s->req);
+	b->caller = arena_copy(&b->arena, auth_key_name(r, s->req));
 	err = submit(s, p, &wait_s);
 	if (err < 0) {
 		free(p);

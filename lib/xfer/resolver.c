@@ -154,6 +154,14 @@ void resolver_configure(struct resolver *r, const struct xfer_names *cfg)
 	pthread_mutex_unlock(&r->lock);
 }
 
+void xfer_metrics_describe(struct buf *out)
+{
+	struct metrics *m = new_metrics();
+
+	metrics_describe(m, out);
+	metrics_free(m);
+}
+
 void resolver_render(struct resolver *r, struct buf *out)
 {
 	metrics_render(r->metrics, out);

@@ -49,6 +49,9 @@ void xfer_names_configure(const struct xfer_names *names);
 /* Any thread: what the process counts about look-ups, as Prometheus text. */
 void xfer_metrics_render(struct buf *out);
 
+/* These as rows of metrics_describe()'s table. */
+void xfer_metrics_describe(struct buf *out);
+
 /* What a service's TLS needs; NULL: the system's authorities, and no certificate of its own. */
 struct xfer_tls {
 	const char *ca_file, *cert_file, *key_file;      /* PEM; the last two together */

@@ -44,7 +44,11 @@ class Proxied(kit.HeldCase):
         super().setUpClass()
         cls.rest.close()
         cls.rest = Rest(cls.settled)
-        cls.front = cls.front_class(f"127.0.0.1:{cls.settled.port}")
+        try:
+            cls.front = cls.front_class(f"127.0.0.1:{cls.settled.port}")
+        except AssertionError:
+            super().tearDownClass()
+            raise
 
     @classmethod
     def tearDownClass(cls):

@@ -1,6 +1,7 @@
 """What operators see: probes, metrics that agree with what was done, the API's
 description, and log lines that machines can read."""
 
+import hashlib
 import json
 import re
 import sys
@@ -253,6 +254,24 @@ class Logs(unittest.TestCase):
                                  [batch, "partial", "completed", "4", "2", "1", "1", "0", "4"])
                 self.assertEqual([line["event"] for line in lines if "draining" in line["event"] or "stopped" in line["event"]],
                                  ["draining", "stopped"])
+
+    def test_a_batchs_line_says_whose_it_is_and_where_to_look_further(self):
+        down = harness.Downstream()
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        key = hashlib.sha256(b"the-key").hexdigest()
+        daemon = harness.Daemon({"auth": {"keys": [{"name": "till-3", "tenant": "shop", "sha256": key}]}}, down)
+        wait = harness.ms(300)
+        answer = daemon.post({"concurrency": 1, "attempt_timeout_ms": wait, "retry": {"max_attempts": 1},
+                              "items": [item(1, down.url + "/hang"), item(2, down.url + "/ok")]},
+                             {"Authorization": "Bearer the-key", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+        self.assertEqual(answer.status, 207)
+        done = daemon.wait_done()
+        daemon.stop()
+        down.stop()
+        self.assertEqual({f: done[f] for f in ("tenant", "key", "trace", "priority")},
+                         {"tenant": "shop", "key": "till-3", "trace": trace, "priority": "5"})
+        # Nothing was before its first attempt, which hangs: that is no part of the wait.
+        self.assertLessEqual(int(done["wait_ms"]) + wait, int(done["duration_ms"]) + 1)
 
     def test_the_level_is_the_least_that_is_written(self):
         for level, events in (("debug", {"listening", "attempt_done", "batch_done", "draining", "stopped"}),

@@ -17,13 +17,14 @@ from harness import item
 
 TOKEN = "token-from-the-environment-4711"
 KEY = "whsec_" + base64.b64encode(b"a signing key of thirty-two byte").decode()
+OLD_KEY = "whsec_" + base64.b64encode(b"one that it replaces, also of 32").decode()
 FROM_FILE = "key-from-a-file-0815"
 PAYLOAD = "what-nobody-else-may-read"
 RAW = "what-the-downstream-said"
 LONG = RAW + "-at-such-length" * 20 + "-and-no-further"
 QUOTE_MAX = 256
 CAPABILITY = "capability-in-the-url"
-HIDDEN = (TOKEN, KEY, KEY.removeprefix("whsec_"), "a signing key", FROM_FILE, PAYLOAD, RAW, CAPABILITY)
+HIDDEN = (TOKEN, KEY, KEY.removeprefix("whsec_"), "a signing key", OLD_KEY.removeprefix("whsec_"), "one that it replaces", FROM_FILE, PAYLOAD, RAW, CAPABILITY)
 
 
 class Secrets(unittest.TestCase):
@@ -39,7 +40,7 @@ class Secrets(unittest.TestCase):
     def services(self):
         return {"push": {"kind": "http", "url": self.down.url + "/{to}", "secret": "${SIGNING_KEY}",
                          "headers": {"authorization": "Bearer ${TOKEN}", "x-api-key": f"${{file:{self.path}}}"}},
-                "hook": {"kind": "webhook", "secret": "${SIGNING_KEY}", "allow": ["127.0.0.0/8"]},
+                "hook": {"kind": "webhook", "secret": ["${SIGNING_KEY}", "${OLD_KEY}"], "allow": ["127.0.0.0/8"]},
                 "wall": {"kind": "webhook", "secret": "${SIGNING_KEY}"},
                 "dead": {"kind": "http", "url": "http://127.0.0.1:1/{to}", "headers": {"authorization": "Bearer ${TOKEN}"}}}
 
@@ -50,7 +51,9 @@ class Secrets(unittest.TestCase):
         items = [item(n, f"{ask}&tag={CAPABILITY}", service="push") for n, ask in enumerate(asks)]
         items += [item(100 + n, f"{self.down.url}/x?{ask}&tag={CAPABILITY}", service="hook") for n, ask in enumerate(asks)]
         items += [item(200, f"{self.down.url}/x?tag={CAPABILITY}", service="wall"), item(201, CAPABILITY, service="dead"),
-                  item(202, f"http://{CAPABILITY}.invalid/", service="hook"), item(203, f"x {CAPABILITY}", service="hook")]
+                  item(202, f"http://{CAPABILITY}.invalid/", service="hook"), item(203, f"x {CAPABILITY}", service="hook"),
+                  item(204, f"http://{CAPABILITY}:{TOKEN}@127.0.0.1/", service="hook"),
+                  item(205, f"https://localhost:1/{CAPABILITY}", service="hook")]
         for it in items:
             it["payload"] = {"text": PAYLOAD}
         return {"service": "hook", "contract": "best_effort", "attempt_timeout_ms": 300, "include": ["attempts"],
@@ -64,7 +67,7 @@ class Secrets(unittest.TestCase):
     def ask_everything(self, level, log_format):
         """All that the daemon told callers, and its log."""
         daemon = harness.Daemon({"services": self.services(), "log": {"level": level, "format": log_format}},
-                                env={"TOKEN": TOKEN, "SIGNING_KEY": KEY})
+                                env={"TOKEN": TOKEN, "SIGNING_KEY": KEY, "OLD_KEY": OLD_KEY})
         texts = []
         for headers in ({}, {"Accept": "application/x-ndjson"}):
             answer = daemon.post(self.batch(), headers)
@@ -111,11 +114,12 @@ services:
   a: {{kind: http, url: "${{TOKEN}}", headers: {{x: "${{TOKEN}}"}}, method: "${{TOKEN}}"}}
   b: {{kind: webhook, secret: "${{SIGNING_KEY}}", allow: ["${{TOKEN}}"]}}
   c: {{kind: "${{file:{self.path}}}"}}
+  d: {{kind: webhook, secret: ["${{SIGNING_KEY}}"], ca_file: "${{SIGNING_KEY}}", cert_file: "/${{SIGNING_KEY}}", key_file: "${{file:{self.path}}}"}}
 """)
         done = subprocess.run([*harness.SETTLED, "--check", "--config", path], capture_output=True, text=True, check=False,
                               timeout=harness.LIMIT_S, env={**os.environ, **bad})
         self.assertEqual(done.returncode, 2)
-        self.assertGreaterEqual(len(done.stderr.splitlines()), 8, done.stderr)
+        self.assertGreaterEqual(len(done.stderr.splitlines()), 12, done.stderr)
         self.check([done.stdout, done.stderr])
 
     def run_with(self, *args, config):

@@ -1,12 +1,20 @@
 """Clients that send slowly, or too many at once: time limits are absolute, the
-connection limit holds, and healthy requests are served all the while."""
+connection limit holds, and healthy requests are served all the while.
 
+SETTLED_SLOW_CLIENTS=N sets how many of each kind crowd in, 2000 as a rule of thumb for
+the long mode; 500 unless given."""
+
+import http.client
 import json
+import os
+import resource
 import select
 import socket
 import threading
+import time
 
 import harness
+import kit
 import rawhttp
 from harness import item
 
@@ -169,6 +177,137 @@ class Connections(harness.Case):
             with sock, sock.makefile("rb") as stream:
                 answer = rawhttp.read_answer(stream)
                 self.assertEqual((answer.status, json.loads(answer.body)["outcome"]), (200, "succeeded"))
+
+
+class Crowded(harness.Case):
+    """Every place is taken by somebody who sends no request, for longer than a test may take."""
+
+    config = {"limits": {"connections": 8, "header_ms": 600000, "idle_ms": 600000}}
+
+    def test_who_holds_a_place_without_a_request_loses_it_to_who_waits(self):
+        socks = [rawhttp.dial(self.settled.port) for _ in range(40)]
+        for n, sock in enumerate(socks):
+            sock.sendall((b"", b"G", HEAD)[n % 3])
+        for _ in range(3):
+            self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
+        for sock in socks:
+            sock.close()
+
+    def test_who_is_answered_or_sends_a_body_keeps_it(self):
+        body = harness.encode({"items": [item(1, self.url("/ok"))]})
+        sending = [rawhttp.dial(self.settled.port) for _ in range(4)]
+        for sock in sending:
+            sock.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:-1])
+        waiting = [self.settled.start_post({"items": [item(1, self.url("/ok?wait_ms=2500"))], "attempt_timeout_ms": 20000})
+                   for _ in range(3)]
+        self.down.wait(in_flight=3)
+        silent = [rawhttp.dial(self.settled.port) for _ in range(8)]
+        self.assertEqual(self.settled.ask("GET", "/livez").status, 200)
+        for sock in sending:
+            sock.sendall(body[-1:])
+        for sock in (*sending, *waiting):
+            with sock, sock.makefile("rb") as stream:
+                self.assertEqual(rawhttp.read_answer(stream).status, 200)
+        for sock in silent:
+            sock.close()
+
+
+class Crowd(threading.Thread):
+    """Many clients that never come to an end by themselves. One byte each, again and
+    again; or nothing at all, or an answer that is not read."""
+
+    KINDS = {"silent": (b"", b""), "headers": (HEAD, b"x"), "body": (HEAD + b"Content-Length: 1000000\r\n\r\n", b" "),
+             "reader": (b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 40, b"")}
+
+    def __init__(self, port, each):
+        super().__init__(daemon=True)
+        self.poll = select.epoll()
+        self.socks, self.left = {}, {kind: each for kind in self.KINDS}
+        for kind, (start, more) in self.KINDS.items():
+            for _ in range(each):
+                sock = socket.socket()
+                if kind == "reader":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.connect(("127.0.0.1", port))
+                sock.sendall(start)
+                sock.setblocking(False)
+                self.socks[sock.fileno()] = (sock, kind, more)
+                self.poll.register(sock.fileno(), select.EPOLLRDHUP | (0 if kind == "reader" else select.EPOLLIN))
+        self.until = time.monotonic() + 3 * harness.LIMIT_S
+
+    def run(self):
+        while self.socks and time.monotonic() < self.until:
+            for fd, _ in self.poll.poll(0.5):
+                self.drop(fd)
+            for fd in list(self.socks):
+                sock, _, more = self.socks[fd]
+                try:
+                    sock.send(more)
+                except OSError:
+                    self.drop(fd)
+
+    def drop(self, fd):
+        sock, kind, _ = self.socks.pop(fd)
+        self.left[kind] -= 1
+        self.poll.unregister(fd)
+        sock.close()
+
+
+class Thousands(harness.Case):
+    """As many of each kind as SETTLED_SLOW_CLIENTS says, while healthy clients go on."""
+
+    each = int(os.environ.get("SETTLED_SLOW_CLIENTS", "500"))
+    config = {"shards": 2, "limits": {"header_ms": 4000, "body_ms": 4000, "write_ms": 4000, "idle_ms": 4000}}
+
+    @classmethod
+    def setUpClass(cls):
+        cls.files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = min(4 * cls.each + 1000, cls.files[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, cls.files[0]), cls.files[1]))
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        resource.setrlimit(resource.RLIMIT_NOFILE, cls.files)
+
+    def resident(self):
+        with open(f"/proc/{self.settled.child.pid}/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+    def healthy(self, crowd, results):
+        body = harness.encode({"items": [item(n, self.url("/ok")) for n in range(3)]})
+        while crowd.is_alive() or len(results) < 200:
+            conn = http.client.HTTPConnection("127.0.0.1", self.settled.port, timeout=harness.LIMIT_S)
+            for _ in range(10):
+                try:
+                    conn.request("POST", "/v1/batches", body, {"Content-Type": "application/json"})
+                    answer = conn.getresponse()
+                    results.append(answer.status == 200 and json.loads(answer.read())["outcome"] == "succeeded")
+                except OSError:
+                    results.append(False)
+                    break
+            conn.close()
+
+    def test_healthy_clients_are_served_while_slow_ones_are_cut(self):
+        before, results = self.resident(), []
+        crowd = Crowd(self.settled.port, self.each)
+        crowd.start()
+        clients = [threading.Thread(target=self.healthy, args=(crowd, results)) for _ in range(4)]
+        for client in clients:
+            client.start()
+        most = before
+        while crowd.is_alive():
+            most = max(most, self.resident())
+            crowd.join(0.2)
+        for client in clients:
+            client.join()
+        print(f"# {self.each} of each kind: {results.count(True)} of {len(results)} healthy requests succeeded; "
+              f"{(most - before) >> 20} MiB more")
+        self.assertEqual(crowd.left, dict.fromkeys(Crowd.KINDS, 0))
+        self.assertGreaterEqual(results.count(True), 0.999 * len(results))
+        self.assertLess(most - before, (64 << 20) + 4 * self.each * (64 << 10))
+        kit.until(lambda: self.settled.metrics()["settled_connections"] <= 2, "all of them gone")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "dispatch/metrics.h"
+#include "xfer/xfer.h"
 
 int main(void)
 {
@@ -15,6 +16,7 @@ int main(void)
 		return 1;
 	metrics = dispatch_metrics_new(config, 1);
 	metrics_describe(metrics, &out);
+	xfer_metrics_describe(&out);
 	fwrite(out.p, 1, out.n, stdout);
 	buf_free(&out);
 	metrics_free(metrics);

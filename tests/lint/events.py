@@ -1,17 +1,20 @@
 #!/usr/bin/python3
 """The README's table of log events has every event of the program, with its level and
-its fields in their order, and no other."""
+its fields in their order, and no other. --write puts them there; what an event means
+is the README's, and for a new one yours to say."""
 import re
 import sys
 from pathlib import Path
 
 import layers
+import settings
 import tap
 
-CALL = re.compile(r'\blog_event(?:_limited)?\(|\bmake_line\(')
+CALL = re.compile(r'\blog_(?:event(?:_limited)?|write)\(|\bmake_line\(')
 HEAD = re.compile(r'(?:[&\w]+, )?LOG_(DEBUG|INFO|WARN|ERROR), "([a-z_]+)"')
 FIELD = re.compile(r'LOG_(?:STR|INT|SLICE)\(\s*(?:[^",()]*\? )?"([a-z_0-9]+)"')
-ROW = re.compile(r"^\| `([a-z_]+)` \| (debug|info|warn|error) \| [^|]+ \| ([^|]*) \|$", re.M)
+ROW = re.compile(r"^\| `([a-z_]+)` \| (?:(?:debug|info|warn|error)(?:, )?)+ \| ([^|]+) \| ", re.M)
+HEADLINE = "| Event | Level | When | Fields of its own |\n|---|---|---|---|\n"
 
 
 def arguments(text, start):
@@ -43,22 +46,22 @@ def of_program(root):
     return found
 
 
-def of_readme(text):
-    return {event: (level, re.findall(r"`([a-z_0-9]+)`", fields)) for event, level, fields in ROW.findall(text)}
+def table(program, meanings):
+    """As the README should have it; an event without a meaning gets none."""
+    return HEADLINE + "".join(
+        f"| `{event}` | {', '.join(sorted(levels))} | {meanings.get(event, '?')} | {', '.join(f'`{f}`' for f in fields)} |\n"
+        for event, (levels, fields) in sorted(program.items()))
 
 
-def compare(program, readme):
-    found = [f"README.md: no event of the program: {event}" for event in readme if event not in program]
-    for event, (levels, fields) in sorted(program.items()):
-        row = f"| `{event}` | {', '.join(sorted(levels))} | ... | {', '.join(f'`{f}`' for f in fields)} |"
-        if event not in readme:
-            found.append(f"README.md lacks {row}")
-        elif readme[event] != (", ".join(sorted(levels)), fields):
-            found.append(f"README.md: {event}: it is {row}")
-    return found
+def check(root):
+    program, meanings = of_program(root), dict(ROW.findall((root / "README.md").read_text()))
+    silent = [f"README.md: say when {event} is written" for event in program if meanings.get(event, "?") == "?"]
+    return silent + settings.check_table(root, table(program, meanings))
 
 
 if __name__ == "__main__":
     ROOT = Path(sys.argv[1])
-    tap.run([("the README has every event of the log",
-              lambda: compare(of_program(ROOT), of_readme((ROOT / "README.md").read_text())))])
+    if "--write" in sys.argv[2:]:
+        settings.write(ROOT, table(of_program(ROOT), dict(ROW.findall((ROOT / "README.md").read_text()))))
+        sys.exit()
+    tap.run([("the README has every event of the log", lambda: check(ROOT))])

@@ -9,7 +9,7 @@
  */
 #include "sim.h"
 
-enum { SLOTS = 10 };
+enum { SLOTS = 10, ROUNDING_US = 5 };
 
 /* ---- whose ---- */
 
@@ -193,7 +193,7 @@ static void tell_breaker(struct account *a, struct request *r)
 	}
 	if (a->state == ACCOUNT_PROBING)
 		end_probe(a, r->said);
-	else if (r->said != SAID_NEITHER && fails_too_often(a))
+	else if (r->said == SAID_FAILURE && fails_too_often(a))
 		turn_to(a, ACCOUNT_OPEN);
 }
 
@@ -204,13 +204,16 @@ static bool has_budget(const struct account *a)
 	return service_of(a)->retry_budget.window_ms > 0;
 }
 
-/* Attempts that started in (from_us, now]: the first ones, or the repeats. */
-static unsigned started_since(const struct account *a, int64_t from_us, bool repeats)
+/* Attempts that started in (from_us, to_us]: the first ones, or the repeats. */
+static unsigned started_in(const struct account *a, int64_t from_us, int64_t to_us, bool repeats)
 {
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < sim.n_requests; i++)
-		n += is_of(&sim.requests[i], a) && sim.requests[i].start_us > from_us && (sim.requests[i].n > 1) == repeats;
+	for (unsigned i = 0; i < sim.n_requests; i++) {
+		const struct request *r = &sim.requests[i];
+
+		n += is_of(r, a) && r->start_us > from_us && r->start_us <= to_us && (r->n > 1) == repeats;
+	}
 	return n;
 }
 
@@ -223,13 +226,13 @@ static double budget_of(const struct account *a, unsigned firsts)
 
 static void take_of_budget(const struct account *a, const struct request *r)
 {
-	int64_t from_us = clock_now() - 1000 * service_of(a)->retry_budget.window_ms;
+	int64_t now = clock_now(), from_us = now - 1000 * service_of(a)->retry_budget.window_ms;
 	unsigned repeats, firsts;
 
 	if (!has_budget(a) || r->n == 1)
 		return;
-	repeats = 1 + started_since(a, from_us, true);
-	firsts = started_since(a, from_us, false);
+	repeats = 1 + started_in(a, from_us, now, true);
+	firsts = started_in(a, from_us, now, false);
 	CHECK(BUDGET, repeats <= budget_of(a, firsts), "service %d: %u repeats, %u first attempts in the window", a->service,
 	      repeats, firsts);
 }
@@ -238,9 +241,10 @@ static void take_of_budget(const struct account *a, const struct request *r)
 static bool budget_spent(const struct account *a, int64_t us)
 {
 	int64_t window = 1000 * service_of(a)->retry_budget.window_ms;
-	unsigned repeats = started_since(a, us - window - window / SLOTS, true);
+	unsigned repeats = started_in(a, us - window - window / SLOTS, us, true);
+	unsigned firsts = started_in(a, us - window + window / SLOTS, us, false);
 
-	return has_budget(a) && repeats + 1 > budget_of(a, started_since(a, us - window + window / SLOTS, false)) - 2e-6;
+	return has_budget(a) && repeats + 1 > budget_of(a, firsts) - 2e-6;
 }
 
 /* ---- what happens ---- */
@@ -267,12 +271,25 @@ void account_answer(struct request *r)
 	tell_breaker(a, r);
 }
 
-/* Its lane had a reason to let the item wait at that time. */
+/* Its lane had a reason to let the item wait at that time, or just before: intervals
+ * between starts are rounded up. */
 bool account_holds(const struct sim_item *it, int64_t us)
 {
 	const struct account *a = account_of(it);
 
-	return rate_full(a, us) || a->paused_us > us || (it->starts > 0 && budget_spent(a, us));
+	us -= ROUNDING_US;
+	if (rate_full(a, us))
+		cover_race(RACE_RATE_HELD);
+	else if (it->starts > 0 && budget_spent(a, us))
+		cover_race(RACE_BUDGET_HELD);
+	else
+		return a->paused_us > us;
+	return true;
+}
+
+bool account_lacks_budget(const struct sim_item *it, int64_t us)
+{
+	return budget_spent(account_of(it), us);
 }
 
 /* Was there a time since then at which the item may have been refused? */
@@ -310,7 +327,7 @@ int64_t account_next_us(void)
 			us = MIN(us, now + 1 + (int64_t)(1e6 * (level_at(a, now) + 1 - p->burst) / p->per_second));
 		if (has_budget(a))
 			us = MIN(us, repeats_leave_us(a));
-		next = MIN(next, us);
+		next = MIN(next, us == INT64_MAX ? us : us + ROUNDING_US);
 	}
 	return next;
 }

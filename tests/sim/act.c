@@ -239,14 +239,16 @@ void act_plan(void)
 	if (sim.jobs)
 		plan_lives();
 	for (unsigned i = 0; i < sim.n_batches; i++) {
-		sim.batches[i].held = i > 0 && dice_chance(10);
+		sim.batches[i].held = !sim.contended && i > 0 && dice_chance(10);
 		if (sim.batches[i].held)
 			continue;
 		act_at(ACT_SUBMIT, i, sim.batches[i].submit_us);
+		if (sim.contended)
+			continue;
 		plan_ends(i);
 		plan_watchers(i);
 	}
-	if (dice_chance(15))
+	if (!sim.contended && dice_chance(15))
 		plan_shutdown();
 	for (unsigned i = 0; sim.stalls && i < 4; i++) {
 		unsigned shard = (unsigned)dice_below(sim.n_shards);

@@ -131,6 +131,37 @@ static void check_times(const struct sim_batch *b, const struct sim_item *it)
 	      (long long)(clock_now() - model_ttl_us(b, it)));
 }
 
+static unsigned live_of(unsigned shard, int service)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < sim.n_requests; i++) {
+		const struct request *r = &sim.requests[i];
+
+		n += r->shard == shard && r->life == sim.life && r->account >= 0 && r->recorded && r->done_us == NEVER &&
+		     sim.batches[r->batch].items[r->item].service == service;
+	}
+	return n;
+}
+
+/* A service takes a slot of the shard while it holds fewer than are free. */
+static bool may_take_slot(unsigned shard, int service, unsigned live)
+{
+	unsigned most = sim.config.limits.in_flight;
+
+	return live == 0 || 2 * live < most || (live < most && live_of(shard, service) < most - live);
+}
+
+static void check_slot(const struct request *r)
+{
+	unsigned live = xfer_usage(sim.xfers[r->shard]).live, most = sim.config.limits.in_flight;
+	int service = sim.batches[r->batch].items[r->item].service;
+
+	CHECK(IN_FLIGHT, live < most, "shard %u is over its cap", r->shard);
+	CHECK(SLOTS, may_take_slot(r->shard, service, live), "service %d has %u of the slots of shard %u, and %u are free",
+	      service, live_of(r->shard, service), r->shard, most - live);
+}
+
 /* Is this the item's attempt to make, and now? Fills in what the ledger keeps. */
 void check_start(struct request *r, const struct exchange *e)
 {
@@ -146,6 +177,7 @@ void check_start(struct request *r, const struct exchange *e)
 	check_order(b, r->item);
 	check_times(b, it);
 	check_repeat(b, it);
+	check_slot(r);
 	r->n = ++it->starts;
 	r->deadline_us = MIN(r->start_us + model_timeout_us(b, it), model_deadline_us(b));
 	r->deadline_us = MIN(r->deadline_us, model_ttl_us(b, it));
@@ -187,8 +219,7 @@ void check_running(const struct request *r)
 	CHECK(IN_FLIGHT, lane <= most, "%u in flight in one lane, %u allowed", lane, most);
 	if (lane == most)
 		cover_race(RACE_LANE_FULL);
-	CHECK(IN_FLIGHT, xfer_usage(sim.xfers[r->shard]).live < sim.config.limits.in_flight,
-	      "shard %u is over its cap", r->shard);
+	check_fair((unsigned)r->account, &b->items[r->item]);
 }
 
 void check_seen(const struct request *r, struct slice body)
@@ -214,7 +245,8 @@ static void check_wait(const struct sim_batch *b, const struct item *it, const s
 	int64_t bound = 1000 * model_backoff_ms(b, si), wish = 1000 * model_wish_ms(si);
 	int64_t wait = clock_from_loop(it->wake.key) - si->tried_us;
 
-	CHECK(RETRY_WAIT, wait >= 0 && wait <= MAX(bound, wish), "a wait of %lld us, %lld at most",
+	/* Of a refusal is known when its batch heard of it. */
+	CHECK(RETRY_WAIT, (wait >= 0 || si->refused_last) && wait <= MAX(bound, wish), "a wait of %lld us, %lld at most",
 	      (long long)wait, (long long)MAX(bound, wish));
 	CHECK(RETRY_WAIT, clock_from_loop(it->wake.key) < MIN(model_deadline_us(b), model_ttl_us(b, si)),
 	      "a wait that ends after the item's deadline");
@@ -237,6 +269,8 @@ void note_try(const struct sim_batch *b, struct sim_item *si, const struct item 
 	} else if (it->attempts > si->attempts) {
 		si->tried_us = sim.requests[si->last].done_us;
 	} else {
+		CHECK(REFUSED, it->state != ITEM_WAITING || si->state == ITEM_WAITING || world_goes_down(),
+		      "item %u is to be tried again, and was not tried", n);
 		return;
 	}
 	si->refused_last = it->refused > si->refused;
@@ -410,6 +444,9 @@ static bool lane_is_free(const struct sim_batch *b, unsigned i, int64_t slack)
 {
 	const struct service *s = &sim.services[b->items[i].service];
 
+	for (unsigned shard = 0; shard < sim.n_shards; shard++)
+		if (!may_take_slot(shard, b->items[i].service, xfer_usage(sim.xfers[shard]).live))
+			return false;
 	return running_in_lane(&(struct request){.batch = (unsigned)(b - sim.batches), .item = i}) < s->max_in_flight &&
 	       !account_holds(&b->items[i], clock_now() - slack);
 }
@@ -443,9 +480,6 @@ static void check_idle(const struct sim_batch *b)
 
 	if (!sim.exact || sim.shut_down || b->end.why != WHY_NONE || sim.last_us >= clock_now() - slack)
 		return;
-	for (unsigned i = 0; i < sim.n_shards; i++)
-		if (xfer_usage(sim.xfers[i]).live >= sim.config.limits.in_flight)
-			return;
 	for (unsigned i = 0; i < b->n_items; i++)
 		if (wants_to_run(b, i, slack))
 			CHECK(IDLE, !lane_is_free(b, i, slack), "item %u waits for nothing", i);

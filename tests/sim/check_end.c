@@ -74,6 +74,26 @@ static unsigned stops_of_wait(const struct sim_batch *b, const struct sim_item *
 	return 1u << (ttl < deadline ? STOP_TTL : STOP_DEADLINE);
 }
 
+/* A repeat whose deadline came while its lane had no budget for it. */
+static bool may_lack_budget(const struct sim_batch *b, const struct sim_item *it)
+{
+	int64_t deadline = MIN(model_deadline_us(b), model_ttl_us(b, it));
+
+	return it->final_us >= deadline - model_slack_us(b) && it->starts > 0 &&
+	       (account_lacks_budget(it, it->final_us) || account_lacks_budget(it, MIN(it->final_us, deadline)));
+}
+
+static unsigned stops_after_tries(const struct sim_batch *b, const struct sim_item *it)
+{
+	unsigned stops = stops_of_end(b, it) | stops_of_wait(b, it);
+
+	if (it->starts + it->refused == b->want.retry.max_attempts)
+		stops |= 1u << STOP_MAX_ATTEMPTS;
+	if (may_lack_budget(b, it))
+		stops |= 1u << STOP_RETRY_BUDGET;
+	return stops;
+}
+
 static unsigned stops_after_attempts(const struct sim_batch *b, const struct sim_item *it, enum code code)
 {
 	unsigned stops = stops_of_end(b, it);
@@ -82,9 +102,7 @@ static unsigned stops_after_attempts(const struct sim_batch *b, const struct sim
 		stops |= 1u << STOP_MAYBE_DELIVERED;
 	if (!model_retryable(code))
 		return stops | 1u << STOP_NOT_RETRYABLE;
-	if (it->starts + it->refused == b->want.retry.max_attempts)
-		stops |= 1u << STOP_MAX_ATTEMPTS;
-	return stops | stops_of_wait(b, it);
+	return stops | stops_after_tries(b, it);
 }
 
 static unsigned stops_unstarted(const struct sim_batch *b, const struct sim_item *si)
@@ -95,10 +113,12 @@ static unsigned stops_unstarted(const struct sim_batch *b, const struct sim_item
 		return strlen(si->payload) > sim.services[si->service].max_payload ? 1u << STOP_NOT_RETRYABLE : 0;
 	if (si->code == CODE_EXPIRED)
 		return si->final_us >= model_ttl_us(b, si) - model_slack_us(b) ? 1u << STOP_TTL : 0;
+	if (si->refused > 0)
+		return si->code == CODE_CIRCUIT_OPEN ? stops_after_tries(b, si) : 0;
 	return si->code == CODE_NOT_ATTEMPTED ? stops_of_end(b, si) : 0;
 }
 
-static void check_never_started(const struct sim_batch *b, const struct sim_item *si, unsigned n)
+static void check_never_started(const struct sim_batch *b, const struct sim_item *si, const struct item *it, unsigned n)
 {
 	unsigned stops = stops_unstarted(b, si);
 
@@ -106,6 +126,8 @@ static void check_never_started(const struct sim_batch *b, const struct sim_item
 	CHECK(STOP, stops >> si->stop & 1, "item %u: %s, stop %s", n, code_str((enum code)si->code),
 	      stop_str((enum stop)si->stop));
 	CHECK(VERDICT, si->delivered == DELIVERED_NO, "item %u: delivered without an attempt", n);
+	CHECK(REFUSED, si->code != CODE_CIRCUIT_OPEN || it->retry_after_ms <= sim.services[si->service].breaker.open_ms,
+	      "item %u: retry_after_ms %lld", n, (long long)it->retry_after_ms);
 }
 
 static void check_started(const struct sim_batch *b, const struct sim_item *si, const struct item *it, unsigned n)
@@ -149,7 +171,7 @@ void check_final(const struct sim_batch *b, const struct item *it, unsigned n)
 	CHECK(VERDICT, si->invalid == (it->code == CODE_INVALID_ITEM && it->attempts == 0),
 	      "item %u: the invalid ones and no others", n);
 	if (si->starts == 0)
-		check_never_started(b, si, n);
+		check_never_started(b, si, it, n);
 	else
 		check_started(b, si, it, n);
 }

@@ -71,14 +71,14 @@ static void check_note_end(const struct sim_batch *b, const struct batch *real)
 
 	cover_race(RACE_NOTE_INTERRUPTED);
 	for (unsigned i = 0; i < b->n_items; i++)
-		open += !b->items[i].invalid;
+		open += !b->items[i].invalid && !b->items[i].shed;
 	CHECK(KEPT, real->stop_reason == (open > 0 ? STOP_REASON_INTERRUPTED : STOP_REASON_COMPLETED),
 	      "batch %u ends as %s", (unsigned)(b - sim.batches), stop_reason_str(real->stop_reason));
 	for (unsigned i = 0; i < b->n_items; i++) {
 		const struct item *it = &real->items[i];
 
 		CHECK(KEPT, it->state == ITEM_FINAL && it->index == i, "item %u is not final", i);
-		if (!b->items[i].invalid)
+		if (!b->items[i].invalid && !b->items[i].shed)
 			CHECK(KEPT, it->code == CODE_INTERRUPTED && it->delivered == DELIVERED_MAYBE && stops >> it->stop & 1,
 			      "item %u: %s, stop %s", i, code_str((enum code)it->code), stop_str((enum stop)it->stop));
 	}

@@ -95,10 +95,11 @@ static void accept_asked(const struct store_accept *a)
 	trace("ask for accept: batch, items", number(b), b->n_items, 0);
 }
 
-static struct sim_batch *holder_of(unsigned key)
+/* A tenant's keys are its own. */
+static struct sim_batch *holder_of(const struct sim_batch *b)
 {
-	for (unsigned i = 0; key != 0 && i < sim.n_batches; i++)
-		if (sim.batches[i].key == key && sim.batches[i].fate == FATE_KEPT)
+	for (unsigned i = 0; b->key != 0 && i < sim.n_batches; i++)
+		if (sim.batches[i].key == b->key && sim.batches[i].tenant == b->tenant && sim.batches[i].fate == FATE_KEPT)
 			return &sim.batches[i];
 	return NULL;
 }
@@ -120,7 +121,7 @@ static void accept_answered(const struct store_accept *a)
 		note_kept(a);
 	if (b == NULL)
 		return;
-	holder = holder_of(b->key);
+	holder = holder_of(b);
 	b->accept_said_us = clock_now();
 	trace("accept answered: batch, answer", number(b), a->op.answer, 0);
 	if (a->op.answer == STORE_KEY_EXISTS)
@@ -153,7 +154,7 @@ static unsigned unused_claims(const struct sim_item *like)
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		const struct sim_batch *b = &sim.batches[i];
 
-		for (unsigned j = 0; b->fate == FATE_KEPT && b->end.why == WHY_NONE && j < b->n_items; j++)
+		for (unsigned j = 0; b->fate == FATE_KEPT && b->end.why == WHY_NONE && !model_may_shed(b) && j < b->n_items; j++)
 			n += may_start(b, &b->items[j]) && b->items[j].service == like->service &&
 			     slice_eq(model_origin(&b->items[j]), model_origin(like));
 	}
@@ -216,7 +217,7 @@ static void check_due(const struct sim_batch *b, const struct sim_item *si, cons
 	CHECK(UPDATE, si->last >= 0 || si->refused > 0, "an item waits that was never tried");
 	wait = it->due_unix_ms - clock_to_unix_ms(si->tried_us);
 	/* What should have begun already begins now. */
-	CHECK(RETRY_WAIT, wait + 1 >= wish && (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
+	CHECK(RETRY_WAIT, (wait + 1 >= wish || si->refused_last) && (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
 	      "a wait of %lld ms, %lld at most", (long long)wait, (long long)MAX(bound, wish));
 	CHECK(RETRY_WAIT,
 	      it->due_unix_ms <= clock_to_unix_ms(MIN(model_deadline_us(b), model_ttl_us(b, si))) + 2 ||

@@ -4,11 +4,42 @@
  */
 #include "sim.h"
 
+/* What protects a downstream is misread. */
+static void doctor_protection(struct service *s)
+{
+	if (sim.plant == PLANT_BURST_AND_ONE)
+		s->rate.burst++;
+	if (sim.plant == PLANT_FAST)
+		s->rate.per_second *= 1.1;
+	if (sim.plant == PLANT_NO_BURST)
+		s->rate.burst = 1;
+	if (sim.plant == PLANT_NO_PAUSE)
+		s->max_pause_ms = 0;
+	if (sim.plant == PLANT_SHORT_PAUSE)
+		s->max_pause_ms /= 2;
+	if (sim.plant == PLANT_LONG_PAUSE)
+		s->max_pause_ms *= 10;
+	if (sim.plant == PLANT_NO_BREAKER)
+		s->breaker.failure_ratio = 0;
+	if (sim.plant == PLANT_SHORT_OPEN)
+		s->breaker.open_ms /= 2;
+	if (sim.plant == PLANT_EAGER_BREAKER && s->breaker.min_attempts > 1)
+		s->breaker.min_attempts--;
+	if (sim.plant == PLANT_NO_BUDGET)
+		s->retry_budget.per_second = 1000000;
+	if (sim.plant == PLANT_SHORT_WINDOW)
+		s->retry_budget.window_ms /= 2;
+	if (sim.plant == PLANT_POOR_BUDGET)
+		s->retry_budget.per_second = s->retry_budget.ratio = 0;
+}
+
 void doctor_config(void)
 {
 	sim.told = sim.config;
 	memcpy(sim.told_services, sim.services, sizeof sim.services);
 	sim.told.services = sim.told_services;
+	memcpy(sim.told_tenants, sim.tenants, sizeof sim.tenants);
+	sim.told.tenants = sim.told_tenants;
 	if (sim.plant == PLANT_NO_ROOM_LIMIT)
 		sim.told.limits.resident_bytes = (size_t)1 << 30;
 	for (size_t i = 0; i < sim.told.n_services; i++) {
@@ -20,7 +51,10 @@ void doctor_config(void)
 			s->attempt_timeout_ms *= 2;
 		if (sim.plant == PLANT_503_IS_NO)
 			s->refuses_with_503 = true;
+		doctor_protection(s);
 	}
+	for (size_t i = 0; sim.plant == PLANT_NO_WEIGHTS && i < sim.told.n_tenants; i++)
+		sim.told_tenants[i].weight = 1;
 }
 
 static void doctor_items(struct batch *b)
@@ -49,6 +83,8 @@ void doctor_batch(struct batch *b)
 		p->retry.max_attempts++;
 	if (sim.plant == PLANT_LONG_DEADLINE)
 		p->deadline_ms *= 2;
+	if (sim.plant == PLANT_NO_PRIORITIES)
+		p->priority = PRIORITY_DEFAULT;
 	if (sim.plant == PLANT_OTHER_CONTRACT)
 		p->contract = CONTRACT_PARTIAL_SUCCESS;
 	doctor_items(b);

@@ -82,6 +82,7 @@ static void run_all(void)
 
 	run_scenarios(scenarios, n_scenarios);
 	run_scenarios(job_scenarios, n_job_scenarios);
+	run_scenarios(lane_scenarios, n_lane_scenarios);
 	same_seed_same_trace();
 	ok("the same seed gives the same trace");
 	for (uint64_t seed = from; seed < last; seed++) {

@@ -62,6 +62,11 @@ struct slice model_origin(const struct sim_item *it)
 	return (struct slice){url, (size_t)(host - url) + strcspn(host, "/")};
 }
 
+struct slice model_tenant(unsigned tenant)
+{
+	return slice_str(sim.config.tenants[tenant].name);
+}
+
 void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112])
 {
 	char id[BATCH_ID_LEN + 1];
@@ -160,7 +165,8 @@ struct verdict model_judge(const struct sim_batch *b, const struct request *r)
 	return verdict(BIT(INTERNAL), DELIVERED_MAYBE);
 }
 
-/* What the breaker hears of it: whose fault was it? */
+/* What the breaker hears of it: whose fault was it? A timeout is the downstream's
+ * only if it had as long as its service is granted. */
 static enum said said_by_status(int status)
 {
 	if (status == 429)
@@ -170,19 +176,19 @@ static enum said said_by_status(int status)
 
 enum said model_said(const struct sim_batch *b, const struct request *r)
 {
+	const struct service *s = &sim.services[b->items[r->item].service];
 	const struct answer *a = &r->answer;
 	uint32_t codes;
 
 	if (a->status != 0)
 		return said_by_status(a->status);
 	switch (a->end) {
-	case ANSWER_FORBIDDEN:
-		return SAID_SUCCESS;
 	case ANSWER_CANCELLED:
 		codes = judge_cancel(b, r);
-		if (codes == BIT(TIMEOUT))
-			return SAID_FAILURE;
-		return codes == BIT(ABORTED) ? SAID_NEITHER : SAID_UNCLEAR;
+		if (!(codes & BIT(TIMEOUT)) || r->done_us - r->start_us < 1000 * s->attempt_timeout_ms)
+			return SAID_NEITHER;
+		return codes == BIT(TIMEOUT) ? SAID_FAILURE : SAID_UNCLEAR;
+	case ANSWER_FORBIDDEN:
 	case ANSWER_INTERNAL:
 		return SAID_NEITHER;
 	case ANSWER_NO_CONNECTION:

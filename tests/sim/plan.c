@@ -33,9 +33,9 @@ static void plan_protection(struct service *s)
 			    floors[] = {0, 0.1, 1, 10};
 	static const unsigned bursts[] = {1, 1, 2, 5, 100};
 
+	s->max_pause_ms = dice_chance(50) ? 60000 : dice_log(1, 60000);
 	if (!sim.guarded)
 		return;
-	s->max_pause_ms = dice_chance(50) ? 60000 : dice_log(1, 60000);
 	if ( dice_chance(50))
 		s->rate = (struct rate_policy){rates[dice_below(ARRAY_LEN(rates))], bursts[dice_below(ARRAY_LEN(bursts))]};
 	if (dice_chance(50))
@@ -56,9 +56,6 @@ void plan_services(void)
 
 	sim.config.n_services = few(MAX_SERVICES);
 	sim.config.services = sim.services;
-	sim.nobody = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
-	sim.config.tenants = &sim.nobody;
-	sim.config.n_tenants = 1;
 	for (size_t i = 0; i < sim.config.n_services; i++) {
 		bool webhook = dice_chance(40);
 
@@ -78,6 +75,16 @@ void plan_services(void)
 		};
 		plan_protection(&sim.services[i]);
 	}
+}
+
+static void plan_tenants(void)
+{
+	static const char *const tenant_names[MAX_TENANTS] = {"", "shop", "post"};
+
+	sim.config.tenants = sim.tenants;
+	sim.config.n_tenants = MAX_TENANTS;
+	for (unsigned i = 0; i < MAX_TENANTS; i++)
+		sim.tenants[i] = (struct tenant){.name = tenant_names[i], .weight = few(10), .max_priority = PRIORITY_MAX};
 }
 
 static void plan_limits(void)
@@ -122,10 +129,42 @@ static void plan_clock(uint64_t seed)
 	clock_start(&sim.set);
 }
 
+/* One lane, and more that want its turns than it can serve: see fair.c. */
+static void plan_contended(void)
+{
+	static const int64_t caps[] = {1, 2, 4, 16};
+	struct service *s = &sim.services[0];
+
+	sim.config.n_services = 1;
+	s->kind = SERVICE_HTTP;
+	s->url = urls[0];
+	s->max_payload = 65536;
+	s->max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps));
+	s->attempt_timeout_ms = 10000;
+	s->breaker.failure_ratio = 0;
+	s->rate.per_second = s->rate.per_second > 5 ? s->rate.per_second : 0;
+	sim.config.limits.in_flight = 100;
+	sim.config.limits.queued_items = 100000;
+	sim.jobs = sim.crowd = false;
+	sim.mood = 0;
+	sim.n_batches = 2 + (unsigned)dice_below(5);
+}
+
+/* It has all it has in the lane from its beginning on. */
+static void plan_contender(struct sim_batch *b)
+{
+	b->plain = false;
+	b->want = (struct policy){.contract = CONTRACT_PARTIAL_SUCCESS, .concurrency = 1024, .deadline_ms = 300000,
+				  .priority = (unsigned)dice_below(PRIORITY_MAX + 1), .retry = {.max_attempts = 1}};
+	b->n_items = (unsigned)dice_between(20, 100);
+}
+
 void plan_world(uint64_t seed)
 {
 	plan_clock(seed);
+	sim.guarded = dice_chance(60);
 	plan_services();
+	plan_tenants();
 	plan_limits();
 	sim.script = plan_script;
 	sim.mood = (unsigned)dice_below(8);
@@ -135,6 +174,9 @@ void plan_world(uint64_t seed)
 	sim.notes = dice_chance(50);
 	sim.crowd = sim.jobs && dice_chance(8);
 	sim.n_batches = sim.crowd ? MAX_BATCHES : few(sim.jobs ? 10 : 6);
+	sim.contended = sim.exact && dice_chance(3);
+	if (sim.contended)
+		plan_contended();
 	for (unsigned i = 0; i < sim.n_batches; i++)
 		plan_batch(&sim.batches[i], i);
 }
@@ -150,6 +192,7 @@ static void plan_policy(struct policy *p)
 		.continue_on_disconnect = dice_chance(20),
 		.include_attempts = dice_chance(50),
 		.concurrency = dice_chance(50) ? few(4) : 64,
+		.priority = (unsigned)dice_below(PRIORITY_MAX + 1),
 		.deadline_ms = dice_chance(30) ? dice_log(1, 1000) : dice_log(1000, 300000),
 		.attempt_timeout_ms = dice_chance(50) ? 0 : dice_log(1, 20000),
 		.retry = {.max_attempts = few(8), .base_ms = dice_log(0, 2000)},
@@ -164,6 +207,7 @@ static void plan_defaults(struct policy *p)
 	*p = (struct policy){
 		.contract = CONTRACT_PARTIAL_SUCCESS,
 		.concurrency = 64,
+		.priority = PRIORITY_DEFAULT,
 		.deadline_ms = sim.config.limits.deadline_ms,
 		.retry = {.max_attempts = 3, .base_ms = 100, .cap_ms = 2000},
 	};
@@ -229,19 +273,21 @@ static void plan_item(struct sim_batch *b, unsigned number, unsigned n)
 	it->own_payload = n == 0 || dice_chance(70);
 	if (!it->own_payload)
 		strcpy(it->payload, b->items[0].payload);
-	it->ttl_ms = dice_chance(15) ? dice_log(1, 20000) : HEAP_NONE;
+	it->ttl_ms = !sim.contended && dice_chance(15) ? dice_log(1, 20000) : HEAP_NONE;
 	it->invalid = b->want.contract == CONTRACT_BEST_EFFORT && dice_chance(10);
 }
 
 void plan_batch(struct sim_batch *b, unsigned number)
 {
-	*b = (struct sim_batch){.plain = dice_chance(10)};
+	*b = (struct sim_batch){.plain = dice_chance(10), .tenant = (unsigned)dice_below(MAX_TENANTS), .ready_us = NEVER};
 	if (b->plain)
 		plan_defaults(&b->want);
 	else
 		plan_policy(&b->want);
 	plan_durable(b);
 	b->n_items = dice_chance(2) ? (unsigned)dice_between(50, 200) : few(16);
+	if (sim.contended)
+		plan_contender(b);
 	b->shard = (unsigned)dice_below(sim.n_shards);
 	b->submit_us = clock_now() + (dice_chance(sim.crowd ? 90 : 50) ? 0 : dice_span(0, 20000000));
 	b->items = xcalloc(b->n_items, sizeof *b->items);

@@ -14,12 +14,12 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 	sim.n_shards = shards;
 	sim.services[0] = (struct service){
 		.name = "push", .kind = SERVICE_HTTP, .url = "http://push.test/{to}", .method = "POST",
-		.attempt_timeout_ms = 1000, .max_in_flight = 64, .max_payload = 65536,
+		.attempt_timeout_ms = 1000, .max_in_flight = 64, .max_payload = 65536, .max_pause_ms = 60000,
 		.retry_budget = {.ratio = 0.2, .per_second = 1000, .window_ms = 10000},
 	};
-	sim.nobody = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
-	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1,
-				     .tenants = &sim.nobody, .n_tenants = 1};
+	sim.tenants[0] = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
+	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1, .tenants = sim.tenants,
+				     .n_tenants = 1};
 	sim.config.limits.items = 10000;
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.json_depth = 64;
@@ -40,10 +40,11 @@ struct sim_batch *add_batch(unsigned n_items)
 	struct sim_batch *b = &sim.batches[number];
 
 	b->want = (struct policy){
-		.contract = CONTRACT_PARTIAL_SUCCESS, .concurrency = 1024, .deadline_ms = 30000,
+		.contract = CONTRACT_PARTIAL_SUCCESS, .concurrency = 1024, .priority = PRIORITY_DEFAULT, .deadline_ms = 30000,
 		.include_attempts = true, .retry = {.max_attempts = 3, .base_ms = 100, .cap_ms = 2000},
 	};
 	b->n_items = n_items;
+	b->ready_us = NEVER;
 	b->items = xcalloc(n_items, sizeof *b->items);
 	for (unsigned i = 0; i < n_items; i++) {
 		b->items[i] = (struct sim_item){.first = -1, .last = -1, .ttl_ms = HEAP_NONE, .own_payload = true};

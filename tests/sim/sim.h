@@ -41,6 +41,8 @@
 	X(BREAKER, "an open breaker lets nothing through, a half-open one a single probe") \
 	X(REFUSED, "a try is refused by an open breaker alone, and is no attempt")         \
 	X(BUDGET, "a lane's repeats are within its retry budget")                          \
+	X(SLOTS, "a service takes a shard's slot while it holds fewer than are free")      \
+	X(FAIR, "tenants and batches get starts in proportion to their weights")           \
 	X(IDLE, "no capacity stands idle while work waits")                                \
 	X(LIVENESS, "every batch finishes")                                                \
 	X(LEAK, "timers, listeners and operations are all given back")                     \
@@ -70,7 +72,7 @@ NORETURN void sim_fail(enum rule rule, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void trace_start(void);
 void trace(const char *what, int64_t a, int64_t b, int64_t c);
 
-enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, MAX_ACCOUNTS = 32, NEVER = -1 };
+enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, MAX_TENANTS = 3, MAX_ACCOUNTS = 32, NEVER = -1 };
 
 /* What a breaker hears of an attempt. */
 enum said {
@@ -134,6 +136,7 @@ struct sim_item {
 	int64_t final_us, since_us;      /* ... and in this state since */
 	int64_t tried_us;                /* when its last try was over, as far as is known */
 	bool refused_last;               /* that try was refused */
+	bool shed;                       /* there was no room for it when its batch came */
 	bool duplicate_risk;
 	/* Durable: what was asked of the store, and what it kept. */
 	bool claimed, claim_unstarted;   /* asked for, and no update since; and no start */
@@ -169,6 +172,8 @@ struct sim_batch {
 	struct policy want;              /* as the contract defines the request */
 	bool plain;                      /* the request leaves the policy to its defaults */
 	unsigned n_items, shard;
+	unsigned tenant;                 /* of config.tenants */
+	int64_t ready_us;                /* since then it has had something ready in its lane; NEVER: it has not */
 	struct sim_item *items;
 	int64_t submit_us;
 	struct batch *b;                 /* our reference */
@@ -233,7 +238,16 @@ enum plant {
 	PLANT_LOSES_LETTERS, PLANT_OTHER_KEY, PLANT_HASTY_FINISH, PLANT_LOSES_ITEMS, PLANT_FORGETS_JOBS,
 	PLANT_UNSYNCED, PLANT_EARLY_DONE, PLANT_SETTLED_BY_SHUTDOWN, PLANT_LATE_PARK, PLANT_CHANGES_ACCEPTED,
 	PLANT_DEAF_WATCH, PLANT_NO_ROOM_LIMIT, PLANT_CHANGES_RESULTS, PLANT_UNCOUNTED, PLANT_INTERRUPTED_IS_NO, PLANT_OVERSLEEPS,
-	PLANT_FORGETS_NOTES
+	PLANT_FORGETS_NOTES,
+	/* a lane's limits are misread */
+	PLANT_BURST_AND_ONE, PLANT_FAST, PLANT_NO_BURST, PLANT_NO_PAUSE, PLANT_SHORT_PAUSE, PLANT_LONG_PAUSE,
+	PLANT_NO_BREAKER, PLANT_SHORT_OPEN, PLANT_EAGER_BREAKER, PLANT_NO_BUDGET, PLANT_SHORT_WINDOW, PLANT_POOR_BUDGET,
+	PLANT_NO_WEIGHTS, PLANT_NO_PRIORITIES,
+	/* a lane's decisions are bent */
+	PLANT_RATE_UNPAID, PLANT_LANE_FORGETS, PLANT_TWO_PROBES, PLANT_STALE_OUTCOME, PLANT_4XX_FAILS, PLANT_429_FAILS,
+	PLANT_5XX_SUCCEEDS, PLANT_ABORT_FAILS, PLANT_TIMEOUT_IS_NEITHER, PLANT_PROBE_LOST, PLANT_REPEAT_UNPAID,
+	PLANT_FIRSTS_PAY, PLANT_FIRSTS_WAIT, PLANT_NO_TIMER, PLANT_UNFAIR_SLOTS, PLANT_STARVED_SLEEP,
+	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT
 };
 
 /* One seed's world. There is one at a time. */
@@ -243,7 +257,7 @@ struct sim {
 	struct config config;            /* what the checks believe */
 	struct config told;              /* what the dispatcher is told */
 	struct service services[MAX_SERVICES], told_services[MAX_SERVICES];
-	struct tenant nobody;            /* who has no key */
+	struct tenant tenants[MAX_TENANTS], told_tenants[MAX_TENANTS];
 	struct fake_settings set;
 	bool stalls;                     /* shards may stand still for a while */
 	bool exact;                      /* no stall, no late timer: instants are exact */
@@ -256,6 +270,7 @@ struct sim {
 	bool jobs;                       /* some batches are durable, and processes may end */
 	bool notes;                      /* the disk keeps notes of plain batches */
 	bool crowd;                      /* many jobs at once */
+	bool contended;                  /* a lane that many want, and whose turns are counted */
 	bool guarded;                    /* lanes have rates, breakers and budgets of their own */
 	uint64_t stored_items;
 	int64_t slow_us;                 /* a commit takes this long at most */
@@ -364,8 +379,12 @@ void account_forget(void);
 void account_start(struct request *r);
 void account_answer(struct request *r);
 bool account_holds(const struct sim_item *it, int64_t us);
+bool account_lacks_budget(const struct sim_item *it, int64_t us);
 bool account_refused_since(const struct sim_item *it, int64_t us);
 int64_t account_next_us(void);
+
+/* fair.c: whose turn it is. */
+void check_fair(unsigned account, const struct sim_item *like);
 
 /* model.c: what the contract says, written a second time. */
 struct verdict {
@@ -386,6 +405,7 @@ int64_t model_slack_us(const struct sim_batch *b);
 int64_t model_timeout_us(const struct sim_batch *b, const struct sim_item *it);
 int64_t model_deadline_us(const struct sim_batch *b);
 int64_t model_ttl_us(const struct sim_batch *b, const struct sim_item *it);
+struct slice model_tenant(unsigned tenant);
 struct slice model_origin(const struct sim_item *it);
 void model_key(const struct sim_batch *b, const struct sim_item *it, char out[112]);
 
@@ -402,14 +422,14 @@ enum race {
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
 	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
 	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
-	RACE_MAX
+	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);
 void cover_report(void);
 const char *cover_missing(void);         /* NULL: all that matters was exercised */
 
-/* scenarios.c, scenarios_jobs.c */
+/* scenarios.c, scenarios_jobs.c, scenarios_lanes.c */
 struct scenario {
 	const char *name;
 	void (*run)(void);
@@ -418,3 +438,5 @@ extern const struct scenario scenarios[];
 extern const unsigned n_scenarios;
 extern const struct scenario job_scenarios[];
 extern const unsigned n_job_scenarios;
+extern const struct scenario lane_scenarios[];
+extern const unsigned n_lane_scenarios;

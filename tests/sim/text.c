@@ -125,6 +125,8 @@ static void add_headers(const struct sim_batch *b, struct batch *real)
 
 	real->asynchronous = b->asynchronous;
 	real->durable = b->durable;
+	real->policy.priority = b->want.priority;
+	real->tenant = arena_copy(&real->arena, model_tenant(b->tenant));
 	if (b->key == 0)
 		return;
 	key = arena_alloc(&real->arena, sizeof *key);

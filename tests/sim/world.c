@@ -66,10 +66,21 @@ void world_submit(struct sim_batch *b)
 		batch_unref(STEAL_PTR(b->b));
 		return;
 	}
+	for (unsigned i = 0; i < b->n_items; i++)
+		b->items[i].shed = model_shed(b, &real->items[i]);
 	b->submitted = true;
 	b->id = real->id;
 	b->bytes = real->held_bytes + 1024 + 64 * (size_t)b->n_items;
 	doctor_accepted(real);
+}
+
+/* By its tenant, after another has tried. */
+static bool cancel_job(const struct sim_batch *b, struct dispatch *d)
+{
+	CHECK(KEPT, !dispatch_cancel_job(d, b->id, model_tenant((b->tenant + 1) % (unsigned)sim.config.n_tenants)) ||
+			    sim.config.n_tenants == 1,
+	      "batch %u is found for another tenant", (unsigned)(b - sim.batches));
+	return dispatch_cancel_job(d, b->id, model_tenant(b->tenant));
 }
 
 /* An end from outside of a batch that the store has: it may be in memory, or not. */
@@ -83,7 +94,7 @@ static void end_durable(struct sim_batch *b, enum why why)
 	fake_loop_enter(sim.loops[shard]);
 	sim.inside = true;
 	if (why == WHY_CANCELLED && b->fate == FATE_KEPT)
-		found = dispatch_cancel_job(sim.dispatches[shard], b->id, (struct slice){0});
+		found = cancel_job(b, sim.dispatches[shard]);
 	else
 		dispatch_cancel(sim.dispatches[shard], b->id, why);
 	sim.inside = false;

@@ -7,11 +7,7 @@
 #include "channel/channel.h"
 #include "sim.h"
 #include "wire/wire.h"
-
-#define WRAPPED(ret, name, ...) \
-	ret __real_##name(__VA_ARGS__); \
-	ret __wrap_##name(__VA_ARGS__); \
-	ret __wrap_##name(__VA_ARGS__)
+#include "wrap.h"
 
 WRAPPED(enum why, gate_why, const struct gate *g)
 {
@@ -184,6 +180,8 @@ WRAPPED(bool, memory_copy_facts, struct item *to, const struct item *from, const
 {
 	bool done = __real_memory_copy_facts(to, from, from_batch);
 
+	if (sim.plant == PLANT_REFUSED_UNKEPT)
+		to->refused = 0;
 	if (sim.plant == PLANT_CHANGES_RESULTS && from->state == ITEM_WAITING)
 		to->batch->items[0].code = from->code;
 	return done;

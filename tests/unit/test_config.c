@@ -436,7 +436,8 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
 	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, ca_file, "
-	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with, rate, breaker, retry_budget, max_pause_ms"));
+	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with, rate, "
+	             "breaker, retry_budget, max_pause_ms"));
 }
 
 static void duplicate_keys_are_errors(void **state)

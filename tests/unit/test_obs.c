@@ -326,6 +326,38 @@ static void a_meter_without_metrics_counts_nothing(void **state)
 	metrics_free(NULL);
 }
 
+static void a_flood_is_cut_and_counted(void **state)
+{
+	struct log_limit l = {0};
+	unsigned written = 0, suppressed = 0, told = 0;
+
+	(void)state;
+	for (int i = 0; i < 1000; i++) {
+		if (log_admits(&l, &suppressed)) {
+			written++;
+			told += suppressed;
+		}
+	}
+	/* The second may have turned meanwhile. */
+	assert_in_range(written, LOG_LIMIT, 2 * LOG_LIMIT);
+	assert_int_equal(told + atomic_load(&l.suppressed), 1000 - written);
+	atomic_store(&l.second, 0);
+	assert_true(log_admits(&l, &suppressed));
+	assert_int_equal(told + suppressed, 1000 - written);
+}
+
+static void a_line_says_what_was_left_out_before_it(void **state)
+{
+	(void)state;
+	log_init(LOG_LOGFMT, LOG_INFO);
+	capture();
+	for (int i = 0; i < LOG_LIMIT; i++)
+		log_event_limited(LOG_WARN, "often", LOG_INT("i", i));
+	captured();
+	assert_null(strstr(text, "suppressed"));
+	assert_non_null(strstr(text, "event=often i=9\n"));
+}
+
 static void *count(void *arg)
 {
 	for (int i = 0; i < 10000; i++)
@@ -370,6 +402,8 @@ int main(void)
 		cmocka_unit_test(lines_of_several_threads_do_not_mix),
 		cmocka_unit_test(counters_sum_the_shards_and_skip_idle_pairs),
 		cmocka_unit_test(a_histogram_is_cumulative_and_in_seconds),
+		cmocka_unit_test(a_flood_is_cut_and_counted),
+		cmocka_unit_test(a_line_says_what_was_left_out_before_it),
 		cmocka_unit_test(a_meter_without_metrics_counts_nothing),
 		cmocka_unit_test(rendering_beside_counting_is_safe),
 	};

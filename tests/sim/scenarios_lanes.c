@@ -1,0 +1,343 @@
+/*
+ * Named scenarios of what protects downstreams and those who share them: rate,
+ * breaker, retry budget, pauses, and turns by weight.
+ */
+#include <stdlib.h>
+
+#include "rig.h"
+
+static void quick(const struct request *r, struct script *s)
+{
+	(void)r;
+	answer(s, 200, MS);
+}
+
+static void submit_at(struct sim_batch *b, int64_t ms)
+{
+	run_until_ms(ms);
+	world_submit(b);
+}
+
+static int64_t start_ms(const struct sim_batch *b, unsigned item)
+{
+	return elapsed_ms(sim.requests[b->items[item].first].start_us);
+}
+
+/* ---- rate ---- */
+
+/* Eight at once, two more of the burst, and then one every 10 ms: never more, and
+ * never less. The rule RATE sees to the windows in between. */
+static void a_rate_is_exact(unsigned shards)
+{
+	struct sim_batch *b;
+
+	open_quiet(shards, 0, quick);
+	sim.services[0].rate = (struct rate_policy){.per_second = 100, .burst = 10};
+	sim.services[0].max_in_flight = 8;
+	b = add_batch(200);
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	for (unsigned i = 10; i < sim.n_requests; i++)
+		CHECK(RATE, elapsed_ms(sim.requests[i].start_us) == 10 * ((int64_t)i - 9), "start %u after %lld ms", i,
+		      (long long)elapsed_ms(sim.requests[i].start_us));
+	finish();
+}
+
+static void a_rate_is_exact_on_one_shard(void)
+{
+	a_rate_is_exact(1);
+}
+
+static void a_rate_is_exact_on_four_shards(void)
+{
+	a_rate_is_exact(4);
+}
+
+static void a_lane_that_was_idle_has_its_whole_burst(void)
+{
+	struct sim_batch *first, *second;
+
+	open_quiet(1, 0, quick);
+	sim.services[0].rate = (struct rate_policy){.per_second = 10, .burst = 5};
+	first = add_batch(5);
+	second = add_batch(6);
+	world_open();
+	world_submit(first);
+	run_to_done(first);
+	submit_at(second, 500);
+	run_to_done(second);
+	for (unsigned i = 0; i < 6; i++)
+		CHECK(RATE, start_ms(second, i) == (i < 5 ? 500 : 600), "item %u starts after %lld ms", i,
+		      (long long)start_ms(second, i));
+	finish();
+}
+
+/* ---- breaker ---- */
+
+static void down_for_2500_ms(const struct request *r, struct script *s)
+{
+	answer(s, elapsed_ms(r->start_us) < 2500 ? 500 : 200, 5 * MS);
+}
+
+static void with_breaker(struct service *s)
+{
+	s->breaker = (struct breaker_policy){.failure_ratio = 0.5, .min_attempts = 4, .window_ms = 10000, .open_ms = 1000};
+}
+
+static void a_breaker_opens_refuses_and_closes(void)
+{
+	struct sim_batch *openers, *impatient, *job;
+
+	open_quiet(1, 0, down_for_2500_ms);
+	with_breaker(&sim.services[0]);
+	openers = add_batch(4);
+	openers->want.retry.max_attempts = 1;
+	impatient = add_batch(2);
+	job = add_job(1);
+	job->want.retry = (struct retry_policy){.max_attempts = 20, .base_ms = 500, .cap_ms = 500};
+	world_open();
+	world_submit(openers);
+	run_to_done(openers);
+	submit_at(impatient, 10);
+	run_to_done(impatient);
+	EXPECT_ITEM(impatient, 0, CIRCUIT_OPEN, MAX_ATTEMPTS, NO, 0);
+	EXPECT_ITEM(impatient, 1, CIRCUIT_OPEN, MAX_ATTEMPTS, NO, 0);
+	CHECK(REFUSED, elapsed_ms(impatient->done_us) <= 10 + 100 + 200, "done after %lld ms",
+	      (long long)elapsed_ms(impatient->done_us));
+	submit_at(job, 400);
+	run_to_done(job);
+	CHECK(VERDICT, job->items[0].status == STATUS_SUCCEEDED && job->items[0].attempts <= 3 && job->items[0].refused > 0,
+	      "%u attempts, %u refused", job->items[0].attempts, job->items[0].refused);
+	finish();
+}
+
+static void gone(const struct request *r, struct script *s)
+{
+	(void)r;
+	answer(s, 410, MS);
+}
+
+static void what_is_the_items_own_fault_opens_no_breaker(void)
+{
+	struct sim_batch *b;
+
+	open_quiet(1, 0, gone);
+	with_breaker(&sim.services[0]);
+	b = add_batch(50);
+	b->want.concurrency = 1;
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	EXPECT_ITEM(b, 49, RECIPIENT_GONE, NOT_RETRYABLE, NO, 1);
+	finish();
+}
+
+static void first_is_dead(const struct request *r, struct script *s)
+{
+	if (sim.batches[r->batch].items[r->item].service == 0)
+		hang(s);
+	else
+		answer(s, 200, MS);
+}
+
+static void two_services(void (*script)(const struct request *, struct script *))
+{
+	open_quiet(1, 0, script);
+	sim.services[1] = sim.services[0];
+	sim.services[1].name = "mail";
+	sim.services[1].url = "http://mail.test/{to}";
+	sim.config.n_services = 2;
+}
+
+static struct sim_batch *add_batch_of(unsigned service, unsigned n_items)
+{
+	struct sim_batch *b = add_batch(n_items);
+
+	for (unsigned i = 0; i < n_items; i++) {
+		b->items[i].service = (int)service;
+		b->items[i].own_service = true;
+	}
+	return b;
+}
+
+/* When the attempts of the healthy service start, beside the dead one or alone. */
+static void starts_beside(bool dead, int64_t starts[20])
+{
+	struct sim_batch *first, *second;
+
+	two_services(first_is_dead);
+	sim.config.limits.in_flight = 40;
+	sim.services[1].max_in_flight = 4;
+	with_breaker(&sim.services[0]);
+	first = add_batch_of(0, 200);
+	first->want.deadline_ms = 5000;
+	second = add_batch_of(1, 20);
+	world_open();
+	if (dead)
+		world_submit(first);
+	submit_at(second, 50);
+	run_to_done(second);
+	for (unsigned i = 0; i < 20; i++)
+		starts[i] = start_ms(second, i);
+	finish();
+}
+
+static void a_dead_service_does_not_delay_another(void)
+{
+	int64_t alone[20], beside[20];
+
+	starts_beside(false, alone);
+	starts_beside(true, beside);
+	for (unsigned i = 0; i < 20; i++)
+		CHECK(FAIR, alone[i] == beside[i], "item %u starts after %lld ms, and alone after %lld ms", i,
+		      (long long)beside[i], (long long)alone[i]);
+}
+
+/* ---- budget ---- */
+
+static void down_for_10_s(const struct request *r, struct script *s)
+{
+	answer(s, elapsed_ms(r->start_us) < 10000 ? 503 : 200, 5 * MS);
+}
+
+/* 200 that are tried again every half second would be 4,000 requests. */
+static void a_downstream_that_comes_back_meets_no_storm(void)
+{
+	struct sim_batch *job;
+	unsigned before, after;
+
+	open_quiet(1, 0, down_for_10_s);
+	sim.services[0].retry_budget = (struct budget_policy){.ratio = 0.2, .per_second = 10, .window_ms = 10000};
+	sim.services[0].max_in_flight = 500;
+	job = add_job(200);
+	job->want.retry = (struct retry_policy){.max_attempts = 20, .base_ms = 500, .cap_ms = 500};
+	world_open();
+	world_submit(job);
+	run_until_ms(10000);
+	before = sim.n_requests;
+	run_until_ms(11000);
+	after = sim.n_requests;
+	run_to_done(job);
+	CHECK(BUDGET, before <= 200 + 140, "%u requests to a downstream that is down", before);
+	CHECK(BUDGET, after - before <= 140, "%u requests in its first second", after - before);
+	CHECK(LIVENESS, job->items[199].status == STATUS_SUCCEEDED, "not delivered");
+	finish();
+}
+
+static void breaks_once(const struct request *r, struct script *s)
+{
+	answer(s, r->batch == 0 ? 500 : 200, MS);
+}
+
+static void a_repeat_without_budget_waits_and_nobody_behind_it(void)
+{
+	struct sim_batch *b, *c;
+
+	open_quiet(1, 0, breaks_once);
+	sim.services[0].retry_budget = (struct budget_policy){.ratio = 0.2, .per_second = 0, .window_ms = 1000};
+	b = add_batch(2);
+	b->want.deadline_ms = 3000;
+	c = add_batch(3);
+	world_open();
+	world_submit(b);
+	submit_at(c, 1000);
+	run_to_done(b);
+	EXPECT_ITEM(b, 0, UPSTREAM_ERROR, RETRY_BUDGET, MAYBE, 1);
+	CHECK(STOP, elapsed_ms(b->done_us) <= 3000, "done after %lld ms", (long long)elapsed_ms(b->done_us));
+	for (unsigned i = 0; i < 3; i++)
+		CHECK(BUDGET, start_ms(c, i) == 1000, "a first attempt waits for %lld ms", (long long)start_ms(c, i));
+	finish();
+}
+
+/* ---- pauses ---- */
+
+static void busy_once(const struct request *r, struct script *s)
+{
+	answer(s, r->batch == 0 && r->n == 1 ? 429 : 200, 5 * MS);
+	if (r->batch == 0 && r->n == 1)
+		s->retry_after_ms = 5000;
+}
+
+static void retry_after_pauses_the_lane_but_not_for_ever(void)
+{
+	struct sim_batch *b, *c;
+
+	open_quiet(1, 0, busy_once);
+	sim.services[0].max_pause_ms = 2000;
+	b = add_batch(1);
+	c = add_batch(2);
+	world_open();
+	world_submit(b);
+	submit_at(c, 100);
+	run_to_done(c);
+	CHECK(PAUSE, start_ms(c, 0) == 2005 && start_ms(c, 1) == 2005, "the lane goes on after %lld ms",
+	      (long long)start_ms(c, 0));
+	run_to_done(b);
+	CHECK(RETRY_WAIT, elapsed_ms(b->done_us) >= 5010, "the item itself does not wait");
+	EXPECT_ITEM(b, 0, OK, NONE, YES, 2);
+	finish();
+}
+
+/* ---- turns ---- */
+
+static unsigned starts_in_first(unsigned n, const struct sim_batch *b)
+{
+	unsigned of = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		of += sim.requests[i].batch == (unsigned)(b - sim.batches);
+	return of;
+}
+
+static void tenants_share_by_weight(void)
+{
+	struct sim_batch *light, *heavy;
+
+	open_quiet(1, 0, quick);
+	sim.services[0].max_in_flight = 1;
+	sim.tenants[1] = (struct tenant){.name = "shop", .weight = 3, .max_priority = PRIORITY_MAX};
+	sim.config.n_tenants = 2;
+	light = add_batch(100);
+	heavy = add_batch(100);
+	heavy->tenant = 1;
+	world_open();
+	world_submit(light);
+	world_submit(heavy);
+	run_to_done(heavy);
+	CHECK(FAIR, abs((int)starts_in_first(80, heavy) - 60) <= 2, "%u of 80 starts", starts_in_first(80, heavy));
+	finish();
+}
+
+static void batches_share_by_priority(void)
+{
+	struct sim_batch *low, *high;
+
+	open_quiet(1, 0, quick);
+	sim.services[0].max_in_flight = 1;
+	low = add_batch(100);
+	low->want.priority = 0;
+	high = add_batch(100);
+	high->want.priority = 4;
+	world_open();
+	world_submit(low);
+	world_submit(high);
+	run_to_done(high);
+	CHECK(FAIR, abs((int)starts_in_first(60, high) - 50) <= 2, "%u of 60 starts", starts_in_first(60, high));
+	finish();
+}
+
+const struct scenario lane_scenarios[] = {
+	{"a rate is exact and used to the full, on one shard", a_rate_is_exact_on_one_shard},
+	{"a rate is exact and used to the full, on four shards", a_rate_is_exact_on_four_shards},
+	{"a lane that was idle has its whole burst", a_lane_that_was_idle_has_its_whole_burst},
+	{"a breaker opens, refuses, probes and closes", a_breaker_opens_refuses_and_closes},
+	{"what is the item's own fault opens no breaker", what_is_the_items_own_fault_opens_no_breaker},
+	{"a dead service does not delay another", a_dead_service_does_not_delay_another},
+	{"a downstream that comes back meets no storm", a_downstream_that_comes_back_meets_no_storm},
+	{"a repeat without budget waits, and nobody behind it", a_repeat_without_budget_waits_and_nobody_behind_it},
+	{"Retry-After pauses the lane, but not for ever", retry_after_pauses_the_lane_but_not_for_ever},
+	{"tenants share a lane by weight", tenants_share_by_weight},
+	{"batches of a tenant share a lane by priority", batches_share_by_priority},
+};
+const unsigned n_lane_scenarios = ARRAY_LEN(lane_scenarios);
