@@ -164,7 +164,7 @@ class Daemon(Process):
         self.config_path = os.path.join(self.dir, "settled.json")
         with open(self.config_path, "w", encoding="utf-8") as f:
             json.dump(full, f)
-        super().__init__([*SETTLED, "--config", self.config_path, *args], env, files, cwd)
+        super().__init__([*SETTLED, "--config", self.config_path, *args], env, files, cwd=cwd)
         try:
             self.port = int(self.wait_line(r'event"?[=:]"?listening\b.*\bport"?[=:](\d+)')[1])
         except AssertionError:
