@@ -49,6 +49,22 @@ void rate_give_back(struct rate *r, const struct rate_policy *p, unsigned n)
 		r->due_ns = MAX(r->due_ns - (int64_t)n * interval_ns(p), 0);
 }
 
+void rate_change(struct rate *r, const struct rate_policy *from, const struct rate_policy *to, int64_t now_us)
+{
+	int64_t owed_ns = r->due_ns - now_us * 1000;
+	double owed;
+
+	if (owed_ns <= 0 || (from->per_second == to->per_second && from->burst == to->burst))
+		return;
+	if (from->per_second <= 0 || to->per_second <= 0) {
+		r->due_ns = 0;
+		return;
+	}
+	owed = MIN((double)owed_ns / (double)interval_ns(from), MAX(to->burst, 1u));
+	/* One more, as it is never early by rounding. */
+	r->due_ns = now_us * 1000 + (int64_t)(owed * (double)interval_ns(to)) + 1;
+}
+
 bool rate_idle(const struct rate *r, int64_t now_us)
 {
 	return r->due_ns <= now_us * 1000;

@@ -33,5 +33,11 @@ void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t 
 /* What was taken was not used after all. Never more is let through than if it had not been taken. */
 void rate_give_back(struct rate *r, const struct rate_policy *p, unsigned n);
 
+/* From now_us on there is another limit. What is owed stays owed, counted in what was
+ * taken and not in time, but no more than the new burst: over any window that holds the
+ * change, no more is let through than the larger burst and what each limit grants in
+ * its part of the window. */
+void rate_change(struct rate *r, const struct rate_policy *from, const struct rate_policy *to, int64_t now_us);
+
 /* Is it as if nothing had ever been taken? Then nothing need remember it. */
 bool rate_idle(const struct rate *r, int64_t now_us);

@@ -366,7 +366,7 @@ void lanes_pump(struct dispatch *d);
 void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
-void lanes_reload(struct dispatch *d);           /* env.config is another one */
+void lanes_reload(struct dispatch *d, const struct config *was);         /* env.config is another one now */
 
 /* reload.c: an attempt is in flight, and is no longer. */
 void held_start(struct dispatch *d, struct attempt *a);

@@ -120,11 +120,14 @@ static bool is_stale(const struct dispatch *d, const struct lane *lane)
 	return !slice_eq(buf_slice(&origin), lane->origin);
 }
 
-void lanes_reload(struct dispatch *d)
+void lanes_reload(struct dispatch *d, const struct config *was)
 {
+	int64_t now_us = loop_now_us(d->env.loop);
+
 	list_foreach(node, &d->all_lanes) {
 		struct lane *lane = list_entry(node, struct lane, all);
 
+		rate_change(&lane->rate, &was->services[lane->service].rate, &lane_service(d, lane)->rate, now_us);
 		lane->stale = is_stale(d, lane);
 		lane_dirty(d, lane);
 	}

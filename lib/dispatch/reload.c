@@ -44,11 +44,11 @@ void dispatch_reload(struct dispatch *d, struct config *take)
 	struct held_config *was = d->held;
 
 	hold(d, take, take);
+	lanes_reload(d, was->config);
 	if (was->attempts == 0)
 		let_go(was);
 	else
 		list_append(&d->old, &was->node);
-	lanes_reload(d);
 	dispatch_pump_soon(d);
 }
 

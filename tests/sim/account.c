@@ -58,6 +58,23 @@ static double level_at(const struct account *a, int64_t us)
 	return MAX(a->level - leaked, 0);
 }
 
+void account_settle(void)
+{
+	for (unsigned i = 0; i < sim.n_accounts; i++) {
+		struct account *a = &sim.accounts[i];
+
+		a->level = service_of(a)->rate.per_second > 0 ? level_at(a, clock_now()) : 0;
+		a->level_us = clock_now();
+	}
+}
+
+/* Nobody owes more than a bucket holds. */
+void account_go_on(void)
+{
+	for (unsigned i = 0; i < sim.n_accounts; i++)
+		sim.accounts[i].level = MIN(sim.accounts[i].level, service_of(&sim.accounts[i])->rate.burst);
+}
+
 static bool rate_full(const struct account *a, int64_t us)
 {
 	const struct rate_policy *p = &service_of(a)->rate;
@@ -237,12 +254,12 @@ static void take_of_budget(const struct account *a, const struct request *r)
 	      repeats, firsts);
 }
 
-/* May it have been spent at that time, however its window is cut? */
+/* May it have been spent at that time or since, however its window is cut? */
 static bool budget_spent(const struct account *a, int64_t us)
 {
 	int64_t window = 1000 * service_of(a)->retry_budget.window_ms;
-	unsigned repeats = started_in(a, us - window - window / SLOTS, us, true);
-	unsigned firsts = started_in(a, us - window + window / SLOTS, us, false);
+	unsigned repeats = started_in(a, us - window - window / SLOTS, clock_now(), true);
+	unsigned firsts = started_in(a, us - window + window / SLOTS, us - 1, false);
 
 	return has_budget(a) && repeats + 1 > budget_of(a, firsts) - 2e-6;
 }

@@ -8,7 +8,7 @@
 
 enum act_kind {
 	ACT_SUBMIT, ACT_DISCONNECT, ACT_CANCEL, ACT_DETACH, ACT_DRAIN, ACT_SHUT_DOWN, ACT_STALL, ACT_WATCH, ACT_LEAVE,
-	ACT_CRASH, ACT_GO_DOWN, ACT_COME_BACK, ACT_DISK_FAILS, ACT_DISK_BUSY,
+	ACT_CRASH, ACT_GO_DOWN, ACT_COME_BACK, ACT_DISK_FAILS, ACT_DISK_BUSY, ACT_RELOAD,
 };
 
 enum { POLL_US = 20000 };
@@ -76,6 +76,7 @@ static unsigned shard_of(const struct act *a)
 	case ACT_COME_BACK:
 	case ACT_DISK_FAILS:
 	case ACT_DISK_BUSY:
+	case ACT_RELOAD:
 		break;
 	}
 	return a->on % sim.n_shards;
@@ -141,6 +142,9 @@ static void on_act(struct event *e)
 		break;
 	case ACT_DISK_BUSY:
 		store_disk_busy(sim.disk, clock_now() + dice_log(1000, 5000000));
+		break;
+	case ACT_RELOAD:
+		world_reload();
 		break;
 	case ACT_DRAIN:
 		a->on %= sim.n_shards;
@@ -250,6 +254,8 @@ void act_plan(void)
 	}
 	if (!sim.contended && dice_chance(15))
 		plan_shutdown();
+	while (!sim.contended && !sim.stalls && dice_chance(20))
+		act_at(ACT_RELOAD, 0, some_time());
 	for (unsigned i = 0; sim.stalls && i < 4; i++) {
 		unsigned shard = (unsigned)dice_below(sim.n_shards);
 

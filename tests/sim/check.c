@@ -549,6 +549,7 @@ void check_step(void)
 	struct loop *at = fake_loop_current();
 
 	check_resident();
+	check_room();
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		struct sim_batch *b = &sim.batches[i];
 

@@ -170,6 +170,8 @@ void check_final(const struct sim_batch *b, const struct item *it, unsigned n)
 	      "item %u: status %s", n, status_str((enum status)it->status));
 	CHECK(VERDICT, si->invalid == (it->code == CODE_INVALID_ITEM && it->attempts == 0),
 	      "item %u: the invalid ones and no others", n);
+	if (si->stop == STOP_SHED)
+		check_shed(b, n);
 	if (si->starts == 0)
 		check_never_started(b, si, it, n);
 	else
@@ -201,6 +203,10 @@ static void check_stop_reason(const struct sim_batch *b)
 	/* As in stops_of_end(). */
 	if (sim.shut_down && !b->asynchronous)
 		allowed |= 1u << STOP_REASON_SHUTDOWN;
+	/* A job that a shutdown has stopped already is not stopped again by a cancel: what is in
+	 * flight comes to its own end. */
+	if (world_goes_down() && b->asynchronous)
+		allowed |= by_itself;
 	/* The last answer may beat the deadline's timer, which is a turn behind; and of
 	 * what passed while it was not in memory the items' own ends come first. */
 	if (b->end.why == WHY_NONE ||

@@ -166,7 +166,7 @@ static bool is_beyond(const struct sim_batch *b)
 	if (!b->durable)
 		return b->b != NULL || b->note_open;
 	return !b->asynchronous || is_new(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1) ||
-	       model_deadline_us(b) <= clock_now();
+	       model_deadline_us(b) - model_slack_us(b) <= clock_now();
 }
 
 /* What it takes, with a record of each attempt. */

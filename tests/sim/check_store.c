@@ -146,6 +146,14 @@ static bool may_start(const struct sim_batch *b, const struct sim_item *si)
 	return si->claim_unstarted && clock_now() < model_ttl_us(b, si) - model_slack_us(b);
 }
 
+/* Has the lane refused lately, so that claimed ones may be on their way back? */
+static bool may_be_refused(const struct sim_item *si)
+{
+	int64_t slack = 2 * sim.set.delay_us + 8 * sim.set.turn_us;
+
+	return account_refused_since(si, sim.stalls ? 0 : clock_now() - slack);
+}
+
 /* Those that may not start any more are on their way back, and hold no place in the lane. */
 static unsigned unused_claims(const struct sim_item *like)
 {
@@ -175,7 +183,7 @@ static void claim_asked(const struct store_claim *c)
 	CHECK(CLAIM, c->synced == b->want.at_most_once, "batch %u: a claim is synced: %d", number(b), c->synced);
 	si->claimed = si->claim_unstarted = true;
 	si->claim_life = sim.life;
-	CHECK(CLAIM, world_goes_down() || unused_claims(si) <= sim.services[si->service].max_in_flight,
+	CHECK(CLAIM, world_goes_down() || may_be_refused(si) || unused_claims(si) <= sim.services[si->service].max_in_flight,
 	      "%u attempts of a lane are claimed and not started", unused_claims(si));
 }
 

@@ -7,6 +7,8 @@
 /* What protects a downstream is misread. */
 static void doctor_protection(struct service *s)
 {
+	if (sim.plant == PLANT_MORE_QUEUED && s->max_queued > 0)
+		s->max_queued++;
 	if (sim.plant == PLANT_BURST_AND_ONE)
 		s->rate.burst++;
 	if (sim.plant == PLANT_FAST)
@@ -35,15 +37,18 @@ static void doctor_protection(struct service *s)
 
 void doctor_config(void)
 {
-	sim.told = sim.config;
-	memcpy(sim.told_services, sim.services, sizeof sim.services);
-	sim.told.services = sim.told_services;
-	memcpy(sim.told_tenants, sim.tenants, sizeof sim.tenants);
-	sim.told.tenants = sim.told_tenants;
+	struct config *c = &sim.told->config;
+
+	*c = sim.config;
+	atomic_store(&c->refs, 1);
+	memcpy(sim.told->services, sim.services, sizeof sim.services);
+	c->services = sim.told->services;
+	memcpy(sim.told->tenants, sim.tenants, sizeof sim.tenants);
+	c->tenants = sim.told->tenants;
 	if (sim.plant == PLANT_NO_ROOM_LIMIT)
-		sim.told.limits.resident_bytes = (size_t)1 << 30;
-	for (size_t i = 0; i < sim.told.n_services; i++) {
-		struct service *s = &sim.told_services[i];
+		c->limits.resident_bytes = (size_t)1 << 30;
+	for (size_t i = 0; i < c->n_services; i++) {
+		struct service *s = &sim.told->services[i];
 
 		if (sim.plant == PLANT_IN_FLIGHT)
 			s->max_in_flight++;
@@ -53,8 +58,12 @@ void doctor_config(void)
 			s->refuses_with_503 = true;
 		doctor_protection(s);
 	}
-	for (size_t i = 0; sim.plant == PLANT_NO_WEIGHTS && i < sim.told.n_tenants; i++)
-		sim.told_tenants[i].weight = 1;
+	if (sim.plant == PLANT_MORE_ITEMS)
+		c->limits.queued_items += c->limits.queued_items / 10;
+	for (size_t i = 0; sim.plant == PLANT_MORE_OF_TENANT && i < c->n_tenants; i++)
+		sim.told->tenants[i].queued_items += sim.tenants[i].queued_items > 0;
+	for (size_t i = 0; sim.plant == PLANT_NO_WEIGHTS && i < c->n_tenants; i++)
+		sim.told->tenants[i].weight = 1;
 }
 
 static void doctor_items(struct batch *b)

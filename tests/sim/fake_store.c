@@ -276,6 +276,8 @@ static void make_note(struct store_accept *a)
 
 static void write_one(struct store_disk *k, struct waiting *w)
 {
+	const struct batch *ended = w->op->what != STORE_FINISH ? NULL : container_of(w->op, struct store_finish, op)->batch;
+
 	if (!w->written)
 		w->op->answer = STORE_OK;
 	CHECK(FROZEN, w->hash == frozen_hash(w->op), "operation %d: it changed while the store had it",
@@ -286,8 +288,8 @@ static void write_one(struct store_disk *k, struct waiting *w)
 		w->op->answer = STORE_BUSY;
 		return;
 	}
-	if (w->op->what == STORE_FINISH && !is_owed(w->op) && !k->backend->ops->keeps_notes)
-		drop_note(k->backend, container_of(w->op, struct store_finish, op)->batch->id);
+	if (ended != NULL && !ended->durable && !k->backend->ops->keeps_notes)
+		drop_note(k->backend, ended->id);
 	REQUIRE(k->backend->ops->write(k->backend, w->op) == 0);
 }
 

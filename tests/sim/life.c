@@ -50,7 +50,7 @@ void life_open(void)
 	CLEANUP(buf_free) struct buf error = {0};
 
 	account_forget();
-	sim.metrics = dispatch_metrics_new(&sim.told, sim.n_shards);
+	sim.metrics = dispatch_metrics_new(&sim.told->config, sim.n_shards);
 	sim.store = store_on_disk(sim.disk);
 	sim.group = (struct dispatch_group){.hash_seed = dice_below(UINT64_MAX), .n = sim.n_shards};
 	for (unsigned i = 0; i < sim.n_shards; i++) {
@@ -61,7 +61,7 @@ void life_open(void)
 			.loop = sim.loops[i],
 			.xfer = sim.xfers[i],
 			.store = sim.store,
-			.config = &sim.told,
+			.config = &sim.told->config,
 			.group = &sim.group,
 			.meter = {sim.metrics, i},
 			.shard = i,
@@ -143,8 +143,7 @@ void life_close(void)
 	CHECK(LEAK, atomic_load(&sim.group.unfinished) == 0, "%u items unfinished",
 	      atomic_load(&sim.group.unfinished));
 	CHECK(LEAK, atomic_load(&sim.group.held_bytes) == 0, "%zu bytes held", atomic_load(&sim.group.held_bytes));
-	CHECK(LEAK, atomic_load(&sim.group.tenants.of[0].queued) == 0, "%llu items of a tenant",
-	      (unsigned long long)atomic_load(&sim.group.tenants.of[0].queued));
+	room_close();
 	check_gauges();
 	store_close(STEAL_PTR(sim.store));
 	metrics_free(STEAL_PTR(sim.metrics));
@@ -262,7 +261,7 @@ static void start_next(unsigned shards)
 	sim.life++;
 	if (shards != sim.n_shards)
 		cover_race(RACE_OTHER_SHARDS);
-	sim.n_shards = sim.config.shards = sim.told.shards = shards;
+	sim.n_shards = sim.config.shards = sim.told->config.shards = shards;
 	if (dice_chance(50))
 		clock_reboot();
 	life_open();

@@ -26,18 +26,25 @@ static int64_t pick(const int64_t *v, size_t n)
 	return v[dice_below(n)];
 }
 
+static void plan_rate(struct rate_policy *p)
+{
+	static const double rates[] = {0.5, 1, 3, 7.3, 10, 100, 1000};
+	static const unsigned bursts[] = {1, 1, 2, 5, 100};
+
+	*p = (struct rate_policy){0};
+	if (sim.guarded && dice_chance(50))
+		*p = (struct rate_policy){rates[dice_below(ARRAY_LEN(rates))], bursts[dice_below(ARRAY_LEN(bursts))]};
+}
+
 /* How much each lane may do, and what makes it stop. */
 static void plan_protection(struct service *s)
 {
-	static const double rates[] = {0.5, 1, 3, 7.3, 10, 100, 1000}, ratios[] = {0.25, 0.5, 1}, parts[] = {0, 0.2, 1},
+	static const double ratios[] = {0.25, 0.5, 1}, parts[] = {0, 0.2, 1},
 			    floors[] = {0, 0.1, 1, 10};
-	static const unsigned bursts[] = {1, 1, 2, 5, 100};
-
 	s->max_pause_ms = dice_chance(50) ? 60000 : dice_log(1, 60000);
 	if (!sim.guarded)
 		return;
-	if ( dice_chance(50))
-		s->rate = (struct rate_policy){rates[dice_below(ARRAY_LEN(rates))], bursts[dice_below(ARRAY_LEN(bursts))]};
+	plan_rate(&s->rate);
 	if (dice_chance(50))
 		s->breaker = (struct breaker_policy){.failure_ratio = ratios[dice_below(ARRAY_LEN(ratios))],
 						     .min_attempts = few(5), .window_ms = dice_log(10, 20000),
@@ -46,6 +53,25 @@ static void plan_protection(struct service *s)
 	if (dice_chance(50))
 		s->retry_budget = (struct budget_policy){parts[dice_below(ARRAY_LEN(parts))],
 							 floors[dice_below(ARRAY_LEN(floors))], dice_log(10, 20000)};
+}
+
+/* Much is changed by a reload, but no windows: with other windows all counts begin anew. */
+void plan_reload(void)
+{
+	static const unsigned in_flight[] = {1, 3, 100, 1000}, caps[] = {1, 2, 4, 64};
+
+	for (size_t i = 0; i < sim.config.n_services; i++) {
+		struct service *s = &sim.services[i];
+
+		if (dice_chance(50))
+			plan_rate(&s->rate);
+		if (dice_chance(50))
+			s->max_in_flight = caps[dice_below(ARRAY_LEN(caps))];
+		if (dice_chance(30))
+			s->retry_budget.per_second *= dice_chance(50) ? 10 : 0.1;
+	}
+	if (dice_chance(30))
+		sim.config.limits.in_flight = in_flight[dice_below(ARRAY_LEN(in_flight))];
 }
 
 void plan_services(void)
@@ -72,6 +98,7 @@ void plan_services(void)
 			.max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps)),
 			.max_payload = dice_chance(10) ? 40 : 65536,
 			.refuses_with_503 = dice_chance(30),
+			.max_queued = dice_chance(10) ? (uint32_t)dice_log(1, 100) : 0,
 		};
 		plan_protection(&sim.services[i]);
 	}
@@ -84,7 +111,8 @@ static void plan_tenants(void)
 	sim.config.tenants = sim.tenants;
 	sim.config.n_tenants = MAX_TENANTS;
 	for (unsigned i = 0; i < MAX_TENANTS; i++)
-		sim.tenants[i] = (struct tenant){.name = tenant_names[i], .weight = few(10), .max_priority = PRIORITY_MAX};
+		sim.tenants[i] = (struct tenant){.name = tenant_names[i], .weight = few(10), .max_priority = PRIORITY_MAX,
+						  .queued_items = dice_chance(10) ? (uint32_t)dice_log(1, 100) : 0};
 }
 
 static void plan_limits(void)
@@ -97,7 +125,8 @@ static void plan_limits(void)
 	sim.config.limits.answer_bytes = 4096;
 	sim.config.limits.json_depth = 64;
 	sim.config.limits.connections = 10000;
-	sim.config.limits.queued_items = dice_chance(10) ? 10 : 100000;
+	sim.config.limits.queued_items = dice_chance(20) ? (unsigned)dice_log(10, 100) : 100000;
+	sim.config.limits.queue_ms = 10000;
 	sim.config.limits.queued_bytes = (size_t)1 << 30;
 	sim.config.limits.resident_bytes = (size_t)pick(resident, ARRAY_LEN(resident));
 	sim.config.limits.stored_items = dice_chance(5) ? 10 : 100000;
@@ -143,6 +172,9 @@ static void plan_contended(void)
 	s->attempt_timeout_ms = 10000;
 	s->breaker.failure_ratio = 0;
 	s->rate.per_second = s->rate.per_second > 5 ? s->rate.per_second : 0;
+	s->max_queued = 0;
+	for (unsigned i = 0; i < MAX_TENANTS; i++)
+		sim.tenants[i].queued_items = 0;
 	sim.config.limits.in_flight = 100;
 	sim.config.limits.queued_items = 100000;
 	sim.jobs = sim.crowd = false;

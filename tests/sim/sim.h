@@ -34,6 +34,7 @@
 	X(STOP, "stop says why there was no further attempt")                              \
 	X(STOP_REASON, "stop_reason says why the batch ended")                             \
 	X(DOCUMENT, "the document says what the batch is")                                 \
+	X(SHED, "best_effort makes room before others are refused, and nobody else does")  \
 	X(LISTENER, "the listener is called from the loop, on_done once")                  \
 	X(ADMISSION, "a refusal has its reason and leaves nothing behind")                 \
 	X(RATE, "a lane's starts are at most burst + rate * time, over any window")        \
@@ -72,7 +73,7 @@ NORETURN void sim_fail(enum rule rule, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void trace_start(void);
 void trace(const char *what, int64_t a, int64_t b, int64_t c);
 
-enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, MAX_TENANTS = 3, MAX_ACCOUNTS = 32, NEVER = -1 };
+enum { MAX_SHARDS = 4, MAX_BATCHES = 24, MAX_SERVICES = 4, MAX_TENANTS = 3, MAX_ACCOUNTS = 32, MAX_RELOADS = 2, NEVER = -1 };
 
 /* What a breaker hears of an attempt. */
 enum said {
@@ -173,6 +174,8 @@ struct sim_batch {
 	bool plain;                      /* the request leaves the policy to its defaults */
 	unsigned n_items, shard;
 	unsigned tenant;                 /* of config.tenants */
+	unsigned life;                   /* the process that it was submitted to */
+	bool too_much;                   /* there was no room for all of it when it came */
 	int64_t ready_us;                /* since then it has had something ready in its lane; NEVER: it has not */
 	struct sim_item *items;
 	int64_t submit_us;
@@ -247,7 +250,17 @@ enum plant {
 	PLANT_RATE_UNPAID, PLANT_LANE_FORGETS, PLANT_TWO_PROBES, PLANT_STALE_OUTCOME, PLANT_4XX_FAILS, PLANT_429_FAILS,
 	PLANT_5XX_SUCCEEDS, PLANT_ABORT_FAILS, PLANT_TIMEOUT_IS_NEITHER, PLANT_PROBE_LOST, PLANT_REPEAT_UNPAID,
 	PLANT_FIRSTS_PAY, PLANT_FIRSTS_WAIT, PLANT_NO_TIMER, PLANT_UNFAIR_SLOTS, PLANT_STARVED_SLEEP,
-	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT
+	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT,
+	PLANT_OLD_LIMITS, PLANT_DEBT_FORGIVEN,
+	/* who is let in */
+	PLANT_MORE_QUEUED, PLANT_MORE_ITEMS, PLANT_MORE_OF_TENANT, PLANT_NEVER_SHEDS, PLANT_SHEDS_EARLY, PLANT_TENANT_LEAK
+};
+
+/* A configuration as a dispatcher has it. */
+struct told {
+	struct config config;
+	struct service services[MAX_SERVICES];
+	struct tenant tenants[MAX_TENANTS];
 };
 
 /* One seed's world. There is one at a time. */
@@ -255,9 +268,9 @@ struct sim {
 	uint64_t seed;
 	enum plant plant;
 	struct config config;            /* what the checks believe */
-	struct config told;              /* what the dispatcher is told */
-	struct service services[MAX_SERVICES], told_services[MAX_SERVICES];
-	struct tenant tenants[MAX_TENANTS], told_tenants[MAX_TENANTS];
+	struct service services[MAX_SERVICES];
+	struct tenant tenants[MAX_TENANTS];
+	struct told tolds[MAX_RELOADS + 1], *told;       /* what the dispatcher is told, now and before */
 	struct fake_settings set;
 	bool stalls;                     /* shards may stand still for a while */
 	bool exact;                      /* no stall, no late timer: instants are exact */
@@ -288,6 +301,7 @@ struct sim {
 	unsigned n_accounts;
 	bool inside;                     /* a call into the dispatcher that must not call back */
 	bool draining[MAX_SHARDS], idle[MAX_SHARDS], shut_down;
+	bool must_shed;                  /* a batch came, and best_effort has to make room */
 	bool crowded;                    /* so many items were unfinished once that some may be shed */
 	bool verbose;
 	const char *sqlite;              /* the folder of the database that plays the disk; NULL: memory does */
@@ -303,6 +317,7 @@ extern struct sim sim;
 void plan_world(uint64_t seed);
 void plan_services(void);
 void plan_batch(struct sim_batch *b, unsigned number);
+void plan_reload(void);
 void plan_script(const struct request *r, struct script *ret);
 
 /* text.c: the only place where a planned batch becomes a real one. */
@@ -322,6 +337,7 @@ void world_end(struct sim_batch *b, enum why why);
 void world_drain(unsigned shard);
 void world_shut_down(unsigned shard);
 bool world_goes_down(void);
+void world_reload(void);
 void world_detach(struct sim_batch *b);
 bool world_step(void);                   /* one event, and every check after it */
 void world_close(void);
@@ -376,12 +392,21 @@ void check_plain_end(struct sim_batch *b);
 
 /* account.c: what each lane may do. */
 void account_forget(void);
+void account_settle(void);                /* the limits are about to change ... */
+void account_go_on(void);                /* ... and have changed */
 void account_start(struct request *r);
 void account_answer(struct request *r);
 bool account_holds(const struct sim_item *it, int64_t us);
 bool account_lacks_budget(const struct sim_item *it, int64_t us);
 bool account_refused_since(const struct sim_item *it, int64_t us);
 int64_t account_next_us(void);
+
+/* check_room.c: who is let in. */
+void room_before(struct sim_batch *b);
+void room_after(const struct sim_batch *b, const struct batch *real);
+void room_close(void);
+void check_shed(const struct sim_batch *b, unsigned item);
+void check_room(void);
 
 /* fair.c: whose turn it is. */
 void check_fair(unsigned account, const struct sim_item *like);
@@ -422,7 +447,7 @@ enum race {
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
 	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
 	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
-	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_MAX
+	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_RELOADED, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);

@@ -1,7 +1,6 @@
 /*
  * One world: what is done to its dispatchers, and how it is run.
  */
-#include <errno.h>
 #include <stdlib.h>
 
 #include "sim.h"
@@ -12,39 +11,8 @@ enum { MOST_STEPS = 5000000 };
 
 /* ---- what is done to the dispatcher, each in the shard's own loop ---- */
 
-/* Where one service may hold it all, a batch may fill two fifths at the least: half of what
- * best_effort may have. */
-static bool is_crowded(unsigned unfinished)
-{
-	return 5 * unfinished > 2 * sim.config.limits.queued_items;
-}
-
-/* `asked`: its items that were not final when it came. */
-static void check_refusal(const struct sim_batch *b, const struct batch *real, unsigned before, unsigned asked)
-{
-	bool counted = !b->asynchronous || b->want.continue_on_disconnect;
-	uint32_t n = counted ? real->counts.pending : 0;
-
-	if (b->refused == -ESHUTDOWN) {
-		CHECK(ADMISSION, sim.draining[b->shard], "refused as if draining");
-		cover_race(RACE_SHUTDOWN_REFUSED);
-	} else if (b->refused == -EBUSY) {
-		CHECK(ADMISSION, counted && is_crowded(before + asked), "refused with %u unfinished", before);
-		CHECK(ADMISSION, b->want.contract != CONTRACT_BEST_EFFORT, "best_effort is refused");
-		cover_race(RACE_BUSY);
-	} else {
-		CHECK(ADMISSION, b->refused == 0, "refused with %d", b->refused);
-		CHECK(ADMISSION, !sim.draining[b->shard], "accepted while draining");
-		CHECK(ADMISSION, n == (counted ? asked : 0) || is_crowded(before + asked), "%u of %u items are shed", asked - n,
-		      asked);
-	}
-	CHECK(ADMISSION, atomic_load(&sim.group.unfinished) == before + (b->refused == 0 ? n : 0),
-	      "%u unfinished, %u before", atomic_load(&sim.group.unfinished), before);
-}
-
 void world_submit(struct sim_batch *b)
 {
-	unsigned before = atomic_load(&sim.group.unfinished), asked;
 	struct batch *real = text_to_batch(b);
 
 	doctor_batch(real);
@@ -52,15 +20,14 @@ void world_submit(struct sim_batch *b)
 	fake_loop_enter(sim.loops[b->shard]);
 	b->accepted_us = clock_now();
 	b->b = batch_ref(real);
-	asked = real->counts.pending;
-	sim.crowded |= is_crowded(before + asked);
+	room_before(b);
 	sim.inside = true;
 	b->refused = dispatch_submit(sim.dispatches[b->shard], real, &sim_listener, b);
 	sim.inside = false;
 	b->pending = real->counts.pending;
 	trace("submit: batch, items, refused", b - sim.batches, b->n_items, b->refused);
-	check_refusal(b, real, before, asked);
 	if (b->refused != 0) {
+		room_after(b, real);
 		CHECK(ADMISSION, b->fate == FATE_NONE, "refused, and sent to the store");
 		batch_unref(real);
 		batch_unref(STEAL_PTR(b->b));
@@ -69,8 +36,10 @@ void world_submit(struct sim_batch *b)
 	for (unsigned i = 0; i < b->n_items; i++)
 		b->items[i].shed = model_shed(b, &real->items[i]);
 	b->submitted = true;
+	b->life = sim.life;
 	b->id = real->id;
 	b->bytes = real->held_bytes + 1024 + 64 * (size_t)b->n_items;
+	room_after(b, real);
 	doctor_accepted(real);
 }
 
@@ -151,6 +120,24 @@ void world_drain(unsigned shard)
 	trace("drain: shard", shard, 0, 0);
 }
 
+/* Other limits from here on, in all shards. */
+void world_reload(void)
+{
+	if (sim.told == &sim.tolds[MAX_RELOADS])
+		return;
+	account_settle();
+	plan_reload();
+	account_go_on();
+	sim.told++;
+	doctor_config();
+	for (unsigned i = 0; i < sim.n_shards; i++) {
+		fake_loop_enter(sim.loops[i]);
+		dispatch_reload(sim.dispatches[i], config_ref(&sim.told->config));
+	}
+	cover_race(RACE_RELOADED);
+	trace("reload", 0, 0, 0);
+}
+
 /* Shards go down one after the other. */
 bool world_goes_down(void)
 {
@@ -220,6 +207,7 @@ void world_open(void)
 {
 	event_init(&sim.tick, NULL, on_tick);
 	event_init(&sim.lane_tick, NULL, on_lane_tick);
+	sim.told = sim.tolds;
 	doctor_config();
 	sim.disk = store_disk_new(sim.config.limits.stored_items, sim.slow_us);
 	for (unsigned i = 0; i < MAX_SHARDS; i++)

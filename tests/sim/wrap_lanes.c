@@ -108,3 +108,43 @@ WRAPPED(void, item_refuse, struct item *it, const struct outcome *o)
 	if (sim.plant == PLANT_REFUSED_UNCOUNTED || sim.plant == PLANT_REFUSED_IS_ATTEMPT)
 		it->refused--;
 }
+
+/* ---- other limits while it runs ---- */
+
+WRAPPED(void, rate_change, struct rate *r, const struct rate_policy *from, const struct rate_policy *to, int64_t now_us)
+{
+	if (sim.plant != PLANT_DEBT_FORGIVEN)
+		__real_rate_change(r, from, to, now_us);
+	else
+		r->due_ns = 0;
+}
+
+WRAPPED(void, dispatch_reload, struct dispatch *d, struct config *take)
+{
+	if (sim.plant == PLANT_OLD_LIMITS)
+		config_unref(take);
+	else
+		__real_dispatch_reload(d, take);
+}
+
+/* ---- who is let in ---- */
+
+WRAPPED(void, shed_if_full, struct dispatch *d)
+{
+	if (sim.plant != PLANT_NEVER_SHEDS)
+		__real_shed_if_full(d);
+}
+
+/* The high-water mark, as it is asked for from outside of the admission. */
+WRAPPED(uint64_t, admission_share, uint64_t limit, unsigned priority, bool best_effort)
+{
+	uint64_t share = __real_admission_share(limit, priority, best_effort);
+
+	return sim.plant == PLANT_SHEDS_EARLY ? share / 8 : share;
+}
+
+WRAPPED(void, tenant_unqueue, struct dispatch *d, unsigned tenant, uint32_t n)
+{
+	if (sim.plant != PLANT_TENANT_LEAK || dice_chance(90))
+		__real_tenant_unqueue(d, tenant, n);
+}

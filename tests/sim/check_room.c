@@ -1,0 +1,216 @@
+/*
+ * Who is let in, who is refused and who is shed: the unfinished items of the
+ * process, of each service and of each tenant, counted anew each time.
+ */
+#include <errno.h>
+
+#include "sim.h"
+
+enum { ANY = -1 };
+
+/* Does somebody wait for it, so that its items are counted in memory? */
+static bool is_counted(const struct sim_batch *b)
+{
+	return !b->asynchronous || b->want.continue_on_disconnect;
+}
+
+/* Surely, or perhaps: what the store refused goes when its shard hears of it, and a job
+ * that left memory and came back is not counted any more. */
+enum how_many { AT_LEAST, AT_MOST };
+
+static bool is_here(const struct sim_batch *b, enum how_many how)
+{
+	if (!b->submitted || b->life != sim.life || b->done)
+		return false;
+	return how == AT_MOST ? b->fate != FATE_ABSENT || !b->answered : b->fate != FATE_ABSENT && !b->asynchronous;
+}
+
+static bool is_open(const struct sim_batch *b, unsigned i)
+{
+	return b->durable ? b->items[i].state != ITEM_FINAL : b->b->items[i].state != ITEM_FINAL;
+}
+
+static bool may_be_shed(const struct sim_batch *b)
+{
+	return b->want.contract == CONTRACT_BEST_EFFORT && is_counted(b);
+}
+
+/* Unfinished items whose callers wait: of a service, or of best_effort batches alone. */
+static uint64_t held(int service, bool sheddable, enum how_many how)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < sim.n_batches; i++) {
+		const struct sim_batch *b = &sim.batches[i];
+
+		if (!is_here(b, how) || !is_counted(b) || (sheddable && !may_be_shed(b)))
+			continue;
+		for (unsigned j = 0; j < b->n_items; j++)
+			n += is_open(b, j) && (service == ANY || b->items[j].service == service);
+	}
+	return n;
+}
+
+static unsigned asked_of(const struct sim_batch *b, int service)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->n_items; i++)
+		n += !b->items[i].invalid && (service == ANY || b->items[i].service == service);
+	return n;
+}
+
+/* The part of a bound that a batch may fill. */
+static uint64_t part_of(const struct sim_batch *b, uint64_t limit)
+{
+	unsigned parts = b->want.contract == CONTRACT_BEST_EFFORT ? 40 : 41 + b->want.priority;
+
+	return (limit * parts + 49) / 50;
+}
+
+/* Is there a bound that the batch would have gone over, all of it? */
+static bool is_too_much(const struct sim_batch *b)
+{
+	uint64_t limit = sim.config.limits.queued_items, before = held(ANY, false, AT_MOST), part = part_of(b, limit);
+
+	if (before + asked_of(b, ANY) > part)
+		return true;
+	for (unsigned s = 0; s < sim.config.n_services; s++) {
+		uint64_t of = held((int)s, false, AT_MOST), asked = asked_of(b, (int)s), most = sim.services[s].max_queued;
+
+		if (asked > 0 && most > 0 && of + asked > part_of(b, most))
+			return true;
+		/* Its items of services before it are taken first. */
+		if (asked > 0 && of > 0 && sim.config.n_services > 1 && of + before + asked_of(b, ANY) >= part)
+			return true;
+	}
+	return false;
+}
+
+/* Before it is submitted. */
+void room_before(struct sim_batch *b)
+{
+	b->too_much = is_counted(b) && is_too_much(b);
+	if (held(ANY, false, AT_MOST) == 0)
+		sim.must_shed = false;
+	sim.must_shed |= is_counted(b) && held(ANY, true, AT_LEAST) > 0 &&
+			 5 * (held(ANY, false, AT_LEAST) + asked_of(b, ANY)) > 4 * (uint64_t)sim.config.limits.queued_items + 4;
+	sim.crowded |= b->too_much || (is_counted(b) && held(ANY, false, AT_MOST) + asked_of(b, ANY) > 4 * sim.config.limits.queued_items / 5);
+}
+
+static unsigned shed_of(const struct sim_batch *b, const struct batch *real)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->n_items; i++)
+		n += real->items[i].stop == STOP_SHED;
+	return n;
+}
+
+/* A plain batch whose process ended is open until its note is. */
+static bool is_queued(const struct sim_batch *b, unsigned i, enum how_many how)
+{
+	if (!b->submitted || b->fate == FATE_ABSENT)
+		return b->submitted && how == AT_MOST && !b->answered && b->items[i].state != ITEM_FINAL;
+	if (!b->durable && b->note_open)
+		return !b->finish_kept && !b->items[i].invalid && !b->items[i].shed;
+	return (b->durable ? !b->finish_asked : !b->done) && is_open(b, i);
+}
+
+static uint64_t queued_of(unsigned tenant, enum how_many how)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		for (unsigned j = 0; sim.batches[i].tenant == tenant && j < sim.batches[i].n_items; j++)
+			n += is_queued(&sim.batches[i], j, how);
+	return n;
+}
+
+static void check_bounds(void)
+{
+	uint64_t all = held(ANY, false, AT_LEAST), sheddable = held(ANY, true, AT_MOST);
+
+	CHECK(ADMISSION, all <= sim.config.limits.queued_items + sheddable, "%llu unfinished items", (unsigned long long)all);
+	for (unsigned s = 0; s < sim.config.n_services; s++) {
+		uint64_t of = held((int)s, false, AT_LEAST), most = sim.services[s].max_queued;
+
+		CHECK(ADMISSION, most == 0 || of <= most, "%llu unfinished items of service %u", (unsigned long long)of, s);
+	}
+}
+
+static void check_refused(const struct sim_batch *b)
+{
+	unsigned most = sim.tenants[b->tenant].queued_items;
+
+	if (b->refused == -ESHUTDOWN) {
+		CHECK(ADMISSION, sim.draining[b->shard], "refused as if draining");
+		cover_race(RACE_SHUTDOWN_REFUSED);
+	} else if (b->refused == -EDQUOT) {
+		CHECK(ADMISSION, most > 0 && queued_of(b->tenant, AT_MOST) + asked_of(b, ANY) > most, "refused for its tenant's sake");
+		cover_race(RACE_TENANT_FULL);
+	} else {
+		CHECK(ADMISSION, b->refused == -EBUSY && b->too_much, "refused with %d", b->refused);
+		CHECK(SHED, b->want.contract != CONTRACT_BEST_EFFORT, "best_effort is refused");
+		cover_race(RACE_BUSY);
+	}
+}
+
+/* It was submitted, and this is what became of it. */
+void room_after(const struct sim_batch *b, const struct batch *real)
+{
+	unsigned most = sim.tenants[b->tenant].queued_items, shed = b->refused == 0 ? shed_of(b, real) : 0;
+
+	if (b->refused != 0) {
+		check_refused(b);
+		return;
+	}
+	CHECK(ADMISSION, !sim.draining[b->shard], "accepted while draining");
+	CHECK(ADMISSION, most == 0 || queued_of(b->tenant, AT_LEAST) <= most, "%llu unfinished items of tenant %u",
+	      (unsigned long long)queued_of(b->tenant, AT_LEAST), b->tenant);
+	CHECK(SHED, shed == 0 || (may_be_shed(b) && b->too_much), "%u items are shed, and there is room", shed);
+	if (shed > 0)
+		cover_race(RACE_SHED_AT_ONCE);
+	check_bounds();
+}
+
+/* An item of the batch was shed while it waited. */
+void check_shed(const struct sim_batch *b, unsigned i)
+{
+	CHECK(SHED, may_be_shed(b) && sim.crowded, "item %u is shed, and there is room", i);
+	if (!b->items[i].shed)
+		cover_race(RACE_SHED_LATER);
+}
+
+/* Nothing happens: then best_effort has made room, or has none to make. */
+void check_room(void)
+{
+	int64_t quiet = clock_now() - 4 * sim.set.delay_us - 16 * sim.set.turn_us;
+
+	if (!sim.must_shed || !sim.exact || sim.last_us >= quiet || 5 * held(ANY, false, AT_LEAST) <= 4 * sim.config.limits.queued_items + 4)
+		return;
+	for (unsigned i = 0; i < sim.n_batches; i++) {
+		const struct sim_batch *b = &sim.batches[i];
+
+		for (unsigned j = 0; is_here(b, AT_LEAST) && may_be_shed(b) && !b->durable && j < b->n_items; j++)
+			CHECK(SHED, !is_open(b, j) || b->items[j].running > 0,
+			      "item %u of best_effort waits, and the process is full", j);
+	}
+}
+
+/* What is counted when the process is done. */
+void room_close(void)
+{
+	const struct dispatch_group *g = &sim.group;
+
+	for (unsigned t = 0; t < sim.config.n_tenants; t++)
+		CHECK(LEAK, atomic_load(&g->tenants.of[t].queued) == 0, "tenant %u: %llu items queued", t,
+		      (unsigned long long)atomic_load(&g->tenants.of[t].queued));
+	for (unsigned s = 0; s < sim.config.n_services; s++)
+		CHECK(LEAK, atomic_load(&g->loads[s].items) == 0 && atomic_load(&g->loads[s].batches) == 0 &&
+				    atomic_load(&g->loads[s].bytes) == 0,
+		      "service %u: %u items, %u batches", s, atomic_load(&g->loads[s].items), atomic_load(&g->loads[s].batches));
+	for (unsigned p = 0; p <= PRIORITY_MAX; p++)
+		CHECK(LEAK, atomic_load(&g->sheddable[p]) == 0, "%u items that may be shed", atomic_load(&g->sheddable[p]));
+	CHECK(LEAK, atomic_load(&g->shedding) == 0, "%u items that are being shed", atomic_load(&g->shedding));
+}
