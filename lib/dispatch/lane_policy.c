@@ -280,6 +280,9 @@ bool lane_is_new(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
 	const struct service *s = lane_service(d, lane);
 
+	/* What its service no longer leads to is nobody's concern. */
+	if (lane->stale)
+		return true;
 	return lane->paused_until_us <= now_us && rate_idle(&lane->rate, now_us) &&
 	       budget_idle(&lane->budget, &s->retry_budget, now_us) &&
 	       breaker_idle(&lane->breaker, &s->breaker, now_us);

@@ -40,8 +40,8 @@ class Daemon(harness.Process):
         config = {
             "listen": "127.0.0.1:0", "shards": cycle.shards, "log": {"level": "debug"},
             "store": {"path": os.path.join(home, "data")},
-            "services": {f"s{n}": {"kind": "http", "url": f"{downstream.url}/s{n}/{{to}}", "refuses_with": [503],
-                                   "max_in_flight": 8} for n in range(LANES)},
+            "services": {f"s{n}": harness.undaunted({"kind": "http", "url": f"{downstream.url}/s{n}/{{to}}",
+                                                     "refuses_with": [503], "max_in_flight": 8}) for n in range(LANES)},
         }
         config["limits"] = {"drain_ms": DRAIN_MS}
         if cycle.resident_bytes is not None:

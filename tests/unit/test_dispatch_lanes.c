@@ -165,6 +165,22 @@ static void a_policy_is_looked_up_when_it_is_needed(void **state)
 	assert_int_equal(rig.n_sent, 9);
 }
 
+static void an_origin_that_its_service_has_left_is_forgotten(void **state)
+{
+	(void)state;
+	rig.services[0].breaker = after_one;
+	rig.answers = 500;
+	submit_job(1, 0);
+	run_for(1000);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKERS, 0, BREAKER_OPEN - 1), 1);
+	rig.services[0].url = "http://127.0.0.1:9/{to}";
+	lanes_reload(rig.d);
+	rig.answers = 200;
+	run_until(nothing_left);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKERS, 0, BREAKER_OPEN - 1), 0);
+	assert_int_equal(rig.d->lanes.n, 1);
+}
+
 /* ---- slots ---- */
 
 static void a_service_leaves_the_others_a_part_of_the_slots(void **state)
@@ -271,6 +287,7 @@ int main(void)
 		TEST(one_probe_alone_asks_and_what_waits_is_refused),
 		TEST(a_probe_that_is_cancelled_makes_room_for_the_next),
 		TEST(a_policy_is_looked_up_when_it_is_needed),
+		TEST(an_origin_that_its_service_has_left_is_forgotten),
 		TEST(a_service_leaves_the_others_a_part_of_the_slots),
 		TEST(an_idle_lane_is_remembered_until_there_is_nothing_to_remember),
 		TEST(over_the_bound_the_oldest_idle_lane_goes),
