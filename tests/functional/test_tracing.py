@@ -6,11 +6,14 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
 
+import certs
 import gate
 import harness
 import kit
@@ -262,6 +265,21 @@ class Collectors(Case):
         self.settled.child.wait(LIMIT_S)
         self.stop()
         self.assertEqual(c.spans, [])
+
+    def test_it_is_trusted_and_shown_as_no_service_is(self):
+        """The first service's own authority would vouch for this collector."""
+        kit.need("openssl")
+        with tempfile.TemporaryDirectory() as home:
+            authority = certs.Authority(home)
+            cert, key = authority.issue("collector")
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(cert, key)
+            services = {name: {"kind": "webhook", "allow": ["127.0.0.0/8"], "ca_file": authority.cert} for name in ("webhook", "w2")}
+            c = self.start(Collector(tls=context), services=services)
+            self.settle()
+            self.settled.wait_line("event=span_export_failing http_status=0")
+            kit.until(lambda: self.spans_total()["dropped_failed"] == 2, self.spans_total)
+            self.assertEqual(c.requests, [])
 
     def test_all_shards_export(self):
         c = self.start(Collector(), shards=3)
