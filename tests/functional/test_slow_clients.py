@@ -1,8 +1,8 @@
 """Clients that send slowly, or too many at once: time limits are absolute, the
 connection limit holds, and healthy requests are served all the while.
 
-SETTLED_SLOW_CLIENTS=N sets how many of each kind crowd in, 2000 as a rule of thumb for
-the long mode; 500 unless given."""
+SETTLED_SLOW_CLIENTS=N sets how many of each kind crowd in: 2000 unless given, or as
+many as the process may have sockets for."""
 
 import http.client
 import json
@@ -256,7 +256,8 @@ class Crowd(threading.Thread):
 class Thousands(harness.Case):
     """As many of each kind as SETTLED_SLOW_CLIENTS says, while healthy clients go on."""
 
-    each = int(os.environ.get("SETTLED_SLOW_CLIENTS", "500"))
+    room = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000) // 4
+    each = int(os.environ.get("SETTLED_SLOW_CLIENTS", min(2000 if harness.PATIENCE == 1 else 200, room)))
     config = {"shards": 2, "limits": {"header_ms": 4000, "body_ms": 4000, "write_ms": 4000, "idle_ms": 4000}}
 
     @classmethod

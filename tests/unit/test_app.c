@@ -103,6 +103,20 @@ int __wrap_poll(struct pollfd *p, nfds_t n, int ms)
 	return __real_poll(p, n, ms < 0 ? 10 : MIN(ms, 10));
 }
 
+static void after_a_reload_attempts_alone_give_way(void **state)
+{
+	struct config c = {.shards = 2, .names = {.threads = 16}, .limits = {.connections = 1000, .in_flight = 5000}};
+
+	(void)state;
+	limits_fit_in_flight(&c, 1 << 20);
+	assert_int_equal(c.limits.in_flight, 5000);
+	limits_fit_in_flight(&c, 4000);
+	assert_int_equal(c.limits.connections, 1000);
+	assert_true(c.limits.in_flight > 1000 && c.limits.in_flight < 1500);
+	limits_fit_in_flight(&c, 10);
+	assert_int_equal(c.limits.in_flight, 1);
+}
+
 /* Serve until the test's signal; the log goes to `log_fd`. */
 static NORETURN void serve_in_child(int log_fd)
 {
@@ -153,6 +167,7 @@ int main(void)
 		cmocka_unit_test(caps_that_fit_stay),
 		cmocka_unit_test(caps_never_exceed_the_descriptors_and_keep_their_proportion),
 		cmocka_unit_test(each_shard_keeps_one_connection_and_one_attempt),
+		cmocka_unit_test(after_a_reload_attempts_alone_give_way),
 		cmocka_unit_test(a_shard_that_does_not_stop_ends_the_process_with_a_word),
 	};
 

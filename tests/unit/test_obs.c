@@ -387,6 +387,34 @@ static void rendering_beside_counting_is_safe(void **state)
 	metrics_free(m);
 }
 
+static void a_label_grows_as_far_as_there_is_room(void **state)
+{
+	static const char *const names[] = {"a"};
+	const struct metric_def growing[] = {
+		{"hits_total", "Hits.", METRIC_COUNTER, {{"service", names, 1, .room = 1}}},
+		{"other", "Other.", METRIC_GAUGE, {{"kind", names, 1}}},
+	};
+	struct metrics *m = metrics_new(growing, ARRAY_LEN(growing), 1);
+	char name[] = "b";
+	struct buf out = {0};
+
+	(void)state;
+	meter_add((struct meter){m, 0}, 0, 1, 0, 7);
+	metrics_render(m, &out);
+	buf_add_char(&out, '\0');
+	assert_null(strstr(out.p, " 7\n"));
+	assert_true(metrics_add_value(m, "service", name));
+	name[0] = 'x';
+	assert_false(metrics_add_value(m, "service", "c"));
+	out.n = 0;
+	metrics_render(m, &out);
+	buf_add_char(&out, '\0');
+	assert_non_null(strstr(out.p, "hits_total{service=\"a\"} 0\nhits_total{service=\"b\"} 7\n# "));
+	assert_null(strstr(out.p, "kind=\"b\""));
+	buf_free(&out);
+	metrics_free(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -406,6 +434,7 @@ int main(void)
 		cmocka_unit_test(a_line_says_what_was_left_out_before_it),
 		cmocka_unit_test(a_meter_without_metrics_counts_nothing),
 		cmocka_unit_test(rendering_beside_counting_is_safe),
+		cmocka_unit_test(a_label_grows_as_far_as_there_is_room),
 	};
 
 	return cmocka_run_group_tests_name("obs", tests, NULL, NULL);

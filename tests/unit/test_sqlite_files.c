@@ -238,6 +238,38 @@ static void the_schema_goes_forward_by_steps(void **state)
 	sqlite3_close(db);
 }
 
+static void run_sql(const struct kit *k, const char *sql)
+{
+	char path[128];
+	sqlite3 *db;
+
+	snprintf(path, sizeof path, "%s/settled.db", k->dir);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+}
+
+static void a_name_that_cannot_be_written_changes_nothing(void **state)
+{
+	static const char *const names[] = {"push", "mail", "late"};
+	struct kit *k = &kit;
+	struct buf err = {0};
+
+	(void)state;
+	k->cfg.service_slots = 3;
+	kit_open(k);
+	run_sql(k, "CREATE TRIGGER no BEFORE INSERT ON service BEGIN SELECT raise(ABORT, 'no'); END");
+	assert_false(k->b->ops->name_services(k->b, names, 3, &err));
+	assert_true(err.n > 0);
+	run_sql(k, "DROP TRIGGER no");
+	assert_true(k->b->ops->name_services(k->b, names, 3, &err));
+	assert_true(k->b->ops->name_services(k->b, names, 3, &err));
+	k->b->ops->set_services(k->b, (const bool[]){false, true, false}, 3);
+	kit_close(k);
+	k->cfg.service_slots = 0;
+	buf_free(&err);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -251,6 +283,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_log_without_its_database_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_later_schema_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_schema_goes_forward_by_steps, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_name_that_cannot_be_written_changes_nothing, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("sqlite_files", tests, NULL, NULL);
