@@ -26,8 +26,8 @@ The last line is "N passed, N failed"; with CI=true, a skipped case has failed.
 END
 }
 
-build=build seeds=${SETTLED_SIM_SEEDS:-10000} examples=${SETTLED_SCHEMATHESIS_EXAMPLES:-10} cycles=${SETTLED_KILL_CYCLES:-60}
-restarts=${SETTLED_ROLLING_RESTARTS:-4}
+build=build seeds=${SETTLED_SIM_SEEDS:-10000} cycles=${SETTLED_KILL_CYCLES:-60}
+restarts=${SETTLED_ROLLING_RESTARTS:-4} examples=${SETTLED_SCHEMATHESIS_EXAMPLES:-10}
 setup=(-Dtests=true -Dkill_points=true) select=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -65,8 +65,8 @@ done
 [[ $cycles =~ ^[1-9][0-9]*$ ]] || die "--cycles $cycles: a positive number is wanted"
 [[ $restarts =~ ^[1-9][0-9]*$ ]] || die "--restarts $restarts: a positive number is wanted"
 [[ $examples =~ ^[1-9][0-9]*$ ]] || die "--examples $examples: a positive number is wanted"
-export SETTLED_SCHEMATHESIS_EXAMPLES=$examples SETTLED_ROLLING_RESTARTS=$restarts
 export SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
+export SETTLED_ROLLING_RESTARTS=$restarts SETTLED_SCHEMATHESIS_EXAMPLES=$examples
 
 # Each run ends with a count, also one that got no further than a failed step.
 failed_step() {

@@ -1,11 +1,13 @@
 /*
  * Start: metrics, store, one listening socket and one shard each, the unfinished
  *        batches of the process before, threads.
- * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new batches; running ones get drain_ms) ─► cancel what is
- *        left (stop: shutdown), and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
+ * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new
+ *        batches; running ones get drain_ms) ─► cancel what is left (stop: shutdown),
+ *        and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
  * SIGHUP in between: reload.c.
- * A second signal cuts the lame duck short, another the drain. Batches that a cancel does not end are a
- * defect, which must not hold the process: it then ends as it is, with status 1.
+ * A second signal cuts the lame duck short, another the drain. Batches that a cancel
+ * does not end are a defect, which must not hold the process: it then ends as it is,
+ * with status 1.
  */
 #include <errno.h>
 #include <poll.h>

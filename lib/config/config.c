@@ -98,7 +98,7 @@ bool config_has_secrets(const struct config *c)
 		if (s->n_headers > 0 || s->n_secrets > 0 || s->url_hidden || s->key_file != NULL)
 			return true;
 	}
-	return c->tls_key_file != NULL || c->tracing.n_headers > 0 || c->tracing.endpoint_hidden;
+	return c->tls_key_file != NULL || c->tracing.n_headers > 0;
 }
 
 static struct service *service_add(struct config *c, struct slice name)
@@ -137,8 +137,8 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	if (kind == NULL || cfg_choice_index(cfg_service_kinds, kind) < 0)
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
-	cfg_certs_check(n, s, rep);
 	check_rate(s, cfg_node_find(n, "rate"), rep);
+	cfg_certs_check(n, s, rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
 }

@@ -334,13 +334,11 @@ void metrics_render(const struct metrics *m, struct buf *out)
 	}
 }
 
-/* A few values are told, of many only what they are. */
+/* The operator knows the names that are his own. */
 static void describe_label(const struct metric_label *l, struct buf *out)
 {
-	enum { VALUES_MAX = 8 };
-
 	buf_printf(out, "`%s`", l->name);
-	if (l->n > VALUES_MAX || l->configured)
+	if (l->configured)
 		return;
 	for (unsigned i = 0; i < l->n; i++)
 		buf_printf(out, "%s%s", i == 0 ? " (" : ", ", l->values[i]);

@@ -408,16 +408,17 @@ static bool wait_for_work(struct resolver *r)
 static void *thread_main(void *arg)
 {
 	struct resolver *r = arg;
+	bool idle_for_long = false;
 	struct ask *a;
 
 	pthread_mutex_lock(&r->lock);
-	do {
-		while ((a = next_ask(r, true)) != NULL)
+	/* Work may come in the moment that it gives up waiting: it looks again. */
+	while ((a = next_ask(r, true)) != NULL || !idle_for_long) {
+		if (a != NULL)
 			run(r, a);
-	} while (!r->ending && wait_for_work(r));
-	/* Work that came in the moment it gave up waiting. */
+		idle_for_long = a == NULL && (r->ending || !wait_for_work(r));
+	}
 	r->threads--;
-	employ(r);
 	pthread_cond_broadcast(&r->ended);
 	unref(r);
 	return NULL;

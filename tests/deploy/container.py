@@ -2,7 +2,6 @@
 is: buildah builds it in a chroot over a base that debootstrap makes, and a
 container is its tree, read-only, with namespaces and a user of its own."""
 
-import contextlib
 import ctypes
 import json
 import os
@@ -58,7 +57,16 @@ class Image:
     def __init__(self):
         os.makedirs(WORK, exist_ok=True)
         self.base = base_tree()
-        self.dir = tempfile.mkdtemp(prefix="images-", dir=WORK)
+        self.dir = os.path.join(WORK, "images")
+        self.close()                     # what a run that was ended has left
+        os.mkdir(self.dir)
+        try:
+            self.build()
+        except AssertionError:
+            self.close()
+            raise
+
+    def build(self):
         self.buildah("bud", "--quiet", "--tag", BASE_NAME, "--file", self.write("Base", "FROM scratch\nCOPY . /\n"), self.base)
         self.buildah("bud", "--quiet", "--pull-never", "--format", "docker", "--tag", "settled", ROOT)
         self.config = json.loads(self.buildah("inspect", "--type", "image", "settled"))["Docker"]["config"]
@@ -81,9 +89,7 @@ class Image:
         return sum(size for path, size in tree_sizes(self.tree).items() if base.get(path) != size)
 
     def close(self):
-        with contextlib.suppress(AssertionError):
-            self.buildah("umount", "--all")
-        shutil.rmtree(self.dir)
+        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 def own_network():

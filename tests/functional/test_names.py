@@ -23,18 +23,8 @@ class Case(harness.Case):
     @classmethod
     def setUpClass(cls):
         cls.names = nameserver.Nameserver()
-        try:
-            super().setUpClass()
-        except AssertionError:
-            cls.names.close()
-            raise
-
-    @classmethod
-    def tearDownClass(cls):
-        try:
-            super().tearDownClass()
-        finally:
-            cls.names.close()
+        cls.addClassCleanup(cls.names.close)
+        super().setUpClass()
 
     def setUp(self):
         super().setUp()

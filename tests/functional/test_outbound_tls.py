@@ -2,6 +2,8 @@
 connection made for one service is used for another that shows something else."""
 
 import os
+import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -213,6 +215,30 @@ class Identity(Case):
                     if not close:
                         # Those that show the same may share: one connection for each.
                         self.assertEqual([len(numbers) for numbers in used.values()], [1, 1, 1])
+
+
+    def test_a_reload_takes_what_the_files_hold_now(self):
+        cert, key = (os.path.join(self.dir.name, name) for name in ("mine.pem", "mine.key"))
+
+        def put(*sources):
+            for source, target in zip(sources, (cert, key)):
+                shutil.copy(source, target)
+
+        server = self.serve(self.identity, self.ca.cert)
+        put(*self.clients["alice"])
+        daemon = self.daemon({"s": self.service(server, identity=(cert, key))})
+        for turn, (sources, event, who) in enumerate((
+                (self.clients["alice"], "reloaded", "alice"), (self.clients["bob"], "reloaded", "bob"),
+                ((self.clients["alice"][0], self.clients["bob"][1]), "reload_refused", "bob"))):
+            self.assertTrue(self.ask(daemon, "s")["ok"])
+            put(*sources)
+            start = len(daemon.lines)
+            daemon.child.send_signal(signal.SIGHUP)
+            daemon.wait_line(f"event={event}", start)
+            self.assertTrue(self.ask(daemon, "s")["ok"], turn)
+            self.assertEqual(server.seen[-1][1], who)
+        # As long as they held the same, one connection was enough.
+        self.assertEqual([number for _, _, number in server.seen], [1, 1, 1, 2, 2, 2])
 
 
 class Check(Case):

@@ -38,7 +38,7 @@ def install():
     mark.touch()
 
 
-class Description(unittest.TestCase):
+class Case(unittest.TestCase):
     """One service takes any recipient, so that most of what fits the description is settled."""
 
     config = {"log": {"level": "info"}, "limits": {"event_comment_ms": 50, "deadline_ms": 2000}}
@@ -56,6 +56,9 @@ class Description(unittest.TestCase):
         cls.down.stop()
         if status != 0:
             raise AssertionError(f"the daemon ended with {status}:\n" + cls.settled.text())
+
+    def setUp(self):
+        self.log_start = len(self.settled.lines)
 
     def run_schemathesis(self, *args):
         done = subprocess.run(
@@ -75,10 +78,34 @@ class Description(unittest.TestCase):
         self.assertEqual(int(re.search(r"^ *Tested: (\d+)", said, re.M)[1]), operations, said)
         self.assertGreater(int(re.search(r"^ *(\d+) generated", said, re.M)[1]), 10 * operations, said)
 
+    def settled_some(self):
+        """Since this test began."""
+        return any("outcome=succeeded" in line for line in self.settled.lines[self.log_start:] if line and "event=batch_done" in line)
+
+
+class Open(Case):
     def test_every_answer_is_documented_and_none_is_a_server_error(self):
         self.check()
-        done = [line for line in self.settled.lines if line and "event=batch_done" in line]
-        self.assertTrue(any("outcome=succeeded" in line for line in done), "nothing was ever settled")
+        self.assertTrue(self.settled_some(), "nothing was ever settled")
+
+
+class Keys(Case):
+    """With quotas that some requests exceed."""
+
+    config = {**Case.config, "tenants": {"shop": {"batches_per_second": 20}}, "auth": {"keys": [
+        {"name": "till", "tenant": "shop", "sha256": hashlib.sha256(b"key-of-a-tenant").hexdigest()},
+        {"name": "prometheus", "scope": "admin", "sha256": hashlib.sha256(b"key-of-an-admin").hexdigest()}]}}
+
+    def test_nor_with_a_tenants_key(self):
+        self.check("--header", "Authorization: Bearer key-of-a-tenant")
+        self.assertTrue(self.settled_some(), "nothing was ever settled")
+
+    def test_nor_with_an_admin_key(self):
+        self.check("--header", "Authorization: Bearer key-of-an-admin")
+        self.assertFalse(self.settled_some(), "an admin key has sent something")
+
+    def test_nor_without_a_key(self):
+        self.check()
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from harness import item
 TOKEN = "token-from-the-environment-4711"
 KEY = "whsec_" + base64.b64encode(b"a signing key of thirty-two byte").decode()
 OLD_KEY = "whsec_" + base64.b64encode(b"one that it replaces, also of 32").decode()
+ENV = {"TOKEN": TOKEN, "SIGNING_KEY": KEY, "OLD_KEY": OLD_KEY}
 FROM_FILE = "key-from-a-file-0815"
 PAYLOAD = "what-nobody-else-may-read"
 RAW = "what-the-downstream-said"
 LONG = RAW + "-at-such-length" * 20 + "-and-no-further"
 QUOTE_MAX = 256
 CAPABILITY = "capability-in-the-url"
-ENVIRONMENT = {"TOKEN": TOKEN, "SIGNING_KEY": KEY, "OLD_KEY": OLD_KEY}
 HIDDEN = (TOKEN, KEY, KEY.removeprefix("whsec_"), "a signing key", OLD_KEY.removeprefix("whsec_"), "one that it replaces", FROM_FILE, PAYLOAD, RAW, CAPABILITY)
 
 
@@ -68,7 +68,7 @@ class Secrets(unittest.TestCase):
     def ask_everything(self, level, log_format):
         """All that the daemon told callers, and its log."""
         daemon = harness.Daemon({"services": self.services(), "log": {"level": level, "format": log_format}},
-                                env=ENVIRONMENT)
+                                env=ENV)
         texts = []
         for headers in ({}, {"Accept": "application/x-ndjson"}):
             answer = daemon.post(self.batch(), headers)
@@ -104,7 +104,7 @@ class Secrets(unittest.TestCase):
         self.assertIn(PAYLOAD.encode(), sent[0]["body"])
 
     def test_an_error_of_the_configuration_shows_none(self):
-        bad = {"TOKEN": TOKEN + "\nX: y", "SIGNING_KEY": KEY + "!"}
+        bad = {**ENV, "TOKEN": TOKEN + "\nX: y", "SIGNING_KEY": KEY + "!"}
         path = os.path.join(self.dir.name, "settled.yaml")
         with open(path, "w", encoding="utf-8") as f:
             f.write(f"""
@@ -128,7 +128,7 @@ services:
         with open(path, "w", encoding="utf-8") as f:
             f.write(config if isinstance(config, str) else json.dumps(config))
         return subprocess.run([*harness.SETTLED, *args, "--config", path], capture_output=True, text=True, check=False,
-                              timeout=harness.LIMIT_S, env={**os.environ, **ENVIRONMENT})
+                              timeout=harness.LIMIT_S, env={**os.environ, **ENV})
 
     def test_the_printed_configuration_shows_none_and_can_be_used_again(self):
         services = self.services()
@@ -142,14 +142,14 @@ services:
             self.assertIn(line + "\n", printed.stdout)
         refused = self.run_with("--check", config=printed.stdout)
         self.assertEqual((refused.returncode, len(re.findall("stands for a secret", refused.stderr))), (2, 8))
-        whole = printed.stdout.replace('["***", "***"]', '["${SIGNING_KEY}", "${OLD_KEY}"]')
-        whole = whole.replace('secret: "***"', 'secret: "${SIGNING_KEY}"')
+        whole = printed.stdout.replace('secret: "***"', 'secret: "${SIGNING_KEY}"')
+        whole = whole.replace('secret: ["***", "***"]', 'secret: ["${SIGNING_KEY}", "${OLD_KEY}"]')
         whole = whole.replace('url: "***"', 'url: "http://x/${TOKEN}"').replace('"***"', '"${TOKEN}"')
         again = self.run_with("--print-config", config=whole)
         self.assertEqual((again.stderr, again.stdout), ("", printed.stdout))
 
     def test_a_refused_reload_shows_none(self):
-        daemon = harness.Daemon({"services": self.services()}, env=ENVIRONMENT)
+        daemon = harness.Daemon({"services": self.services()}, env=ENV)
         with open(daemon.config_path, "w", encoding="utf-8") as f:
             f.write(f'limits: {{items: "${{TOKEN}}"}}\nservices: {{a: {{kind: webhook, secret: "${{file:{self.path}}}"}}}}\n')
         daemon.child.send_signal(signal.SIGHUP)
@@ -162,7 +162,7 @@ services:
         limits = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (limits[1], limits[1]))
         try:
-            daemon = harness.Daemon({"services": services}, env=ENVIRONMENT, cwd=self.dir.name)
+            daemon = harness.Daemon({"services": services}, env=ENV, cwd=self.dir.name)
         finally:
             resource.setrlimit(resource.RLIMIT_CORE, limits)
         if reload is not None:

@@ -20,36 +20,50 @@ DASHBOARD = "deploy/grafana/dashboards/settled.json"
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| \w+ \| (.*?) \|", re.M)
 # Given by Prometheus: of each target, and of the target itself.
 TARGET = {"job", "instance"}
-OTHERS = {"up": set(TARGET)}
+OTHERS = {"up": dict.fromkeys(TARGET)}
 SELECTOR = re.compile(r"\b((?:settled|process)_\w+|up)\b\s*(?:\{([^}]*)\})?")
 
 
 def families(described):
-    """Name to labels, a histogram's under the names of its series."""
+    """Name to labels and their values (None: any), a histogram's under the names of its series."""
     found = dict(OTHERS)
     for name, kind, labels in ROW.findall(described):
-        has = set(re.findall(r"`(\w+)`", labels)) | TARGET
+        has = dict.fromkeys(TARGET)
+        for label, values in re.findall(r"`(\w+)`(?: \(([^)]*)\))?", labels):
+            has[label] = values.split(", ") if values else None
         if kind == "histogram":
-            found |= {name + "_bucket": has | {"le"}, name + "_sum": has, name + "_count": has}
+            found |= {name + "_bucket": has | {"le": None}, name + "_sum": has, name + "_count": has}
         else:
             found[name] = has
     return found
 
 
+def check_value(operator, text, values):
+    """Can a matcher ever meet one of these values? Each alternative has to."""
+    if values is None or text.startswith("$"):
+        return True
+    if "~" not in operator:
+        return text in values
+    return all(any(re.fullmatch(one, v) for v in values) for one in text.split("|"))
+
+
 def check_expression(expr, known):
     """What is wrong with one expression, as texts."""
     found, used = [], set()
-    # Inside of quotes nothing is a name; grouping labels are looked at apart.
-    plain = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expr)
+    # Inside of quotes nothing is a name, so they are put aside; grouping labels are looked at apart.
+    quoted = []
+    plain = re.sub(r'"((?:[^"\\]|\\.)*)"', lambda m: quoted.append(m[1]) or f'"{len(quoted) - 1}"', expr)
     by = re.findall(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)", plain)
     for name, matchers in SELECTOR.findall(re.sub(r"\b(?:by|on|without|ignoring)\s*\([^)]*\)", "", plain)):
         if name not in known:
             found.append(f"no metric {name}")
             continue
-        used |= known[name]
-        for label in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)', matchers or ""):
+        used |= set(known[name])
+        for label, operator, n in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"(\d+)"', matchers or ""):
             if label not in known[name]:
                 found.append(f"{name} has no label {label}")
+            elif not check_value(operator, quoted[int(n)], known[name][label]):
+                found.append(f"{name}: {label} is never {quoted[int(n)]}")
     if not used and not found:
         found.append("asks for no metric")
     for group in by:

@@ -213,6 +213,7 @@ static void every_setting_is_read(void **state)
 {
 	struct config *c = load(
 		"listen: '[::1]:0'\nshards: 3\nlog: {format: json, level: debug}\nauth: {open: true}\n"
+		"names: {threads: 2, queued: 3, ttl_ms: 0, negative_ttl_ms: 5}\n"
 		"limits: {items: 1000000, body_bytes: 2, payload_bytes: 3, answer_bytes: 4, json_depth: 5, connections: 6,\n"
 		"  queued_items: 7, queue_ms: 0, results_bytes: 8589934592, in_flight: 9, keep_results_ms: 10, header_ms: 11,\n"
 		"  body_ms: 12, idle_ms: 13, write_ms: 14, lame_duck_ms: 15, drain_ms: 0, deadline_ms: 16, max_deadline_ms: 2592000000}\n"
@@ -235,6 +236,7 @@ static void every_setting_is_read(void **state)
 	assert_int_equal(c->listen_port, 0);
 	assert_int_equal(c->shards, 3);
 	assert_true(c->open && c->log_format == LOG_JSON && c->log_level == LOG_DEBUG);
+	assert_true(c->names.threads == 2 && c->names.queued == 3 && c->names.ttl_ms == 0 && c->names.negative_ttl_ms == 5);
 	assert_true(c->limits.items == 1000000 && c->limits.body_bytes == 2 && c->limits.payload_bytes == 3);
 	assert_true(c->limits.answer_bytes == 4 && c->limits.json_depth == 5 && c->limits.connections == 6);
 	assert_true(c->limits.queued_items == 7 && c->limits.queue_ms == 0);

@@ -381,6 +381,53 @@ static void an_answer_is_kept_for_its_time(void **state)
 	downstream_free(d);
 }
 
+static void a_fault_is_kept_for_a_time_of_its_own(void **state)
+{
+	struct xfer_names brief = names_config;
+
+	(void)state;
+	brief.negative_ttl_ms = 0;
+	xfer_names_configure(&brief);
+	CHANGE(resolver.held = false);
+	for (unsigned round = 1; round <= 3; round++) {
+		run_to("h.invalid", 1, &loopback);
+		run_to("h.again", 1, &loopback);
+		assert_int_equal(resolver.calls, 2 * round);
+	}
+}
+
+static void start_two(void *arg)
+{
+	(void)arg;
+	start_job(&jobs[0]);
+	start_job(&jobs[1]);
+}
+
+/* One idle thread is there, and what it takes hangs: the other gets a new one. */
+static void what_comes_at_once_does_not_wait_for_one_idle_thread(void **state)
+{
+	(void)state;
+	for (unsigned round = 0; round < 20; round++) {
+		char host[2][32];
+
+		CHANGE(resolver.held = false);
+		snprintf(host[0], sizeof host[0], "warm%u.invalid", round);
+		run_to(host[0], 1, &loopback);
+		CHANGE(resolver.held = true);
+		for (unsigned i = 0; i < 2; i++) {
+			snprintf(host[i], sizeof host[i], "%u-%u.invalid", round, i);
+			job_to(&jobs[i], host[i], 1);
+		}
+		on_loop(start_two, NULL);
+		WAIT_FOR(resolver.running == 2);
+		CHANGE(resolver.held = false);
+		job_wait(&jobs[0]);
+		job_wait(&jobs[1]);
+		xfer_global_free();
+		assert_int_equal(xfer_global_init(&names_config), 0);
+	}
+}
+
 static void a_name_that_changes_does_not_get_past_the_guard(void **state)
 {
 	struct downstream *d = downstream_new(serve_text, OK);
@@ -610,6 +657,24 @@ static void threads_without_work_end(void **state)
 	}
 }
 
+/* The thread gives up waiting in the moment that it gets something to do. */
+static void a_thread_that_ends_leaves_nothing_undone(void **state)
+{
+	struct xfer_names none = names_config;
+
+	(void)state;
+	CHANGE(resolver.held = false);
+	for (unsigned round = 0; round < 2000; round++) {
+		char host[32];
+
+		none.thread_idle_ms = round % 2;
+		xfer_names_configure(&none);
+		snprintf(host, sizeof host, "h%u.invalid", round);
+		run_to(host, 1, &loopback);
+	}
+	assert_int_equal(resolver.calls, 2000);
+}
+
 /* A process that ends does not wait for a name server. */
 static void a_look_up_that_hangs_does_not_hold_the_end(void **state)
 {
@@ -645,6 +710,8 @@ int main(void)
 		NAMES_TEST(what_is_wrong_with_a_name_is_said),
 		NAMES_TEST(without_a_thread_a_look_up_fails_and_the_next_may_not),
 		NAMES_TEST(an_answer_is_kept_for_its_time),
+		NAMES_TEST(a_fault_is_kept_for_a_time_of_its_own),
+		NAMES_TEST(what_comes_at_once_does_not_wait_for_one_idle_thread),
 		NAMES_TEST(a_name_that_changes_does_not_get_past_the_guard),
 		NAMES_TEST(addresses_and_configured_names_do_not_wait_for_callers_names),
 		NAMES_TEST(names_that_hang_leave_threads_for_other_services),
@@ -653,6 +720,7 @@ int main(void)
 		NAMES_TEST(cancelled_ones_wrote_nothing_and_leave_only_what_had_begun),
 		NAMES_TEST(a_cancel_may_meet_the_answer),
 		NAMES_TEST(threads_without_work_end),
+		NAMES_TEST(a_thread_that_ends_leaves_nothing_undone),
 		NAMES_TEST(a_look_up_that_hangs_does_not_hold_the_end),
 	};
 
