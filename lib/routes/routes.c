@@ -199,10 +199,10 @@ static bool admits(const struct door *door, struct http_request *req, const stru
 }
 
 /* A process that is full, or too busy, refuses a batch before it has read it, unless it has a key: that
- * may be known, and then its record is the answer. */
+ * may be known, and then its record is the answer. What is too large for any time is told so. */
 static bool refuse_unread(struct routes *r, struct http_request *req, size_t body_bytes)
 {
-	if (http_header(req, "Idempotency-Key") != NULL ||
+	if (body_bytes > r->env.config->limits.body_bytes || http_header(req, "Idempotency-Key") != NULL ||
 	    !dispatch_refuses_unread(r->env.dispatch, body_bytes, read_prefer(req).respond_async))
 		return false;
 	http_refuse(req, PROBLEM_OVERLOADED, dispatch_last_refusal(r->env.dispatch).detail,
