@@ -299,6 +299,7 @@ static ssize_t on_fill(void *cls, uint64_t pos, char *out, size_t max)
 	(void)pos;
 	if (r->state != REQ_STREAM || request_conn(r)->h->closing)
 		return end_stream(r, MHD_CONTENT_READER_END_WITH_ERROR);
+	request_conn(r)->h->moved = true;
 	r->woken = false;
 	n = r->fill(r->data, out, max);
 	if (n > 0)
