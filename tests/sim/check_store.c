@@ -143,7 +143,7 @@ static void accept_answered(const struct store_accept *a)
 
 static bool may_start(const struct sim_batch *b, const struct sim_item *si)
 {
-	return si->claim_unstarted && clock_now() < model_ttl_us(b, si) - model_slack_us(b);
+	return si->claim_unstarted && clock_now() < MIN(model_ttl_us(b, si), model_deadline_us(b)) - model_slack_us(b);
 }
 
 /* Has the lane refused lately, so that claimed ones may be on their way back? */

@@ -29,8 +29,10 @@ static void doctor_protection(struct service *s)
 		s->breaker.min_attempts--;
 	if (sim.plant == PLANT_NO_BUDGET)
 		s->retry_budget.per_second = 1000000;
-	if (sim.plant == PLANT_SHORT_WINDOW)
-		s->retry_budget.window_ms /= 2;
+	if (sim.plant == PLANT_SHORT_WINDOW) {
+		s->retry_budget.window_ms /= 4;
+		s->retry_budget.per_second *= 4;
+	}
 	if (sim.plant == PLANT_POOR_BUDGET)
 		s->retry_budget.per_second = s->retry_budget.ratio = 0;
 }

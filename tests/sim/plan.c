@@ -125,7 +125,7 @@ static void plan_limits(void)
 	sim.config.limits.answer_bytes = 4096;
 	sim.config.limits.json_depth = 64;
 	sim.config.limits.connections = 10000;
-	sim.config.limits.queued_items = dice_chance(20) ? (unsigned)dice_log(10, 100) : 100000;
+	sim.config.limits.queued_items = dice_chance(25) ? (unsigned)dice_log(8, 50) : 100000;
 	sim.config.limits.queue_ms = 10000;
 	sim.config.limits.queued_bytes = (size_t)1 << 30;
 	sim.config.limits.resident_bytes = (size_t)pick(resident, ARRAY_LEN(resident));

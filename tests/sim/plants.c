@@ -102,7 +102,7 @@ static const struct planted {
 	{"a refused try is not told to the store", PLANT_REFUSED_UNTOLD, RULE_CLAIM},
 	{"a refused try is forgotten by the next process", PLANT_REFUSED_UNKEPT, RULE_KEPT},
 	{"repeats have all the budget they want", PLANT_NO_BUDGET, RULE_BUDGET},
-	{"the budget's window is half as long", PLANT_SHORT_WINDOW, RULE_BUDGET},
+	{"the budget's window is a quarter as long", PLANT_SHORT_WINDOW, RULE_BUDGET},
 	{"a repeat is not charged to the budget", PLANT_REPEAT_UNPAID, RULE_BUDGET},
 	{"repeats have no budget", PLANT_POOR_BUDGET, RULE_IDLE},
 	{"first attempts are charged to the budget", PLANT_FIRSTS_PAY, RULE_IDLE},
