@@ -22,7 +22,7 @@ enum { STREAM_BLOCK = 16 * 1024 };
 
 /* How much of a refused body is read so that the refusal arrives: of one that was
  * begun, and of one that nobody wanted. */
-enum { DISCARD_MAX = 16 * 1024 * 1024, DISCARD_AHEAD_MAX = 1024 * 1024 };
+enum { DISCARD_MAX = 16 * 1024 * 1024, DISCARD_AHEAD_MAX = 8 * 1024 * 1024 };
 
 static void free_blob(void *blob)
 {
