@@ -74,13 +74,16 @@ static unsigned stops_of_wait(const struct sim_batch *b, const struct sim_item *
 	return 1u << (ttl < deadline ? STOP_TTL : STOP_DEADLINE);
 }
 
-/* A repeat whose deadline came while its lane had no budget for it. */
+/* A repeat whose deadline came while its lane had no budget for it, which its batch may
+ * have heard of a moment later. */
 static bool may_lack_budget(const struct sim_batch *b, const struct sim_item *it)
 {
 	int64_t deadline = MIN(model_deadline_us(b), model_ttl_us(b, it));
+	int64_t heard_us = it->final_us - sim.set.delay_us - 4 * sim.set.turn_us;
 
-	return it->final_us >= deadline - model_slack_us(b) && it->starts > 0 &&
-	       (account_lacks_budget(it, it->final_us) || account_lacks_budget(it, MIN(it->final_us, deadline)));
+	return it->starts > 0 && it->final_us >= deadline - model_slack_us(b) &&
+	       (sim.stalls || account_lacks_budget(it, it->final_us) || account_lacks_budget(it, heard_us) ||
+		account_lacks_budget(it, MIN(it->final_us, deadline)));
 }
 
 static unsigned stops_after_tries(const struct sim_batch *b, const struct sim_item *it)

@@ -225,7 +225,9 @@ static void check_due(const struct sim_batch *b, const struct sim_item *si, cons
 	CHECK(UPDATE, si->last >= 0 || si->refused > 0, "an item waits that was never tried");
 	wait = it->due_unix_ms - clock_to_unix_ms(si->tried_us);
 	/* What should have begun already begins now. */
-	CHECK(RETRY_WAIT, (wait + 1 >= wish || si->refused_last) && (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
+	CHECK(RETRY_WAIT,
+	      (wait + 1 >= wish || si->refused_last) &&
+		      (wait <= MAX(bound, wish) + 1 || it->due_unix_ms <= clock_unix_ms()),
 	      "a wait of %lld ms, %lld at most", (long long)wait, (long long)MAX(bound, wish));
 	CHECK(RETRY_WAIT,
 	      it->due_unix_ms <= clock_to_unix_ms(MIN(model_deadline_us(b), model_ttl_us(b, si))) + 2 ||

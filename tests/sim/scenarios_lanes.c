@@ -73,6 +73,31 @@ static void a_lane_that_was_idle_has_its_whole_burst(void)
 	finish();
 }
 
+/* Five were taken at once, at 10 a second: at 100 a second they are paid for in 50 ms,
+ * and not in half a second; and a lower limit forgives nothing. */
+static void a_reload_keeps_what_is_owed(void)
+{
+	struct sim_batch *first, *second, *third;
+
+	open_quiet(1, 0, quick);
+	sim.services[0].rate = (struct rate_policy){.per_second = 10, .burst = 5};
+	first = add_batch(5);
+	second = add_batch(1);
+	third = add_batch(5);
+	world_open();
+	world_submit(first);
+	run_to_done(first);
+	world_reload_rate((struct rate_policy){.per_second = 100, .burst = 5});
+	submit_at(second, 2);
+	run_to_done(second);
+	CHECK(RATE, start_ms(second, 0) == 10, "an attempt starts after %lld ms", (long long)start_ms(second, 0));
+	world_reload_rate((struct rate_policy){.per_second = 1, .burst = 5});
+	submit_at(third, 1011);
+	run_to_done(third);
+	CHECK(RATE, start_ms(third, 0) == 1011 && start_ms(third, 1) > 1500, "a lower limit forgives");
+	finish();
+}
+
 /* ---- breaker ---- */
 
 static void down_for_2500_ms(const struct request *r, struct script *s)
@@ -331,6 +356,7 @@ const struct scenario lane_scenarios[] = {
 	{"a rate is exact and used to the full, on one shard", a_rate_is_exact_on_one_shard},
 	{"a rate is exact and used to the full, on four shards", a_rate_is_exact_on_four_shards},
 	{"a lane that was idle has its whole burst", a_lane_that_was_idle_has_its_whole_burst},
+	{"a reload keeps what is owed to a rate", a_reload_keeps_what_is_owed},
 	{"a breaker opens, refuses, probes and closes", a_breaker_opens_refuses_and_closes},
 	{"what is the item's own fault opens no breaker", what_is_the_items_own_fault_opens_no_breaker},
 	{"a dead service does not delay another", a_dead_service_does_not_delay_another},

@@ -175,6 +175,7 @@ struct sim_batch {
 	unsigned n_items, shard;
 	unsigned tenant;                 /* of config.tenants */
 	unsigned life;                   /* the process that it was submitted to */
+	bool needs_room;                 /* best_effort batches that were here had to make some for it */
 	bool too_much;                   /* there was no room for all of it when it came */
 	int64_t ready_us;                /* since then it has had something ready in its lane; NEVER: it has not */
 	struct sim_item *items;
@@ -338,6 +339,7 @@ void world_drain(unsigned shard);
 void world_shut_down(unsigned shard);
 bool world_goes_down(void);
 void world_reload(void);
+void world_reload_rate(struct rate_policy rate);  /* of the first service */
 void world_detach(struct sim_batch *b);
 bool world_step(void);                   /* one event, and every check after it */
 void world_close(void);

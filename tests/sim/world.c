@@ -120,13 +120,8 @@ void world_drain(unsigned shard)
 	trace("drain: shard", shard, 0, 0);
 }
 
-/* Other limits from here on, in all shards. */
-void world_reload(void)
+static void use_config(void)
 {
-	if (sim.told == &sim.tolds[MAX_RELOADS])
-		return;
-	account_settle();
-	plan_reload();
 	account_go_on();
 	sim.told++;
 	doctor_config();
@@ -136,6 +131,23 @@ void world_reload(void)
 	}
 	cover_race(RACE_RELOADED);
 	trace("reload", 0, 0, 0);
+}
+
+/* Other limits from here on, in all shards. */
+void world_reload(void)
+{
+	if (sim.told == &sim.tolds[MAX_RELOADS])
+		return;
+	account_settle();
+	plan_reload();
+	use_config();
+}
+
+void world_reload_rate(struct rate_policy rate)
+{
+	account_settle();
+	sim.services[0].rate = rate;
+	use_config();
 }
 
 /* Shards go down one after the other. */

@@ -126,6 +126,29 @@ static void over_any_window_no_more_than_burst_and_rate(void **state)
 }
 
 /* A limit that let through too little would hold the property above as well. */
+/* Three of five are owed, whatever they are paid for by; and no more than a burst is. */
+static void another_rate_owes_the_same_number(void **state)
+{
+	const struct rate_policy slow = {.per_second = 1, .burst = 5}, fast = {.per_second = 100, .burst = 5},
+				 small = {.per_second = 10, .burst = 1}, none = {0};
+	struct rate r = {0}, all = {0}, off;
+
+	(void)state;
+	rate_take(&r, &slow, 3, SEC_US);
+	off = r;
+	rate_change(&r, &slow, &fast, SEC_US);
+	assert_int_equal(rate_count(&r, &fast, SEC_US, SEC_US), 1);
+	assert_int_equal(rate_count(&r, &fast, SEC_US, SEC_US + 1), 2);
+	rate_take(&r, &fast, 2, SEC_US + 1);
+	rate_change(&r, &fast, &slow, SEC_US + 1);
+	assert_true(rate_next_us(&r, &slow) > 2 * SEC_US - 10000 && rate_next_us(&r, &slow) <= 2 * SEC_US + 10);
+	rate_take(&all, &fast, 5, SEC_US);
+	rate_change(&all, &fast, &small, SEC_US);
+	assert_int_equal(rate_next_us(&all, &small), SEC_US + 100001);
+	rate_change(&off, &slow, &none, SEC_US);
+	assert_true(rate_idle(&off, SEC_US));
+}
+
 static void all_of_the_rate_can_be_had(void **state)
 {
 	static const struct rate_policy policies[] = {{1, 1}, {100, 10}, {333.333, 7}, {0.5, 1}};
@@ -565,6 +588,7 @@ int main(void)
 		cmocka_unit_test(the_window_holds_what_is_in_it_and_one_slot_more),
 		cmocka_unit_test(another_window_begins_anew_and_a_clock_out_of_order_does_no_harm),
 		cmocka_unit_test(over_any_window_no_more_than_burst_and_rate),
+		cmocka_unit_test(another_rate_owes_the_same_number),
 		cmocka_unit_test(all_of_the_rate_can_be_had),
 		cmocka_unit_test(what_may_be_taken_until_then_is_counted),
 		cmocka_unit_test(a_debt_is_paid_before_the_next_one),
