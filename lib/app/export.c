@@ -41,6 +41,7 @@ struct exporter {
 	char *url;
 	const char **headers;
 	size_t n_headers;
+	unsigned service;                /* a place that no service ever has: it shows and trusts none of their files */
 	enum export_state state;
 	struct transfer *transfer;       /* SENDING */
 	struct buf body;                 /* SENDING, WAITING: `n` spans ... */
@@ -148,6 +149,7 @@ static void send(struct exporter *e)
 		.headers = e->headers,
 		.n_headers = e->n_headers,
 		.body = buf_slice(&e->body),
+		.service = e->service,
 		.answer_limit = ANSWER_MAX,
 	};
 	int64_t until_us = loop_now_us(e->env.loop) + TIMEOUT_US;
@@ -233,6 +235,7 @@ struct exporter *exporter_new(const struct exporter_env *env)
 	e = xcalloc(1, sizeof *e);
 	size = strlen(c->tracing.endpoint) + sizeof "/v1/traces";
 	e->env = *env;
+	e->service = MAX(c->service_slots, (unsigned)c->n_services);
 	e->url = xcalloc(1, size);
 	strcat(strcpy(e->url, c->tracing.endpoint), "/v1/traces");
 	add_headers(e, c);

@@ -139,27 +139,24 @@ bool admission_still_refuses(const struct dispatch *d)
 	return a->level > 0 && level(d, a->bound, a->service) >= a->level;
 }
 
-/* Callers that were refused together are not to come back together. */
-static void refuse(struct dispatch *d, enum bound bound, uint16_t service, double seconds)
+/* There is `excess` too much of what is bounded, and so much of it goes in a second. Callers
+ * that were refused together are not to come back together. */
+static void refuse(struct dispatch *d, enum bound bound, uint16_t service, double excess, double per_second)
 {
+	double seconds = per_second > 0 ? excess / per_second : RETRY_UNKNOWN_S;
 	double jittered = seconds * (1 + (double)rng_below(&d->rng, 256) / 1024);
-	uint64_t now = level(d, bound, service);
+	double left = (double)level(d, bound, service) - excess;
 
 	d->admission.refusal = (struct dispatch_refusal){
 		.detail = details[bound], .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
 	d->admission.bound = bound;
 	d->admission.service = service;
-	d->admission.level = now - now / 64;
-}
-
-static double seconds_for(double n, double per_second)
-{
-	return per_second > 0 ? n / per_second : RETRY_UNKNOWN_S;
+	d->admission.level = 1 + (uint64_t)MAX(left, 0);
 }
 
 static void refuse_items(struct dispatch *d, uint64_t excess)
 {
-	refuse(d, BOUND_ITEMS, 0, seconds_for((double)excess, pace_of_all(d)));
+	refuse(d, BOUND_ITEMS, 0, (double)excess, pace_of_all(d));
 }
 
 static void refuse_bytes(struct dispatch *d, uint64_t excess)
@@ -167,7 +164,7 @@ static void refuse_bytes(struct dispatch *d, uint64_t excess)
 	const struct dispatch_group *g = d->env.group;
 	double each = (double)atomic_load(&g->held_bytes) / MAX(atomic_load(&g->unfinished), 1u);
 
-	refuse(d, BOUND_BYTES, 0, seconds_for((double)excess / MAX(each, 1), pace_of_all(d)));
+	refuse(d, BOUND_BYTES, 0, (double)excess, pace_of_all(d) * each);
 }
 
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d)
@@ -205,9 +202,9 @@ static uint64_t share_of(const struct ask *q, uint64_t limit)
 	return admission_share(limit, q->b->policy.priority, q->best_effort);
 }
 
-/* How much longer than it may n items would wait behind those that wait already, in
- * seconds; not above 0 if that is not so, or not known. */
-static double too_long_s(struct dispatch *d, const struct ask *q, uint16_t service, uint32_t n)
+/* How many items too many n of them would wait for, of those that wait already; not above
+ * 0 if that is not so, or not known. */
+static double too_far_behind(struct dispatch *d, const struct ask *q, uint16_t service, uint32_t n)
 {
 	int64_t patience_ms = MIN(d->env.config->limits.queue_ms, q->b->policy.deadline_ms / 2);
 	double pace = outlook_of(d, service)->pace.per_second;
@@ -217,7 +214,7 @@ static double too_long_s(struct dispatch *d, const struct ask *q, uint16_t servi
 		return 0;
 	/* The asking batch is one of them. */
 	ahead = MIN(ahead, n * (others - MIN(others, 1u)));
-	return (double)ahead / pace - (double)share_of(q, (uint64_t)patience_ms) / 1000;
+	return (double)ahead - pace * (double)share_of(q, (uint64_t)patience_ms) / 1000;
 }
 
 /* How many of n items there is room for under `limits.queued_items`: they are counted.
@@ -254,7 +251,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
-		refuse(d, BOUND_SERVICE, service, seconds_for(n - room, outlook_of(d, service)->pace.per_second));
+		refuse(d, BOUND_SERVICE, service, n - room, outlook_of(d, service)->pace.per_second);
 	return room;
 }
 
@@ -262,13 +259,13 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, uint32_t n)
 {
 	uint64_t free_items;
-	double too_long;
+	double excess;
 	uint32_t fit, room;
 
 	look(d, service);
-	too_long = too_long_s(d, q, service, n);
-	if (too_long > 0) {
-		refuse(d, BOUND_PACE, service, too_long);
+	excess = too_far_behind(d, q, service, n);
+	if (excess > 0) {
+		refuse(d, BOUND_PACE, service, excess, outlook_of(d, service)->pace.per_second);
 		return 0;
 	}
 	fit = take_of_all(d, q, n, &free_items);
@@ -428,7 +425,7 @@ static bool admit_caller(struct dispatch *d, const struct batch *b, bool *retshe
 	double each = (double)atomic_load(&g->unfinished) / MAX(atomic_load(&g->callers), 1u);
 
 	if (excess > 0)
-		refuse(d, BOUND_CALLERS, 0, seconds_for((double)excess * each, pace_of_all(d)));
+		refuse(d, BOUND_CALLERS, 0, (double)excess, pace_of_all(d) / MAX(each, 1));
 	return excess <= 0;
 }
 

@@ -66,6 +66,7 @@ void deadline_set(struct conn *c, enum conn_wait wait)
 /* Once its request line is there, it has header_ms again. */
 void deadline_soon(struct conn *c)
 {
+	c->h->n_first -= c->first;
 	c->first = false;
 	set_after(c, WAIT_IDLE, STOPPING_IDLE_MS);
 }

@@ -94,6 +94,9 @@ struct httpd {
 	struct loop_fd *epoll;
 	struct loop_timer *again;        /* libmicrohttpd wants to be run again */
 	bool again_armed;
+	bool moved;                      /* this run called back */
+	unsigned n_first;                /* connections before their first request line */
+	unsigned vain;                   /* runs that it asked for, and that moved nothing */
 	struct loop_call kick;           /* after a resume */
 	struct loop_timer *due_timer;
 	struct loop_timer *full;         /* looks for whom to send away while there is no room */

@@ -18,6 +18,9 @@
 /* Rounds that empty the backlog, or end what is open. One accepts ten. */
 enum { STOP_ROUNDS = 256 };
 
+/* See pause_us(). */
+enum { VAIN_RUNS = 100, VAIN_PAUSE_US = 1000 };
+
 /* Not the timer `again`: the next pump() may disarm that. */
 void httpd_kick(struct httpd *h)
 {
@@ -30,12 +33,14 @@ static void on_connection(void *cls, struct MHD_Connection *mc, void **socket_co
 	struct httpd *h = cls;
 	struct conn *c = *socket_context;
 
+	h->moved = true;
 	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
 		c = xcalloc(1, sizeof *c);
 		c->h = h;
 		c->mc = mc;
 		c->fd = MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 		c->first = true;
+		h->n_first++;
 		list_append(&h->conns, &c->node);
 		if (++h->usage.connections == h->cfg.connections)
 			loop_timer_at(h->full, loop_now_us(h->loop) + 1);
@@ -48,6 +53,7 @@ static void on_connection(void *cls, struct MHD_Connection *mc, void **socket_co
 	deadline_clear(c);
 	list_remove(&c->node);
 	h->usage.connections--;
+	h->n_first -= c->first;
 	httpd_tls_unref(c->tls);
 	free(c);
 	/* At its limit, or without free descriptors, it stops to listen, and
@@ -74,11 +80,26 @@ bool httpd_backlog(const struct httpd *h)
 	return h->listen_fd >= 0 && poll(&p, 1, 0) > 0 && (p.revents & POLLIN) != 0;
 }
 
-static void pump(struct httpd *h)
+/* It asks to be run again at once for as long as a handshake stands still within a
+ * record. Whoever begins one must not have the processor for it. */
+static int64_t pause_us(struct httpd *h, bool asked)
+{
+	if (h->moved || h->cfg.tls == NULL || h->n_first == 0)
+		h->vain = 0;
+	else
+		h->vain += asked;
+	return h->vain > VAIN_RUNS ? VAIN_PAUSE_US : 0;
+}
+
+/* `asked`: by libmicrohttpd itself. */
+static void pump(struct httpd *h, bool asked)
 {
 	MHD_UNSIGNED_LONG_LONG ms;
+	int64_t wait_us;
 
+	h->moved = false;
 	MHD_run(h->daemon);
+	wait_us = pause_us(h, asked);
 	if (h->quiescing && h->listen_fd >= 0) {
 		/* Whoever is in the backlog has been told "connected": take them
 		 * before the socket closes, which would reset them. */
@@ -88,7 +109,7 @@ static void pump(struct httpd *h)
 		close_listener(h);
 	}
 	if (MHD_get_timeout(h->daemon, &ms) == MHD_YES) {
-		loop_timer_at(h->again, loop_now_us(h->loop) + (int64_t)ms * 1000);
+		loop_timer_at(h->again, loop_now_us(h->loop) + MAX((int64_t)ms * 1000, wait_us));
 		h->again_armed = true;
 	} else if (h->again_armed) {
 		loop_timer_at(h->again, HEAP_NONE);
@@ -99,7 +120,7 @@ static void pump(struct httpd *h)
 static void on_epoll(void *arg, unsigned events)
 {
 	(void)events;
-	pump(arg);
+	pump(arg, false);
 }
 
 static void on_again(void *arg)
@@ -107,12 +128,12 @@ static void on_again(void *arg)
 	struct httpd *h = arg;
 
 	h->again_armed = false;
-	pump(h);
+	pump(h, true);
 }
 
 static void on_kick(struct loop_call *call)
 {
-	pump(container_of(call, struct httpd, kick));
+	pump(container_of(call, struct httpd, kick), false);
 }
 
 /* Without MHD_USE_ERROR_LOG it formats no messages: what is worth knowing about

@@ -102,6 +102,8 @@ void *request_on_line(void *cls, const char *uri, struct MHD_Connection *mc)
 	request_set_state(&c->req, REQ_HEAD);
 	if (!c->first)
 		deadline_set(c, WAIT_HEAD);
+	c->h->moved = true;
+	c->h->n_first -= c->first;
 	c->first = false;
 	c->req.target_n = strlen(uri);
 	c->req.begun_us = loop_now_us(c->h->loop);
@@ -330,6 +332,7 @@ enum MHD_Result request_on_access(void *cls, struct MHD_Connection *mc, const ch
 	size_t n = *upload_n;
 
 	(void)mc;
+	((struct httpd *)cls)->moved = true;
 	if (((struct httpd *)cls)->closing)
 		return MHD_NO;
 	*upload_n = 0;

@@ -22,7 +22,7 @@ enum { STREAM_BLOCK = 16 * 1024 };
 
 /* How much of a refused body is read so that the refusal arrives: of one that was
  * begun, and of one that nobody wanted. */
-enum { DISCARD_MAX = 16 * 1024 * 1024, DISCARD_AHEAD_MAX = 1024 * 1024 };
+enum { DISCARD_MAX = 16 * 1024 * 1024, DISCARD_AHEAD_MAX = 8 * 1024 * 1024 };
 
 static void free_blob(void *blob)
 {
@@ -299,6 +299,7 @@ static ssize_t on_fill(void *cls, uint64_t pos, char *out, size_t max)
 	(void)pos;
 	if (r->state != REQ_STREAM || request_conn(r)->h->closing)
 		return end_stream(r, MHD_CONTENT_READER_END_WITH_ERROR);
+	request_conn(r)->h->moved = true;
 	r->woken = false;
 	n = r->fill(r->data, out, max);
 	if (n > 0)

@@ -199,10 +199,10 @@ static bool admits(const struct door *door, struct http_request *req, const stru
 }
 
 /* A process that is full, or too busy, refuses a batch before it has read it, unless it has a key: that
- * may be known, and then its record is the answer. */
+ * may be known, and then its record is the answer. One that is too large is told so. */
 static bool refuse_unread(struct routes *r, struct http_request *req, size_t body_bytes)
 {
-	if (http_header(req, "Idempotency-Key") != NULL ||
+	if (body_bytes > r->env.config->limits.body_bytes || http_header(req, "Idempotency-Key") != NULL ||
 	    !dispatch_refuses_unread(r->env.dispatch, body_bytes, read_prefer(req).respond_async))
 		return false;
 	http_refuse(req, PROBLEM_OVERLOADED, dispatch_last_refusal(r->env.dispatch).detail,
@@ -217,13 +217,19 @@ static size_t on_head(void *arg, struct http_request *req, size_t body_bytes)
 	struct slice id;
 	const struct route *route = find(door, req, &id, &allow);
 
-	/* Nobody without a key, and nobody who is lost, is to be waited for. */
+	size_t most = door->routes->env.config->limits.body_bytes;
+
+	/* Where there is no route the body is read, too: it is on its way, and an answer before
+	 * it was read could be lost in a reset. But where keys are asked for, nobody who shows
+	 * none is waited for, and so nobody who is lost. */
+	if (route == NULL && door->routes->env.config->n_keys == 0)
+		return most;
 	if (route == NULL)
 		answer_unrouted(door->routes, req, &allow);
 	if (route == NULL || !admits(door, req, route) ||
 	    (route == &route_post_batch && refuse_unread(door->routes, req, body_bytes)))
 		return 0;
-	return route->method != HTTP_POST ? 0 : door->routes->env.config->limits.body_bytes;
+	return route->method != HTTP_POST ? 0 : most;
 }
 
 static bool may_lack_body(void *arg, struct http_request *req)

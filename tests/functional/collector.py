@@ -10,9 +10,9 @@ from harness import LIMIT_S
 
 class Collector:
     """`answers` are the statuses of the first requests, 200 comes after them; `door`, if
-    given, is an event that each request waits for before it is answered."""
+    given, is an event that each request waits for before it is answered; `tls`, if given, the context to serve with."""
 
-    def __init__(self, answers=(), door=None):
+    def __init__(self, answers=(), door=None, tls=None):
         self.answers, self.door = list(answers), door
         self.requests, self.spans = [], []
         self.now = self.most = 0         # requests under way
@@ -30,7 +30,9 @@ class Collector:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_address[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self.thread.start()
 

@@ -98,7 +98,7 @@ class Hung(Case):
 
 
 class Probes(Case):
-    config = {"services": {"webhook": {**WEBHOOK, "breaker": {"failure_ratio": 0.5, "min_attempts": 4, "window_ms": 60000,
+    config = {"services": {"webhook": {**WEBHOOK, "breaker": {"failure_ratio": 0.5, "min_attempts": 8, "window_ms": 60000,
                                                               "open_ms": harness.ms(100)}}}}
     RETRY = {"max_attempts": 20, "base_ms": 200, "cap_ms": 200}
 
@@ -109,7 +109,7 @@ class Probes(Case):
         return answer.json
 
     def test_one_probe_asks_and_a_job_rides_it_out(self):
-        """The first eight fail and open it; a probe fails; the next one succeeds. Each probe is alone."""
+        """The eight first attempts fail and open it; a probe fails; the next one succeeds. Each probe is alone."""
         self.down.script("/p", *["status=503"] * 8, "status=503&wait_ms=50", "wait_ms=50", "ok")
         doc = self.job("/p")
         entries = self.down.ledger()

@@ -1,6 +1,7 @@
 """SIGHUP: services and limits change while requests run, and none is lost. What
 is wrong in the file is said, and changes nothing."""
 
+import hashlib
 import json
 import os
 import re
@@ -187,6 +188,63 @@ class Services(Reloading):
         self.reload()
         self.assertEqual(len(self.names()), 256)
         self.assertEqual(self.send("push", "ok").status, 200)
+
+
+class Rates(Reloading):
+    def test_a_rate_is_kept_over_reloads(self):
+        rate, n = 100, 60
+        self.services["push"]["rate"] = {"per_second": rate, "burst": 1}
+        self.reload()
+        sock = self.begin("push", *["ok"] * n)
+        self.down.wait(requests=1)
+        for k in range(10):
+            self.services["push"]["max_in_flight"] = 10 + k
+            self.reload()
+        self.assertEqual(self.finish(sock).status, 200)
+        starts = sorted(int(at) for at in re.findall(r"event=attempt_done .*started_at_us=(\d+)", self.settled.text()))
+        self.assertEqual(len(starts), n)
+        for first, at in enumerate(starts):
+            for k, later in enumerate(starts[first:], 1):
+                self.assertLessEqual(k, 1 + rate * (later - at) / 1e6 + 1e-6)
+
+    def test_a_new_rate_holds_for_what_waits(self):
+        self.services["push"]["rate"] = {"per_second": 0.5, "burst": 1}
+        self.reload()
+        sock = self.begin("push", "ok", "ok", "ok")
+        self.down.wait(requests=1)
+        self.services["push"]["rate"] = {"per_second": 1000, "burst": 3}
+        self.reload()
+        self.assertEqual((self.finish(sock).status, len(self.down.ledger())), (200, 3))
+
+
+class Keys(Reloading):
+    def ask(self, key, path="/v1/limits"):
+        return self.settled.ask("GET", path, headers={"Authorization": f"Bearer {key}"}).status
+
+    def set_keys(self, *names):
+        self.file["auth"] = {"keys": [{"name": n, "tenant": n, "sha256": hashlib.sha256(n.encode()).hexdigest()} for n in names] +
+                             [{"name": "boss", "scope": "admin", "sha256": hashlib.sha256(b"boss").hexdigest()}]}
+
+    def test_keys_come_and_go(self):
+        self.assertEqual(self.ask("nobody"), 200)
+        self.set_keys("one", "two")
+        self.assertIn("auth.keys", self.reload())
+        self.assertEqual([self.ask(k) for k in ("one", "two", "nobody")], [200, 200, 401])
+        self.set_keys("three", "two")
+        self.file["tenants"] = {"two": {"max_priority": 3}}
+        self.assertIn('settings="auth.keys, tenants"', self.reload())
+        self.assertEqual([self.ask(k) for k in ("one", "two", "three")], [401, 200, 200])
+        text = self.settled.ask("GET", "/metrics", headers={"Authorization": "Bearer boss"}).body
+        self.assertIn(b'tenant="three"', text)
+
+    def test_a_batch_stays_its_tenants_over_reloads(self):
+        self.set_keys("one", "two")
+        self.reload()
+        mine = {"Authorization": "Bearer one"}
+        batch = self.settled.post({"service": "push", "items": [item(1, "ok")]}, mine).headers["Batch-Id"]
+        self.set_keys("zero", "two", "one")
+        self.reload()
+        self.assertEqual([self.ask(k, "/v1/batches/" + batch) for k in ("zero", "two", "one")], [404, 404, 200])
 
 
 class Store(Reloading):

@@ -4,12 +4,14 @@ however it comes, and a certificate is replaced while requests run."""
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import ssl
 import subprocess
 import tempfile
 import threading
+import time
 import unittest
 
 import gate
@@ -309,6 +311,25 @@ class Time(Case):
             sock.close()
         until.set()
         dripper.join()
+
+    def test_a_handshake_that_stands_still_does_not_keep_the_processor(self):
+        """libmicrohttpd asks for another run at once while half a record is there, some 100,000 times a second."""
+        def processor():
+            with open(f"/proc/{settled.child.pid}/stat", encoding="ascii") as stat:
+                return sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+        settled = Daemon({"shards": 1, "limits": {"header_ms": 600000}}, self.down, tempfile.mkdtemp(dir=self.folder.name))
+        socks = [rawhttp.dial(settled.port) for _ in range(5)]
+        for sock in socks:
+            sock.sendall(bytes.fromhex("16030102000100"))
+        begun, used = time.monotonic(), processor()
+        while processor() - used < 0.2 and time.monotonic() - begun < 2:
+            select.select([], [], [], 0.05)
+        self.assertGreaterEqual(time.monotonic() - begun, 2 * (processor() - used))
+        self.assertEqual(settled.ask("GET", "/livez").status, 200)
+        for sock in socks:
+            sock.close()
+        self.assertEqual(settled.stop(), 0)
 
     def test_an_idle_connection_is_closed_in_time(self):
         with self.settled.dial() as sock, sock.makefile("rb") as stream:

@@ -1,12 +1,19 @@
 """Spans: what a batch, a job and their attempts leave in a trace, which traces are
 recorded, and that no collector disturbs anything."""
 
+import json
+import os
 import re
+import signal
 import socket
+import ssl
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
 
+import certs
 import gate
 import harness
 import kit
@@ -259,12 +266,52 @@ class Collectors(Case):
         self.stop()
         self.assertEqual(c.spans, [])
 
+    def test_it_is_trusted_and_shown_as_no_service_is(self):
+        """The first service's own authority would vouch for this collector."""
+        kit.need("openssl")
+        with tempfile.TemporaryDirectory() as home:
+            authority = certs.Authority(home)
+            cert, key = authority.issue("collector")
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(cert, key)
+            services = {name: {"kind": "webhook", "allow": ["127.0.0.0/8"], "ca_file": authority.cert} for name in ("webhook", "w2")}
+            c = self.start(Collector(tls=context), services=services)
+            self.settle()
+            self.settled.wait_line("event=span_export_failing http_status=0")
+            kit.until(lambda: self.spans_total()["dropped_failed"] == 2, self.spans_total)
+            self.assertEqual(c.requests, [])
+
     def test_all_shards_export(self):
         c = self.start(Collector(), shards=3)
         ids = set()
         for n in range(30):
             ids.add(self.settled.post({"items": [item(n, self.url("/ok"))]}).json["id"])
         self.assertEqual({s["attributes"]["settled.batch.id"] for s in c.wait_spans(60)}, ids)
+
+
+class Reload(Case):
+    def test_the_ratio_changes_and_the_collector_stays(self):
+        c = self.start(Collector(), {"headers": {"api-key": "s3cret"}})
+        with open(self.settled.config_path, encoding="utf-8") as f:
+            config = json.load(f)
+        config["tracing"] = {"endpoint": "http://127.0.0.1:9/elsewhere", "ratio": 0}
+        with open(self.settled.config_path, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        self.settled.child.send_signal(signal.SIGHUP)
+        kept = self.settled.wait_line(r'event=restart_needed settings="?([^"]*)"? effect')[1]
+        self.assertEqual(set(kept.split(", ")), {"tracing.endpoint", "tracing.headers"})
+        self.assertIn("tracing.ratio", self.settled.wait_line(r"event=reloaded .*").string)
+        self.settled.post({"items": [item(1, self.url("/ok"))]})
+        self.settled.post({"items": [item(1, self.url("/ok"))]}, header())
+        self.assertEqual({s["trace"] for s in c.wait_spans(2)}, {TRACE})
+        self.assertEqual(c.requests[-1][1]["api-key"], "s3cret")
+
+    def test_the_printed_configuration_shows_no_secret(self):
+        done = subprocess.run([*harness.SETTLED, "--print-config", "--config", "/dev/stdin"], text=True, check=True,
+                              stdout=subprocess.PIPE, env={**os.environ, "WHERE": "http://c/token-1"},
+                              input='tracing: {endpoint: "${WHERE}", headers: {api-key: token-2}}\nservices: {w: {kind: webhook}}\n')
+        self.assertNotIn("token", done.stdout)
+        self.assertRegex(done.stdout, r'endpoint: "\*\*\*"')
 
 
 class Settings(unittest.TestCase):

@@ -208,6 +208,44 @@ static void a_debt_is_paid_before_the_next_one(void **state)
 	assert_int_equal(r.due_ns, 0);
 }
 
+/* Over every window that holds the change: the larger burst, and what each limit
+ * grants in its part. Neither more nor, soon after, less than the new one. */
+static void another_limit_lets_no_window_have_more(void **state)
+{
+	static const struct rate_policy policies[] = {{1, 1}, {100, 10}, {5, 40}, {333.333, 7}, {0.5, 3}};
+	struct rng rng;
+
+	(void)state;
+	rng_seed(&rng, 6);
+	for (size_t k = 0; k < ARRAY_LEN(policies) * ARRAY_LEN(policies); k++) {
+		const struct rate_policy *from = &policies[k / ARRAY_LEN(policies)], *to = &policies[k % ARRAY_LEN(policies)];
+		struct history taken = {0};
+		struct rate r = {0};
+		int64_t now = SEC_US, change;
+		unsigned before = 20 + (unsigned)rng_below(&rng, 20);
+
+		for (; taken.n < before; now = MAX(now, rate_next_us(&r, from))) {
+			rate_take(&r, from, 1, now);
+			note(&taken, now);
+		}
+		change = taken.at[before - 1] + (int64_t)rng_below(&rng, 3) * 7;
+		rate_change(&r, from, to, change);
+		assert_true(rate_next_us(&r, to) <= change + (int64_t)(1e6 / to->per_second) + 2);
+		for (now = change; taken.n < before + 60; note(&taken, now)) {
+			now = MAX(now, rate_next_us(&r, to));
+			rate_take(&r, to, 1, now);
+		}
+		for (unsigned i = 0; i < before; i++) {
+			for (unsigned j = before; j < taken.n; j++) {
+				double granted = from->per_second * (double)(change - taken.at[i]) / 1e6 +
+						 to->per_second * (double)(taken.at[j] - change) / 1e6;
+
+				assert_true(j - i + 1 <= MAX(from->burst, to->burst) + granted + 1e-6);
+			}
+		}
+	}
+}
+
 /* ---- budget ---- */
 
 static void a_repeat_is_within_what_the_window_behind_it_allows(void **state)
@@ -554,6 +592,7 @@ int main(void)
 		cmocka_unit_test(all_of_the_rate_can_be_had),
 		cmocka_unit_test(what_may_be_taken_until_then_is_counted),
 		cmocka_unit_test(a_debt_is_paid_before_the_next_one),
+		cmocka_unit_test(another_limit_lets_no_window_have_more),
 		cmocka_unit_test(a_repeat_is_within_what_the_window_behind_it_allows),
 		cmocka_unit_test(the_budget_can_be_had),
 		cmocka_unit_test(a_budget_says_when_to_ask_again),

@@ -174,7 +174,7 @@ static void an_origin_that_its_service_has_left_is_forgotten(void **state)
 	run_for(1000);
 	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKERS, 0, BREAKER_OPEN - 1), 1);
 	rig.services[0].url = "http://127.0.0.1:9/{to}";
-	lanes_reload(rig.d);
+	lanes_reload(rig.d, &rig.config);
 	rig.answers = 200;
 	run_until(nothing_left);
 	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKERS, 0, BREAKER_OPEN - 1), 0);

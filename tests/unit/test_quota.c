@@ -108,6 +108,39 @@ static void what_is_given_back_is_there_again_and_no_more(void **state)
 	assert_true(take(&may, 1, 9 * SECOND) > 0);
 }
 
+enum { THREADS = 4 };
+
+/* All at the same moment, until there is nothing left. */
+static void *take_all(void *arg)
+{
+	const struct tenant may = {.batches_per_second = 1000000};
+	uintptr_t taken = 0;
+
+	pthread_barrier_wait(arg);
+	while (take(&may, 2, SECOND) == 0)
+		taken++;
+	return (void *)taken;
+}
+
+static void of_several_threads_none_gets_more(void **state)
+{
+	pthread_t threads[THREADS];
+	pthread_barrier_t together;
+	uintptr_t sum = 0;
+	void *taken;
+
+	(void)state;
+	pthread_barrier_init(&together, NULL, THREADS);
+	for (int i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, take_all, &together), 0);
+	for (int i = 0; i < THREADS; i++) {
+		assert_int_equal(pthread_join(threads[i], &taken), 0);
+		sum += (uintptr_t)taken;
+	}
+	pthread_barrier_destroy(&together);
+	assert_int_equal(sum, 1000000);
+}
+
 static void what_is_left_is_told(void **state)
 {
 	const struct tenant may = {.batches_per_second = 2.5, .items_per_second = 10, .queued_items = 20};
@@ -171,6 +204,7 @@ int main(void)
 		cmocka_unit_test_setup(a_large_batch_goes_when_all_is_there_and_is_paid_for, setup),
 		cmocka_unit_test_setup(both_are_taken_or_neither, setup),
 		cmocka_unit_test_setup(what_is_given_back_is_there_again_and_no_more, setup),
+		cmocka_unit_test_setup(of_several_threads_none_gets_more, setup),
 		cmocka_unit_test_setup(what_is_left_is_told, setup),
 		cmocka_unit_test(a_name_is_kept_once_for_each),
 	};
