@@ -217,19 +217,13 @@ static size_t on_head(void *arg, struct http_request *req, size_t body_bytes)
 	struct slice id;
 	const struct route *route = find(door, req, &id, &allow);
 
-	size_t most = door->routes->env.config->limits.body_bytes;
-
-	/* Where there is no route the body is read, too: it is on its way, and an answer before
-	 * it was read could be lost in a reset. But where keys are asked for, nobody who shows
-	 * none is waited for, and so nobody who is lost. */
-	if (route == NULL && door->routes->env.config->n_keys == 0)
-		return most;
+	/* Nobody without a key, and nobody who is lost, is to be waited for. */
 	if (route == NULL)
 		answer_unrouted(door->routes, req, &allow);
 	if (route == NULL || !admits(door, req, route) ||
 	    (route == &route_post_batch && refuse_unread(door->routes, req, body_bytes)))
 		return 0;
-	return route->method != HTTP_POST ? 0 : most;
+	return route->method != HTTP_POST ? 0 : door->routes->env.config->limits.body_bytes;
 }
 
 static bool may_lack_body(void *arg, struct http_request *req)
