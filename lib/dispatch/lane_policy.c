@@ -82,12 +82,9 @@ static void count_state(struct dispatch *d, const struct lane *lane, enum breake
 
 static void log_breaker(const struct dispatch *d, const struct lane *lane)
 {
-	enum log_level level = lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO;
-
-	if (log_wants(level))
-		log_event(level, "breaker", LOG_STR("service", lane_service(d, lane)->name),
-			  LOG_SLICE("origin", lane->origin),
-			  LOG_STR("state", breaker_state_str(lane->breaker.state)));
+	log_event(lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO, "breaker",
+		  LOG_STR("service", lane_service(d, lane)->name), LOG_SLICE("origin", lane->origin),
+		  LOG_STR("state", breaker_state_str(lane->breaker.state)));
 }
 
 /* The breaker may have moved on from `before`. */
