@@ -98,7 +98,8 @@ bool config_has_secrets(const struct config *c)
 		if (s->n_headers > 0 || s->n_secrets > 0 || s->url_hidden || s->key_file != NULL)
 			return true;
 	}
-	return c->tls_key_file != NULL || c->tracing.n_headers > 0;
+	/* Of callers' keys it has the digests alone, but each request brings one. */
+	return c->tls_key_file != NULL || c->tracing.n_headers > 0 || c->tracing.endpoint_hidden || c->n_keys > 0;
 }
 
 static struct service *service_add(struct config *c, struct slice name)

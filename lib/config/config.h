@@ -138,7 +138,8 @@ unsigned config_find_tenant(const struct config *c, struct slice name);
 /* The service to take where a request names none: the only one, or -1. */
 int config_only_service(const struct config *c);
 
-/* Does the process hold what nobody may see: headers' values, signing secrets, private keys, a URL from ${...}? */
+/* Does the process hold what nobody may see: headers' values, signing secrets, private keys, a URL from ${...},
+ * keys that callers show? */
 bool config_has_secrets(const struct config *c);
 
 /* What a reload changes, in words: names, each list separated by ", ". */

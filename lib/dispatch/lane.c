@@ -124,11 +124,15 @@ void lanes_reload(struct dispatch *d, const struct config *was)
 {
 	int64_t now_us = loop_now_us(d->env.loop);
 
+	for (size_t i = 0; i < was->n_services; i++)
+		atomic_store_explicit(&d->boards[i].rate_due_ns, 0, memory_order_relaxed);
 	list_foreach(node, &d->all_lanes) {
 		struct lane *lane = list_entry(node, struct lane, all);
 
 		rate_change(&lane->rate, &was->services[lane->service].rate, &lane_service(d, lane)->rate, now_us);
 		lane->stale = is_stale(d, lane);
+		if (!lane->stale)
+			lane_show_rate(d, lane);
 		lane_dirty(d, lane);
 	}
 }

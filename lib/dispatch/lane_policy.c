@@ -60,6 +60,11 @@ static void show_latest(_Atomic int64_t *at, int64_t time)
 		atomic_store_explicit(at, time, memory_order_relaxed);
 }
 
+void lane_show_rate(struct dispatch *d, const struct lane *lane)
+{
+	show_latest(&d->boards[lane->service].rate_due_ns, lane->rate.due_ns);
+}
+
 struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service)
 {
 	struct dispatch_service all = {0};
@@ -82,12 +87,9 @@ static void count_state(struct dispatch *d, const struct lane *lane, enum breake
 
 static void log_breaker(const struct dispatch *d, const struct lane *lane)
 {
-	enum log_level level = lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO;
-
-	if (log_wants(level))
-		log_event(level, "breaker", LOG_STR("service", lane_service(d, lane)->name),
-			  LOG_SLICE("origin", lane->origin),
-			  LOG_STR("state", breaker_state_str(lane->breaker.state)));
+	log_event(lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO, "breaker",
+		  LOG_STR("service", lane_service(d, lane)->name), LOG_SLICE("origin", lane->origin),
+		  LOG_STR("state", breaker_state_str(lane->breaker.state)));
 }
 
 /* The breaker may have moved on from `before`. */
@@ -225,7 +227,7 @@ void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a)
 	note_breaker(d, lane, before);
 	a->breaker_period = breaker_started(&lane->breaker);
 	rate_take(&lane->rate, &s->rate, 1, a->started_us);
-	show_latest(&d->boards[lane->service].rate_due_ns, lane->rate.due_ns);
+	lane_show_rate(d, lane);
 	if (a->repeat)
 		budget_repeat(&lane->budget, &s->retry_budget, a->started_us);
 	else
