@@ -13,7 +13,7 @@
  *
  * Invariants
  *  1. lane.in_flight <= the service's max_in_flight; all lanes' together <= the
- *     shard's cap, of which each service leaves the others a part.
+ *     shard's cap, of which each of several services leaves the others a part.
  *  2. An attempt is in lane.unclaimed, with the store, in lane.ready, in flight or
  *     in d->ended.
  *  3. A visit exists exactly while attempts of its batch are on this shard.
