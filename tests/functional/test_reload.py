@@ -247,6 +247,20 @@ class Keys(Reloading):
         self.assertEqual([self.ask(k, "/v1/batches/" + batch) for k in ("zero", "two", "one")], [404, 404, 200])
 
 
+    def test_a_tenant_pays_its_debt_at_its_new_rate(self):
+        self.set_keys("shop")
+        self.file["tenants"] = {"shop": {"items_per_second": 1}}
+        self.reload()
+        mine, large = {"Authorization": "Bearer shop"}, {"service": "push", "items": [item(n, "ok") for n in range(1000)]}
+        self.assertEqual(self.settled.post(large, mine).status, 200)
+        refused = self.settled.post(large, mine)
+        self.assertEqual(refused.status, 429)
+        self.assertGreater(int(refused.headers["Retry-After"]), 900)
+        self.file["tenants"] = {"shop": {"items_per_second": 100000}}
+        self.reload()
+        self.assertEqual(self.settled.post(large, mine).status, 200)
+
+
 class Store(Reloading):
     def test_a_job_for_a_new_service_outlives_the_process(self):
         self.services["late"] = {"kind": "http", "url": self.held.url("{to}")}
