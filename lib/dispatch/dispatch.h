@@ -42,12 +42,18 @@ struct dispatch_group {
 	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
 	atomic_uint shedding;            /* ... and those that are being shed */
 	atomic_uint callers;             /* who wait for batches that are not done */
-	struct service_load loads[UINT16_MAX + 1];               /* by service */
+	struct service_load *loads;      /* by service; the last for ITEM_NO_SERVICE */
+	unsigned service_slots;          /* how many services they are, at most */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t started_unix_ms;         /* the process */
 	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
+
+/* Zeroed before. `c`: says how many services there may ever be. Free it after its
+ * dispatchers and the store, in which batches may be left. */
+void dispatch_group_init(struct dispatch_group *g, const struct config *c);
+void dispatch_group_free(struct dispatch_group *g);
 
 struct dispatch_env {
 	struct loop *loop;

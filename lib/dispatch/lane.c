@@ -40,7 +40,7 @@ struct visit {
 
 void lanes_init(struct dispatch *d)
 {
-	size_t n = MAX(d->env.config->service_slots, d->env.config->n_services);
+	size_t n = d->env.config->service_slots;
 
 	list_init(&d->all_lanes);
 	list_init(&d->dirty_lanes);
