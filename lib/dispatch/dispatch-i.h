@@ -81,8 +81,7 @@ struct attempt {
  * started under. */
 struct held_config {
 	struct list node;                /* dispatch.old, or none */
-	const struct config *config;
-	struct config *owned;            /* the same with a reference; NULL: it was lent */
+	struct config *config;           /* a reference */
 	unsigned attempts;
 };
 
@@ -229,7 +228,7 @@ struct lane_board {
 };
 
 struct dispatch {
-	struct dispatch_env env;         /* config: the current one */
+	struct dispatch_env env;         /* config: held->config */
 	struct held_config *held;        /* the current one */
 	struct list old;                 /* struct held_config: those before */
 	struct rng rng;

@@ -59,7 +59,7 @@ struct dispatch_env {
 	struct loop *loop;
 	struct xfer *xfer;
 	struct store *store;
-	const struct config *config;
+	struct config *config;           /* a reference of its own is taken */
 	struct dispatch_group *group;
 	struct meter meter;
 	struct spans *spans;             /* NULL: no traces are recorded */
@@ -67,7 +67,6 @@ struct dispatch_env {
 	uint64_t seed;                   /* of jitter and ids; 0: from the system */
 };
 
-/* env->config is only lent: until dispatch_reload(), or to the end. */
 struct dispatch *dispatch_new(const struct dispatch_env *env) MUST_CHECK;
 void dispatch_free(struct dispatch *d);          /* no batch and no attempt may be live */
 

@@ -245,7 +245,7 @@ static int rig_open(void **state)
 			.url = i == 0 ? "http://127.0.0.1:1/{to}" : "http://127.0.0.1:2/{to}",
 			.attempt_timeout_ms = 60000, .max_in_flight = 4, .max_payload = 1000};
 	rig.tenant = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
-	rig.config = (struct config){.services = rig.services, .n_services = N_SERVICES, .service_slots = N_SERVICES,
+	rig.config = (struct config){.refs = 1, .services = rig.services, .n_services = N_SERVICES, .service_slots = N_SERVICES,
 				     .tenants = &rig.tenant, .n_tenants = 1};
 	rig.config.limits.queued_items = 1000;
 	rig.config.limits.queued_bytes = rig.config.limits.resident_bytes = 1 << 30;
