@@ -201,6 +201,7 @@ class Rates(Reloading):
             self.services["push"]["max_in_flight"] = 10 + k
             self.reload()
         self.assertEqual(self.finish(sock).status, 200)
+        self.settled.wait_line("event=batch_done")
         starts = sorted(int(at) for at in re.findall(r"event=attempt_done .*started_at_us=(\d+)", self.settled.text()))
         self.assertEqual(len(starts), n)
         for first, at in enumerate(starts):
