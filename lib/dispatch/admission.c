@@ -2,13 +2,13 @@
  * Admission: what comes into memory, and what those are told that do not.
  *
  * Each bound (limits.queued_items, limits.queued_bytes, limits.connections for callers
- * who wait, a service's max_queued and its limits.queue_ms) is shared out by urgency. A batch of priority p may fill it
- * to (41 + p)/50, so that the last fifth has a slice for each priority, and only
- * 9 has all of it. best_effort has the first four fifths: above them its items
- * are shed, before anybody is refused.
+ * who wait, a service's max_queued and its limits.queue_ms) is shared out by urgency. A
+ * batch of priority p may fill it to (41 + p)/50, so that the last fifth has a slice for
+ * each priority, and only 9 has all of it. best_effort has the first four fifths: above
+ * them its items are shed, before anybody is refused.
  *
- * Of the process's bounds on items, bytes and callers one service of several may take more
- * only while it holds less than is left: dynamic thresholds, as in residency.c.
+ * Of the process's bounds on items, bytes and callers one service of several may take
+ * more only while it holds less than is left: dynamic thresholds, as in residency.c.
  *
  * A service is too far behind if its queue, at the pace of the last seconds, would
  * make the batch wait for more than limits.queue_ms or half of its deadline. Turns

@@ -4,8 +4,8 @@
  * Invariants
  *  1. Callbacks record and ask for the pump; the pump acts. It is idempotent.
  *  2. The timer is due at or before the earliest deadline, the earliest end of a
- *     wait, the earliest lane and the earliest job that are due: every change of these is followed by
- *     the pump, which sets it.
+ *     wait, the earliest lane and the earliest job that are due: every change of
+ *     these is followed by the pump, which sets it.
  */
 #include "dispatch-i.h"
 

@@ -94,8 +94,9 @@ struct dispatch_listener {
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
  * reference on success. -EBUSY: there is no room for it, see dispatch_last_refusal();
- * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a best_effort batch the items for which there is no room
- * are shed instead, and of one that is here already, too. A durable batch goes to the store first, and
+ * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a
+ * best_effort batch the items for which there is no room are shed instead, and of
+ * one that is here already, too. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
