@@ -248,7 +248,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 	uint64_t share = most == 0 ? UINT64_MAX : held == 0 ? most : share_of(q, most);
 	uint32_t room = (uint32_t)MIN(share - MIN(held, share), n);
 
-	if (c->n_services > 1 && held > 0 && held >= free_items)
+	if (held > 0 && services_share(d) && held >= free_items)
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
@@ -384,7 +384,7 @@ static bool admit_bytes(struct dispatch *d, struct batch *b, bool counted, bool 
 
 	if (used == 0)
 		share = limit;
-	if (used + bytes > share || (d->env.config->n_services > 1 && held > 0 && held >= share - used)) {
+	if (used + bytes > share || (held > 0 && held >= share - used && services_share(d))) {
 		atomic_fetch_sub(&d->env.group->held_bytes, bytes);
 		refuse_bytes(d, bytes);
 		return false;
@@ -412,7 +412,7 @@ static int64_t take_caller(struct dispatch *d, const struct batch *b, bool *rets
 	uint64_t share = used == 0 ? limit : admission_share(limit, b->policy.priority, false);
 	int64_t excess = (int64_t)(used + 1 - MIN(share, used + 1));
 
-	if (d->env.config->n_services > 1 && held > 0)
+	if (held > 0 && services_share(d))
 		excess = MAX(excess, (int64_t)(used + held + 1) - (int64_t)share);
 	*retshed |= used > 0 && used + 1 > admission_share(limit, b->policy.priority, true) &&
 		    b->policy.contract == CONTRACT_BEST_EFFORT;

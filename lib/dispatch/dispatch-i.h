@@ -278,6 +278,12 @@ static inline void dispatch_pump_soon(struct dispatch *d)
 	loop_call_soon(d->env.loop, &d->pump);
 }
 
+/* Are there several services? Of one alone nobody wants what it would leave. */
+static inline bool services_share(const struct dispatch *d)
+{
+	return config_only_service(d->env.config) < 0;
+}
+
 /* `ms` after a monotonic time; never more than INT64_MAX. */
 int64_t dispatch_after(int64_t us, int64_t ms);
 

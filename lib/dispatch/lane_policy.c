@@ -21,12 +21,11 @@ enum { CLAIM_AHEAD_US = 100000 };
 
 /* ---- slots ---- */
 
-/* Of one service alone nobody wants what it would leave. */
 bool slots_may_take(const struct dispatch *d, uint16_t service)
 {
 	size_t limit = d->env.config->limits.in_flight;
 
-	return d->env.config->n_services == 1 ? d->slots.used < limit : residency_may_take(&d->slots, limit, service);
+	return services_share(d) ? residency_may_take(&d->slots, limit, service) : d->slots.used < limit;
 }
 
 void slots_starve(struct dispatch *d, struct lane *lane)

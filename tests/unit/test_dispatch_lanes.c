@@ -209,7 +209,7 @@ static void a_service_alone_may_have_all_slots(void **state)
 {
 	(void)state;
 	rig.config.limits.in_flight = 6;
-	rig.config.n_services = 1;
+	rig.services[1].removed = true;
 	rig.services[0].max_in_flight = 100;
 	submit_job(8, 0);
 	run_for(1000);
