@@ -45,6 +45,9 @@ void dispatch_reload(struct dispatch *d, struct config *take)
 
 	hold(d, take, take);
 	lanes_reload(d, was->config);
+	/* What all shards know together. */
+	if (d->env.shard == 0)
+		dispatch_quotas_reload(&d->env.group->tenants, was->config, take, loop_now_us(d->env.loop));
 	if (was->attempts == 0)
 		let_go(was);
 	else

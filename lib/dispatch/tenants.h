@@ -47,6 +47,10 @@ struct slice dispatch_tenant_name(struct dispatch_tenants *t, const struct confi
 int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
 void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);   /* it was refused */
 
+/* Another configuration of the same tenants: `is` has all that `was` has, at the same
+ * numbers. Once for all shards, before any of them takes by the new one. */
+void dispatch_quotas_reload(struct dispatch_tenants *all, const struct config *was, const struct config *is, int64_t now_us);
+
 struct dispatch_quota {
 	const char *name;                /* "batches", "items" or "queued" */
 	const char *unit;                /* NULL: batches */

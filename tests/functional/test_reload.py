@@ -246,6 +246,16 @@ class Keys(Reloading):
         self.reload()
         self.assertEqual([self.ask(k, "/v1/batches/" + batch) for k in ("zero", "two", "one")], [404, 404, 200])
 
+    def test_what_a_tenant_owes_is_paid_at_its_new_rate(self):
+        self.set_keys("one")
+        self.file["tenants"] = {"one": {"batches_per_second": 0.01, "items_per_second": 0.01}}
+        self.reload()
+        batch, mine = {"service": "push", "items": [item(n, "ok") for n in range(10)]}, {"Authorization": "Bearer one"}
+        self.assertEqual([self.settled.post(batch, mine).status for _ in range(2)], [200, 429])
+        self.file["tenants"] = {"one": {"batches_per_second": 100000, "items_per_second": 100000}}
+        self.reload()
+        self.assertEqual(self.settled.post(batch, mine).status, 200)
+
 
 class Store(Reloading):
     def test_a_job_for_a_new_service_outlives_the_process(self):

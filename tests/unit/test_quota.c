@@ -63,6 +63,26 @@ static void less_than_one_a_second_is_one_at_once(void **state)
 	assert_int_equal(take(&may, 1, 4 * SECOND), 0);
 }
 
+static void another_rate_hastens_what_is_owed_and_delays_nothing(void **state)
+{
+	static struct dispatch_tenants all;
+	struct tenant slow = {.items_per_second = 1}, fast = {.items_per_second = 100}, none = {0}, gone = {.removed = true};
+	const struct config was = {.tenants = &slow, .n_tenants = 1}, is = {.tenants = &fast, .n_tenants = 1};
+	const struct config open = {.tenants = &none, .n_tenants = 1}, without = {.tenants = &gone, .n_tenants = 1};
+
+	(void)state;
+	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1000, SECOND), 0);
+	dispatch_quotas_reload(&all, &was, &is, SECOND);
+	/* A thousand of them are ten seconds. */
+	assert_int_equal(dispatch_quota_take(&all.of[0], &fast, 100, SECOND), 10 * SECOND + 1);
+	dispatch_quotas_reload(&all, &is, &was, SECOND);
+	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1, SECOND), 10 * SECOND + 1);
+	dispatch_quotas_reload(&all, &was, &without, SECOND);
+	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1, SECOND), 10 * SECOND + 1);
+	dispatch_quotas_reload(&all, &was, &open, SECOND);
+	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1, SECOND), 0);
+}
+
 static void a_large_batch_goes_when_all_is_there_and_is_paid_for(void **state)
 {
 	const struct tenant may = {.items_per_second = 10};
@@ -201,6 +221,7 @@ int main(void)
 		cmocka_unit_test_setup(without_a_quota_all_is_taken, setup),
 		cmocka_unit_test_setup(a_seconds_worth_comes_at_once_and_then_the_rate, setup),
 		cmocka_unit_test_setup(less_than_one_a_second_is_one_at_once, setup),
+		cmocka_unit_test_setup(another_rate_hastens_what_is_owed_and_delays_nothing, setup),
 		cmocka_unit_test_setup(a_large_batch_goes_when_all_is_there_and_is_paid_for, setup),
 		cmocka_unit_test_setup(both_are_taken_or_neither, setup),
 		cmocka_unit_test_setup(what_is_given_back_is_there_again_and_no_more, setup),
