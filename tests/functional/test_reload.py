@@ -256,6 +256,18 @@ class Keys(Reloading):
         self.reload()
         self.assertEqual(self.settled.post(batch, mine).status, 200)
 
+    def test_a_retry_is_as_urgent_as_its_tenant_may_be_now(self):
+        self.set_keys("one")
+        self.reload()
+        mine = {"Authorization": "Bearer one"}
+        first = self.settled.post({"service": "push", "priority": 8, "items": [item(1, "gone")]}, mine)
+        self.file["tenants"] = {"one": {"max_priority": 3}}
+        self.reload()
+        again = self.settled.ask("POST", f"/v1/batches/{first.headers['Batch-Id']}/retry", b'{"ids": ["i1"]}',
+                                 {**mine, "Content-Type": "application/json"})
+        self.assertEqual(again.status, 202, again.body)
+        self.settled.wait_line(f"batch={again.headers['Batch-Id']} .*priority=3 ")
+
 
 class Store(Reloading):
     def test_a_job_for_a_new_service_outlives_the_process(self):
