@@ -150,10 +150,21 @@ static void what_would_open_it_to_everybody_is_refused(void **state)
 	struct config *c = load("listen: 0.0.0.0:1\nauth: {open: true}\n");
 
 	(void)state;
-	refused(c, "{}", "keep a key");
+	refused(c, "log: {}", "keep a key");
 	config_unref(c);
 	c = load("operations: 0.0.0.0:1\nauth: {open_operations: true}\n");
-	refused(c, "{}", "open_operations");
+	refused(c, "log: {}", "open_operations");
+	config_unref(c);
+}
+
+static void a_file_that_says_nothing_is_refused(void **state)
+{
+	struct config *c = load("tenants: {shop: {}}\n");
+
+	(void)state;
+	refused(c, "", "the file is empty");
+	refused(c, "# soon\n", "the file is empty");
+	refused(c, "{}", "the file is empty");
 	config_unref(c);
 }
 
@@ -210,6 +221,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(services_keep_their_places),
+		cmocka_unit_test(a_file_that_says_nothing_is_refused),
 		cmocka_unit_test(tenants_keep_their_numbers),
 		cmocka_unit_test(a_secret_that_changes_is_a_change),
 		cmocka_unit_test(what_needs_a_restart_stays),
