@@ -197,7 +197,7 @@ static void what_is_printed_loads_as_the_same(void **state)
 {
 	struct buf first = {0}, second = {0};
 	struct config *c = load("listen: '[::1]:7'\noperations: 127.0.0.1:8\nlimits: {items: 9}\nstore: {memory: true}\n"
-				"tenants: {t: {items_per_second: 2.125}}\nauth: {keys: [{name: k, tenant: t, sha256: "
+				"tenants: {t: {items_per_second: 2.125}}\nauth: {keys: [{name: 'null', tenant: t, sha256: "
 				"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}]}\n"
 				"services:\n  a: {kind: http, url: 'http://h/{to}?q=%7D', method: PUT, refuses_with: [503], "
 				"rate: {per_second: 0.5, burst: 3}}\n  b: {kind: webhook, allow: [10.0.0.0/8, 'fd00::/8', 1.2.3.4]}\n");
