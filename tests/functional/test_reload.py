@@ -113,6 +113,22 @@ class Services(Reloading):
         self.assertEqual((done["outcome"], {r["attempts"] for r in done["results"]}), ("succeeded", {1}))
         self.assertEqual(len(self.down.ledger()), 19)
 
+    def test_what_another_kind_does_not_take_is_not_sent(self):
+        """A recipient that is no URL, of which a webhook would make one: in the lane, and before."""
+        self.services["held"]["max_in_flight"] = 1
+        self.reload()
+        host = f"127.0.0.1:{self.down.port}"
+        sock = self.begin("held", "first", host, host, concurrency=2)
+        self.held.wait("first")
+        self.services["held"] = {"kind": "webhook", "allow": ["127.0.0.0/8"]}
+        self.reload()
+        self.held.answer("first")
+        first, *others = self.finish(sock).json["results"]
+        self.assertTrue(first["ok"])
+        for other in others:
+            self.assertEqual((other["attempts"], other["error"]["code"], other["stop"]), (0, "invalid_item", "not_retryable"), other)
+        self.assertEqual(self.down.ledger(), [])
+
     def test_an_attempt_ends_under_what_it_was_started_under(self):
         self.services["held"]["refuses_with"] = [503]
         self.reload()
