@@ -147,6 +147,7 @@ void life_close(void)
 	check_gauges();
 	store_close(STEAL_PTR(sim.store));
 	metrics_free(STEAL_PTR(sim.metrics));
+	dispatch_tenants_free(&sim.group.tenants);
 }
 
 bool life_is_quiet(void)
