@@ -13,7 +13,8 @@
  * A service is too far behind if its queue, at the pace of the last seconds, would
  * make the batch wait for more than limits.queue_ms or half of its deadline. Turns
  * are fair, so a small batch waits for as much of each other one as it has itself.
- * The pace of a queue is known only while there is one.
+ * The pace of a queue is known only while there is a long one: of a short one it is
+ * that of those who send, and who comes with much after it is not to be refused for it.
  *
  * Invariants
  *  1. An item of a counted batch is in group.unfinished and in its service's load
@@ -40,19 +41,21 @@ uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort)
 
 /* ---- the pace of a service ---- */
 
-void pace_look(struct pace *p, int64_t now_us, uint32_t settled, bool busy)
+void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now)
 {
 	int64_t elapsed_us = now_us - p->since_us;
-	uint32_t n = settled - p->settled;
+	uint32_t n = now->settled - p->then.settled;
 
-	if (p->busy && busy) {
+	if (now->emptied != p->then.emptied) {
+		p->per_second = 0;
+	} else if (p->then.waiting > 0 && now->waiting > 0) {
 		if (elapsed_us < PACE_US || (n < PACE_MIN && elapsed_us < PACE_MAX_US))
 			return;
 		p->per_second += ((double)n * 1e6 / (double)elapsed_us - p->per_second) * (p->per_second > 0 ? 0.25 : 1);
+		p->of_many = p->then.waiting >= BEHIND_MIN && now->waiting >= BEHIND_MIN;
 	}
 	p->since_us = now_us;
-	p->settled = settled;
-	p->busy = busy;
+	p->then = *now;
 }
 
 /* What this shard knows of a service; services may be added while it runs. */
@@ -86,11 +89,14 @@ static uint32_t waiting(const struct dispatch *d, uint16_t service)
 
 static void look(struct dispatch *d, uint16_t service)
 {
+	struct service_load *l = &d->env.group->loads[service];
 	struct pace *p = &outlook_of(d, service)->pace;
 	int64_t now_us = loop_now_us(d->env.loop);
 
-	if (now_us - p->since_us >= PACE_US)
-		pace_look(p, now_us, atomic_load(&d->env.group->loads[service].settled), waiting(d, service) > 0);
+	if (now_us - p->since_us >= PACE_US || atomic_load(&l->emptied) != p->then.emptied)
+		pace_look(p, now_us, &(struct queue_sight){.settled = atomic_load(&l->settled),
+							   .emptied = atomic_load(&l->emptied),
+							   .waiting = waiting(d, service)});
 }
 
 static double pace_of_all(const struct dispatch *d)
@@ -207,14 +213,14 @@ static uint64_t share_of(const struct ask *q, uint64_t limit)
 static double too_far_behind(struct dispatch *d, const struct ask *q, uint16_t service, uint32_t n)
 {
 	int64_t patience_ms = MIN(d->env.config->limits.queue_ms, q->b->policy.deadline_ms / 2);
-	double pace = outlook_of(d, service)->pace.per_second;
+	const struct pace *p = &outlook_of(d, service)->pace;
 	uint64_t ahead = waiting(d, service), others = atomic_load(&d->env.group->loads[service].batches);
 
-	if (ahead < BEHIND_MIN || pace <= 0 || patience_ms == 0)
+	if (ahead < BEHIND_MIN || !p->of_many || p->per_second <= 0 || patience_ms == 0)
 		return 0;
 	/* The asking batch is one of them. */
 	ahead = MIN(ahead, n * (others - MIN(others, 1u)));
-	return (double)ahead - pace * (double)share_of(q, (uint64_t)patience_ms) / 1000;
+	return (double)ahead - p->per_second * (double)share_of(q, (uint64_t)patience_ms) / 1000;
 }
 
 /* How many of n items there is room for under `limits.queued_items`: they are counted.
@@ -277,8 +283,11 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 
 static void give(struct dispatch *d, uint16_t service, uint32_t n)
 {
+	struct service_load *l = &d->env.group->loads[service];
+
 	atomic_fetch_sub(&d->env.group->unfinished, n);
-	atomic_fetch_sub(&d->env.group->loads[service].items, n);
+	if (atomic_fetch_sub(&l->items, n) == n)
+		atomic_fetch_add(&l->emptied, 1);
 }
 
 /* Each of its services says how many items it wants: a chain of them, from *first. */

@@ -149,16 +149,23 @@ bool residency_part_may_take(const struct residency *r, size_t limit, size_t hel
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
-/* How fast items of a service come to their ends while some wait. Pure. */
-struct pace {
-	int64_t since_us;
-	uint32_t settled;                /* at that time */
-	bool busy;                       /* some waited then */
-	double per_second;               /* 0: not known */
+/* What is seen of a service's queue at one time. */
+struct queue_sight {
+	uint32_t settled;                /* items that have come to an end so far; wraps */
+	uint32_t emptied;                /* how often there was none left; wraps */
+	uint32_t waiting;                /* items that are not in flight */
 };
 
-/* Take note: `settled` of them have come to an end so far, and some wait now or none. */
-void pace_look(struct pace *p, int64_t now_us, uint32_t settled, bool busy);
+/* How fast it is worked off. A pace is what the service can do only while many wait
+ * all the time; and once nothing is left, what it was says nothing of what it will be. */
+struct pace {
+	int64_t since_us;
+	struct queue_sight then;         /* at that time */
+	double per_second;               /* 0: not known */
+	bool of_many;                    /* many waited while it was measured last */
+};
+
+void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now);
 
 /* What a shard knows of a service. See admission.c. */
 struct outlook {

@@ -28,6 +28,7 @@ struct dispatch;
 struct service_load {
 	atomic_uint items;               /* not final */
 	atomic_uint settled;             /* that have come to an end; wraps */
+	atomic_uint emptied;             /* how often none was left; wraps */
 	atomic_uint batches;             /* not done; of those whose first item is its own ... */
 	atomic_size_t bytes;             /* ... and what is held for them */
 };

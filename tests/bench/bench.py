@@ -179,7 +179,7 @@ def measure(procs, opts, found):
     if "neighbour" in opts.parts:
         found["neighbour"] = overload.Neighbour(procs, sink, opts, nginx_port).run(progress)
     if "overload" in opts.parts:
-        found["overload"] = overload.Overload(procs, opts, nginx_port).run(progress)
+        found["overload"] = overload.overloads(procs, opts, nginx_port, progress)
     sink.close()
 
 

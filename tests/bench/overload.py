@@ -106,14 +106,20 @@ class Memory(threading.Thread):
         return self.most
 
 
+# What there is too little of: what the service may be sent, or processors. In the second case the
+# flood's client takes more than half of the core that the downstream works on, so the downstream
+# cannot do at ten times the load what it did at the peak.
+OVERLOADS = {"downstream": {"rate": {"per_second": 5000, "burst": 500}}, "processor": {}}
+
+
 class Overload:
     """First the peak, by a closed loop; then half of it, ten times of it, and half again, by an open one."""
 
     TIMES, CALM_S = 10, 5
 
-    def __init__(self, procs, opts, nginx_port):
+    def __init__(self, procs, opts, nginx_port, short_of):
         self.procs, self.opts = procs, opts
-        self.daemon = Settled(procs, {"push": http_service(nginx_port, IN_FLIGHT)})
+        self.daemon = Settled(procs, {"push": {**http_service(nginx_port, IN_FLIGHT), **OVERLOADS[short_of]}})
 
     def peak(self, ms=3000):
         found = self.procs.run_tool(self.procs.load_cpu, [
@@ -157,3 +163,7 @@ class Overload:
                 "offered_ratio": over["sent"] * BATCH / over["seconds"] / peak,
                 "rss_before": idle, "rss_most": most, "recovery_s": self.recovery_s(before, after),
                 "log_lines": log.count("\n")}
+
+
+def overloads(procs, opts, nginx_port, progress):
+    return {what: Overload(procs, opts, nginx_port, what).run(progress) for what in OVERLOADS}

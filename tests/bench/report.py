@@ -78,14 +78,14 @@ def neighbour_targets(n):
                      f"{r['median']:.2f} ({r['min']:.2f}..{r['max']:.2f})", ok(r["median"]))
 
 
-def overload_targets(o):
+def overload_targets(short_of, o):
     over = o["over"]
-    what = f"{o['offered_ratio']:.1f} times the peak for {over['seconds']:.0f} s"
+    what = f"{short_of}: {o['offered_ratio']:.1f} times the peak for {over['seconds']:.0f} s"
     yield target(f"{what}: goodput over the peak", ">= 0.9", f"{o['goodput_ratio']:.2f}", o["goodput_ratio"] >= 0.9)
     p99 = over["refused_us"]["p99"]
     yield target(f"{what}: refusals p99", "<= 10 ms", f"{p99 / 1000:.2f} ms", p99 <= 10000)
     yield target(f"{what}: most memory held", "<= 512 MB", f"{o['rss_most'] / 1e6:.0f} MB", o["rss_most"] <= 512e6)
-    yield target("normal again after", "<= 5 s", f"{o['recovery_s']} s", o["recovery_s"] <= 5)
+    yield target(f"{short_of}: normal again after", "<= 5 s", f"{o['recovery_s']} s", o["recovery_s"] <= 5)
 
 
 def targets(found):
@@ -99,7 +99,8 @@ def targets(found):
     if "neighbour" in found:
         rows += neighbour_targets(found["neighbour"])
     if "overload" in found:
-        rows += overload_targets(found["overload"])
+        for short_of, o in found["overload"].items():
+            rows += overload_targets(short_of, o)
     return rows
 
 
@@ -184,8 +185,8 @@ def print_neighbour(n):
     table(("healthy service", "items/s", "spread", "p50 ms", "p99 ms"), rows)
 
 
-def print_overload(o):
-    print(f"Overload: the peak is {o['peak_items_s']:,.0f} items/s, and {o['peak_after_items_s']:,.0f} afterwards; "
+def print_overload(short_of, o):
+    print(f"Overload, short of {short_of}: the peak is {o['peak_items_s']:,.0f} items/s, and {o['peak_after_items_s']:,.0f} afterwards; "
           f"at most {o['rss_most'] / 1e6:.0f} MB held, {o['rss_before'] / 1e6:.0f} MB before")
     rows = []
     for name in ("before", "over", "after"):
@@ -232,7 +233,8 @@ def show(found):
     if "neighbour" in found:
         print_neighbour(found["neighbour"])
     if "overload" in found:
-        print_overload(found["overload"])
+        for short_of, o in found["overload"].items():
+            print_overload(short_of, o)
     print_noise(found["noise"])
     if found["targets"]:
         print("Targets")

@@ -309,6 +309,7 @@ static void check_item(struct sim_batch *b, const struct item *it, struct sim_it
 	if (it->state != ITEM_FINAL)
 		return;
 	si->final_us = clock_now();
+	si->lacked_budget = model_lacks_budget(b, si);
 	trace("final: item, code, stop", n, it->code, it->stop);
 }
 

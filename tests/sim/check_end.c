@@ -76,7 +76,7 @@ static unsigned stops_of_wait(const struct sim_batch *b, const struct sim_item *
 
 /* A repeat whose deadline came while its lane had no budget for it, which its batch may
  * have heard of a moment later. */
-static bool may_lack_budget(const struct sim_batch *b, const struct sim_item *it)
+bool model_lacks_budget(const struct sim_batch *b, const struct sim_item *it)
 {
 	int64_t deadline = MIN(model_deadline_us(b), model_ttl_us(b, it));
 	int64_t heard_us = it->final_us - sim.set.delay_us - 4 * sim.set.turn_us;
@@ -92,7 +92,7 @@ static unsigned stops_after_tries(const struct sim_batch *b, const struct sim_it
 
 	if (it->starts + it->refused == b->want.retry.max_attempts)
 		stops |= 1u << STOP_MAX_ATTEMPTS;
-	if (may_lack_budget(b, it))
+	if (it->lacked_budget)
 		stops |= 1u << STOP_RETRY_BUDGET;
 	return stops;
 }

@@ -161,11 +161,18 @@ static bool is_new(const struct sim_batch *b)
 	       clock_now() <= b->accept_said_us + sim.set.delay_us + 4 * sim.set.turn_us;
 }
 
+/* It is over, and leaves when its shard hears that its end is kept. */
+static bool is_leaving(const struct sim_batch *b)
+{
+	return b->finish_asked &&
+	       (!b->finish_kept || clock_now() <= b->finish_kept_us + sim.set.delay_us + 4 * sim.set.turn_us);
+}
+
 static bool is_beyond(const struct sim_batch *b)
 {
 	if (!b->durable)
 		return b->b != NULL || b->note_open;
-	return !b->asynchronous || is_new(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1) ||
+	return !b->asynchronous || is_new(b) || is_leaving(b) || b->beyond || (b->end.reasons >> WHY_CANCELLED & 1) ||
 	       model_deadline_us(b) - model_slack_us(b) <= clock_now();
 }
 

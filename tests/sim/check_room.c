@@ -191,12 +191,23 @@ void check_shed(const struct sim_batch *b, unsigned i)
 		cover_race(RACE_SHED_LATER);
 }
 
+/* In flight they cannot be shed: they are on their way out, or will be. */
+static uint64_t sheddable_in_flight(void)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < sim.n_batches; i++)
+		n += may_be_shed(&sim.batches[i]) ? sim.batches[i].running : 0;
+	return n;
+}
+
 /* Nothing happens: then best_effort has made room, or has none to make. */
 void check_room(void)
 {
 	int64_t quiet = clock_now() - 4 * sim.set.delay_us - 16 * sim.set.turn_us;
 
-	if (!sim.must_shed || !sim.exact || sim.last_us >= quiet || !is_above_mark(held(ANY, false, AT_LEAST)))
+	if (!sim.must_shed || !sim.exact || sim.last_us >= quiet ||
+	    !is_above_mark(held(ANY, false, AT_LEAST) - MIN(sheddable_in_flight(), held(ANY, false, AT_LEAST))))
 		return;
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		const struct sim_batch *b = &sim.batches[i];

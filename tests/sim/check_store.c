@@ -270,6 +270,7 @@ static void update_asked(const struct store_update *u)
 	if (it->state == ITEM_FINAL) {
 		b->pending--;
 		b->settled_steps++;
+		si->lacked_budget = model_lacks_budget(b, si);
 		trace("final: item, code, stop", it->index, it->code, it->stop);
 		CHECK(SHUTDOWN, it->stop != STOP_SHUTDOWN || !b->asynchronous, "item %u is settled by a shutdown",
 		      it->index);

@@ -137,6 +137,7 @@ struct sim_item {
 	int64_t final_us, since_us;      /* ... and in this state since */
 	int64_t tried_us;                /* when its last try was over, as far as is known */
 	bool refused_last;               /* that try was refused */
+	bool lacked_budget;              /* so it may have been when it ended, by the limits of then */
 	bool shed;                       /* there was no room for it when its batch came */
 	bool duplicate_risk;
 	/* Durable: what was asked of the store, and what it kept. */
@@ -385,6 +386,7 @@ void note_end(struct sim_batch *b, enum why why);
 void check_batch(struct sim_batch *b, const struct blob *document);
 void check_final(const struct sim_batch *b, const struct item *it, unsigned n);
 void check_end(const struct sim_batch *b);
+bool model_lacks_budget(const struct sim_batch *b, const struct sim_item *it);
 void check_document(const struct sim_batch *b, struct slice json);
 
 /* check_kept.c: what the disk has. */

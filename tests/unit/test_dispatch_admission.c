@@ -368,29 +368,62 @@ static void items_that_may_be_shed_stand_in_nobodys_way(void **state)
 
 /* ---- pace ---- */
 
+static void see(struct pace *p, int64_t at_us, uint32_t settled, uint32_t emptied, uint32_t waiting)
+{
+	pace_look(p, at_us, &(struct queue_sight){.settled = settled, .emptied = emptied, .waiting = waiting});
+}
+
 static void a_pace_is_known_while_some_wait(void **state)
 {
 	struct pace p = {0};
 
 	(void)state;
-	pace_look(&p, 1000000, 0, true);
-	pace_look(&p, 1050000, 1000, true);
+	see(&p, 1000000, 0, 0, 9);
+	see(&p, 1050000, 1000, 0, 9);
 	assert_true(p.per_second == 0);
-	pace_look(&p, 1100000, 1000, true);
+	see(&p, 1100000, 1000, 0, 9);
 	assert_true(p.per_second == 10000);
-	pace_look(&p, 1200000, 3000, true);
+	see(&p, 1200000, 3000, 0, 9);
 	assert_true(p.per_second == 12500);
 	/* Few results take longer to tell. */
-	pace_look(&p, 1300000, 3001, true);
+	see(&p, 1300000, 3001, 0, 9);
 	assert_true(p.per_second == 12500);
-	pace_look(&p, 2200000, 3001, true);
-	assert_true(p.per_second < 10000);
-	/* What came of an idle time says nothing. */
-	pace_look(&p, 2300000, 3002, false);
-	pace_look(&p, 9000000, 3003, false);
-	pace_look(&p, 9900000, 3003, true);
-	pace_look(&p, 9950000, 90000, true);
-	assert_true(p.per_second < 10000);
+	see(&p, 2200000, 3001, 0, 9);
+	assert_true(p.per_second < 10000 && p.per_second > 0);
+	/* What came of a time when nothing waited says nothing. */
+	see(&p, 2300000, 3002, 0, 0);
+	see(&p, 9000000, 3003, 0, 0);
+	see(&p, 9900000, 3003, 0, 9);
+	see(&p, 9950000, 90000, 0, 9);
+	assert_true(p.per_second < 10000 && p.per_second > 0);
+}
+
+/* Between two looks that both met a queue it may have been idle: an hour of nothing is no pace. */
+static void a_pace_is_forgotten_with_its_queue(void **state)
+{
+	struct pace p = {0};
+
+	(void)state;
+	see(&p, 1000000, 0, 0, 5000);
+	see(&p, 1100000, 1000, 0, 5000);
+	assert_true(p.per_second == 10000 && p.of_many);
+	see(&p, 3600000000, 6000, 1, 5000);
+	assert_true(p.per_second == 0);
+	see(&p, 3600100000, 9000, 1, 5000);
+	assert_true(p.per_second == 30000 && p.of_many);
+}
+
+/* With little to do a service is as fast as its callers: nobody is refused for that. */
+static void a_pace_of_few_says_not_what_a_service_can_do(void **state)
+{
+	struct pace p = {0};
+
+	(void)state;
+	see(&p, 1000000, 0, 0, 10);
+	see(&p, 2000000, 100, 0, 5000);
+	assert_true(p.per_second == 100 && !p.of_many);
+	see(&p, 2100000, 2100, 0, 5000);
+	assert_true(p.of_many);
 }
 
 /* 2,000 items wait for a service that settles 100 a second. */
@@ -402,7 +435,7 @@ static void fall_behind(void)
 	one_service_and(100000);
 	assert_accepted(plain(2000, ONE, 9));
 	p = &rig.d->admission.outlooks[ONE].pace;
-	*p = (struct pace){.since_us = clock_now(), .settled = l->settled, .busy = true, .per_second = 100};
+	*p = (struct pace){.since_us = clock_now(), .then = {l->settled, l->emptied, 2000}, .per_second = 100, .of_many = true};
 }
 
 static void a_service_that_is_behind_refuses_what_would_wait_too_long(void **state)
@@ -527,6 +560,8 @@ int main(void)
 		RIG(the_least_urgent_and_newest_make_room_first),
 		RIG(items_that_may_be_shed_stand_in_nobodys_way),
 		cmocka_unit_test(a_pace_is_known_while_some_wait),
+		cmocka_unit_test(a_pace_is_forgotten_with_its_queue),
+		cmocka_unit_test(a_pace_of_few_says_not_what_a_service_can_do),
 		RIG(a_service_that_is_behind_refuses_what_would_wait_too_long),
 		RIG(a_batch_waits_at_most_for_half_of_its_deadline),
 		cmocka_unit_test(only_who_is_late_refuses_unread_most_of_what_is_refused),
