@@ -13,7 +13,7 @@
  *
  * Invariants
  *  1. lane.in_flight <= the service's max_in_flight; all lanes' together <= the
- *     shard's cap, of which each service leaves the others a part.
+ *     shard's cap, of which each of several services leaves the others a part.
  *  2. An attempt is in lane.unclaimed, with the store, in lane.ready, in flight or
  *     in d->ended.
  *  3. A visit exists exactly while attempts of its batch are on this shard.
@@ -40,7 +40,7 @@ struct visit {
 
 void lanes_init(struct dispatch *d)
 {
-	size_t n = MAX(d->env.config->service_slots, d->env.config->n_services);
+	size_t n = d->env.config->service_slots;
 
 	list_init(&d->all_lanes);
 	list_init(&d->dirty_lanes);

@@ -21,9 +21,12 @@ enum { CLAIM_AHEAD_US = 100000 };
 
 /* ---- slots ---- */
 
+/* Of one service alone nobody wants what it would leave. */
 bool slots_may_take(const struct dispatch *d, uint16_t service)
 {
-	return residency_may_take(&d->slots, d->env.config->limits.in_flight, service);
+	size_t limit = d->env.config->limits.in_flight;
+
+	return d->env.config->n_services == 1 ? d->slots.used < limit : residency_may_take(&d->slots, limit, service);
 }
 
 void slots_starve(struct dispatch *d, struct lane *lane)

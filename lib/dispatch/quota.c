@@ -48,6 +48,21 @@ void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *ma
 	pthread_mutex_unlock(&t->lock);
 }
 
+static void change(struct rate *r, double was, double is, int64_t now_us)
+{
+	const struct rate_policy from = policy_of(was), to = policy_of(is);
+
+	rate_change(r, &from, &to, now_us);
+}
+
+void dispatch_quota_change(struct dispatch_tenant *t, const struct tenant *was, const struct tenant *is, int64_t now_us)
+{
+	pthread_mutex_lock(&t->lock);
+	change(&t->batch_rate, was->batches_per_second, is->batches_per_second, now_us);
+	change(&t->item_rate, was->items_per_second, is->items_per_second, now_us);
+	pthread_mutex_unlock(&t->lock);
+}
+
 static struct dispatch_quota look(const struct rate *r, double per_second, int64_t now_us)
 {
 	const struct rate_policy p = policy_of(per_second);

@@ -48,6 +48,9 @@ struct slice dispatch_tenant_name(struct dispatch_tenants *t, const struct confi
 int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
 void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);   /* it was refused */
 
+/* From now_us on it may have another rate: what it owes is then as in rate_change(). */
+void dispatch_quota_change(struct dispatch_tenant *t, const struct tenant *was, const struct tenant *is, int64_t now_us);
+
 struct dispatch_quota {
 	const char *name;                /* "batches", "items" or "queued" */
 	const char *unit;                /* NULL: batches */

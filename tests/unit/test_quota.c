@@ -176,6 +176,23 @@ static void what_is_left_is_told(void **state)
 	assert_int_equal(q[2].left, 0);
 }
 
+static void what_is_owed_is_paid_at_the_new_rate(void **state)
+{
+	const struct tenant slow = {.items_per_second = 1, .batches_per_second = 1}, none = {0};
+	const struct tenant fast = {.items_per_second = 100, .batches_per_second = 100};
+
+	(void)state;
+	assert_int_equal(take(&slow, 1000, SECOND), 0);
+	assert_true(take(&slow, 1, SECOND) > 900 * (int64_t)SECOND);
+	dispatch_quota_change(&t, &slow, &fast, SECOND);
+	/* A second's worth at most, so that it may go on within one. */
+	assert_in_range(take(&fast, 100, SECOND), 1, SECOND + 1);
+	assert_int_equal(take(&fast, 100, 2 * SECOND + 1), 0);
+	dispatch_quota_change(&t, &fast, &none, 2 * SECOND + 1);
+	dispatch_quota_change(&t, &none, &slow, 2 * SECOND + 1);
+	assert_int_equal(take(&slow, 1, 2 * SECOND + 1), 0);
+}
+
 static void a_name_is_kept_once_for_each(void **state)
 {
 	static struct dispatch_tenants all;
@@ -206,6 +223,7 @@ int main(void)
 		cmocka_unit_test_setup(what_is_given_back_is_there_again_and_no_more, setup),
 		cmocka_unit_test_setup(of_several_threads_none_gets_more, setup),
 		cmocka_unit_test_setup(what_is_left_is_told, setup),
+		cmocka_unit_test_setup(what_is_owed_is_paid_at_the_new_rate, setup),
 		cmocka_unit_test(a_name_is_kept_once_for_each),
 	};
 
