@@ -238,6 +238,7 @@ static void read_file(struct config *c, struct report *rep)
 	}
 	root = cfg_tree_parse(buf_slice(&text), rep);
 	buf_wipe(&text);
+	c->blank = root != NULL && root->first == NULL;
 	if (root != NULL)
 		read_tree(c, root, rep);
 	cfg_node_free(root);

@@ -111,6 +111,7 @@ struct config {
 	size_t n_keys;
 	struct tenant *tenants;          /* [0] is who has no key; then those under `tenants`, and those of the keys */
 	size_t n_tenants;                /* at least 1 */
+	bool blank;                      /* its file says nothing */
 	const char *operations_host;     /* a second address, for operations alone; NULL: none */
 	unsigned operations_port;
 	const char *tls_cert_file, *tls_key_file;        /* inbound; NULL: plain text */

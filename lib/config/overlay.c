@@ -229,6 +229,12 @@ static bool may_follow(const struct config *fresh, const struct config *running,
 	size_t services = running->n_services + count_new(fresh, running);
 	size_t tenants = running->n_tenants + count_new_tenants(fresh, running);
 
+	/* Who writes a file in its place empties it first. */
+	if (fresh->blank && !running->blank) {
+		buf_printf(reterr, "the file is empty, which would take away every service and every key: write it elsewhere, and "
+			   "move it to its place\n");
+		return false;
+	}
 	if (services > running->service_slots) {
 		buf_printf(reterr, "%zu services, with those that were removed since the start, are more than the %u that "
 			   "there is room for: restart\n", services, running->service_slots);

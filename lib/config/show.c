@@ -239,8 +239,9 @@ void cfg_show_name(const struct setting *s, const void *at, enum show_how how, s
 	(void)how;
 	if (s->size == sizeof(struct slice))
 		text = ((const struct slice *)at)->p;
+	/* One that is called null would be nothing without quotes. */
 	if (text != NULL)
-		buf_add_str(out, text);
+		cfg_show_quoted(out, slice_str(text));
 }
 
 /* A key cannot be told from it. */

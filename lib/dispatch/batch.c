@@ -31,6 +31,7 @@ static void submit(struct live *lv, struct item *it)
 	a->batch = b->id;
 	a->gate = &b->gate;
 	a->service = it->service;
+	a->kind = s->kind;
 	a->tenant = lv->tenant;
 	a->weight = lv->tenant < d->env.config->n_tenants ? d->env.config->tenants[lv->tenant].weight : 1;
 	a->priority = (uint8_t)MIN(b->policy.priority, (unsigned)PRIORITY_MAX);
@@ -53,14 +54,25 @@ static void submit(struct live *lv, struct item *it)
 	loop_post(a->at->env.loop, &a->msg);
 }
 
+/* What a reload, or a restart, may have made of its service; NULL: it takes the item. */
+static const char *not_taken(const struct dispatch *d, const struct item *it)
+{
+	if (it->service == ITEM_NO_SERVICE || d->env.config->services[it->service].removed)
+		return "its service is no longer configured";
+	if (channel_check_to(&d->env.config->services[it->service], it->to) != NULL)
+		return "its service has another kind now, which takes no such recipient";
+	return NULL;
+}
+
 /* The item's turn has come: submit it, unless it is known already how it ends. */
 static void start_item(struct live *lv, struct item *it)
 {
 	struct dispatch *d = lv->d;
 	struct batch *b = lv->batch;
+	const char *why_not = not_taken(d, it);
 
-	if (it->service == ITEM_NO_SERVICE || d->env.config->services[it->service].removed) {
-		it->detail = it->attempts == 0 ? "its service is no longer configured" : it->detail;
+	if (why_not != NULL) {
+		it->detail = it->attempts == 0 ? why_not : it->detail;
 		item_final(lv, it, CODE_INVALID_ITEM, STOP_NOT_RETRYABLE);
 		return;
 	}

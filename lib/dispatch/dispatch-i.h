@@ -44,6 +44,7 @@ struct attempt {
 	uint16_t tenant;                 /* index into the configuration */
 	unsigned weight;                 /* the tenant's */
 	uint8_t priority;
+	enum service_kind kind;          /* of its service when it was submitted, which takes the item */
 	bool repeat;                     /* not the item's first attempt */
 	bool durable;                    /* it needs a claim before it starts */
 	struct buf origin;               /* the lane's name */

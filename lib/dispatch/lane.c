@@ -319,6 +319,14 @@ bool lane_ends(struct dispatch *d, struct attempt *a, int64_t now_us)
 	return true;
 }
 
+/* What has not started asks its batch where to go now. */
+static void send_back(struct dispatch *d, struct attempt *a)
+{
+	lane_unqueue(d, a);
+	a->moved = true;
+	lane_give_back(d, a);
+}
+
 /* Start what may start. With much to do it stops at `until_us` and asks for the
  * pump again: a thousand signatures would otherwise hold up the loop. */
 static void start_ready(struct dispatch *d, struct lane *lane, int64_t until_us)
@@ -335,6 +343,10 @@ static void start_ready(struct dispatch *d, struct lane *lane, int64_t until_us)
 		}
 		if (lane_ends(d, a, now_us))
 			continue;
+		if (lane_service(d, lane)->kind != a->kind) {
+			send_back(d, a);
+			continue;
+		}
 		turns_charge(a);
 		lane_unqueue(d, a);
 		flight_start(d, lane, a, now_us);
@@ -365,16 +377,12 @@ static void refuse_queue(struct dispatch *d, struct lane *lane, struct turns *q,
 	}
 }
 
-/* What has not started asks its batch where to go now. */
 static void move_away(struct dispatch *d, struct turns *q)
 {
 	struct attempt *a;
 
-	while ((a = turns_next(q, TURN_ANY)) != NULL) {
-		lane_unqueue(d, a);
-		a->moved = true;
-		lane_give_back(d, a);
-	}
+	while ((a = turns_next(q, TURN_ANY)) != NULL)
+		send_back(d, a);
 }
 
 /* While the breaker is open nothing waits: its items fail fast, whatever slots

@@ -113,8 +113,17 @@ static void refuse(const struct again *a, struct batch_id about, enum problem ki
 	refuse_unknown(&known, &a->key.claim, kind, take_document);
 }
 
+/* What the tenant may ask for can be less by now. */
+static void bound_priority(struct again *a)
+{
+	unsigned most = a->here->env.config->tenants[auth_tenant(a->req)].max_priority;
+
+	a->batch->policy.priority = MIN(a->batch->policy.priority, most);
+}
+
 static void submit(struct again *a)
 {
+	bound_priority(a);
 	if (a->key.claim.key.n > 0 && !key_attach(a->batch, &a->key.claim))
 		a->error = -ENOMEM;
 	else

@@ -113,6 +113,22 @@ class Services(Reloading):
         self.assertEqual((done["outcome"], {r["attempts"] for r in done["results"]}), ("succeeded", {1}))
         self.assertEqual(len(self.down.ledger()), 19)
 
+    def test_what_another_kind_does_not_take_is_not_sent(self):
+        """A recipient that is no URL, of which a webhook would make one: in the lane, and before."""
+        self.services["held"]["max_in_flight"] = 1
+        self.reload()
+        host = f"127.0.0.1:{self.down.port}"
+        sock = self.begin("held", "first", host, host, concurrency=2)
+        self.held.wait("first")
+        self.services["held"] = {"kind": "webhook", "allow": ["127.0.0.0/8"]}
+        self.reload()
+        self.held.answer("first")
+        first, *others = self.finish(sock).json["results"]
+        self.assertTrue(first["ok"])
+        for other in others:
+            self.assertEqual((other["attempts"], other["error"]["code"], other["stop"]), (0, "invalid_item", "not_retryable"), other)
+        self.assertEqual(self.down.ledger(), [])
+
     def test_an_attempt_ends_under_what_it_was_started_under(self):
         self.services["held"]["refuses_with"] = [503]
         self.reload()
@@ -257,6 +273,28 @@ class Keys(Reloading):
         self.reload()
         self.assertEqual([self.ask(k, "/v1/batches/" + batch) for k in ("zero", "two", "one")], [404, 404, 200])
 
+    def test_what_a_tenant_owes_is_paid_at_its_new_rate(self):
+        self.set_keys("one")
+        self.file["tenants"] = {"one": {"batches_per_second": 0.01, "items_per_second": 0.01}}
+        self.reload()
+        batch, mine = {"service": "push", "items": [item(n, "ok") for n in range(10)]}, {"Authorization": "Bearer one"}
+        self.assertEqual([self.settled.post(batch, mine).status for _ in range(2)], [200, 429])
+        self.file["tenants"] = {"one": {"batches_per_second": 100000, "items_per_second": 100000}}
+        self.reload()
+        self.assertEqual(self.settled.post(batch, mine).status, 200)
+
+    def test_a_retry_is_as_urgent_as_its_tenant_may_be_now(self):
+        self.set_keys("one")
+        self.reload()
+        mine = {"Authorization": "Bearer one"}
+        first = self.settled.post({"service": "push", "priority": 8, "items": [item(1, "gone")]}, mine)
+        self.file["tenants"] = {"one": {"max_priority": 3}}
+        self.reload()
+        again = self.settled.ask("POST", f"/v1/batches/{first.headers['Batch-Id']}/retry", b'{"ids": ["i1"]}',
+                                 {**mine, "Content-Type": "application/json"})
+        self.assertEqual(again.status, 202, again.body)
+        self.settled.wait_line(f"batch={again.headers['Batch-Id']} .*priority=3 ")
+
 
 class Store(Reloading):
     def test_a_job_for_a_new_service_outlives_the_process(self):
@@ -347,12 +385,15 @@ class Settings(Reloading):
     def test_no_file_and_half_a_file_change_nothing(self):
         self.write('{"services": {"pu')
         self.assertIn("settled.json:1:", self.hup("reload_refused"))
+        for nothing in ("", "# soon\n", "{}"):
+            self.write(nothing)
+            self.assertIn("the file is empty", self.hup("reload_refused"))
         os.unlink(self.settled.config_path)
         self.assertIn("No such file", self.hup("reload_refused"))
         self.assertEqual(self.send("push", "ok").status, 200)
         self.assertIn(NOTHING, self.reload())
         at = self.settled.metrics()
-        self.assertEqual((at['settled_config_reloads_total{result="refused"}'], at['settled_config_reloads_total{result="ok"}']), (2, 1))
+        self.assertEqual((at['settled_config_reloads_total{result="refused"}'], at['settled_config_reloads_total{result="ok"}']), (5, 1))
         self.assertGreater(at["settled_config_last_reload_success_timestamp_seconds"], 1.6e9)
 
     def test_a_secret_in_a_file_is_read_anew_and_not_shown(self):

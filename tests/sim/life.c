@@ -149,6 +149,7 @@ void life_close(void)
 	store_close(STEAL_PTR(sim.store));
 	dispatch_group_free(&sim.group);
 	metrics_free(STEAL_PTR(sim.metrics));
+	dispatch_tenants_free(&sim.group.tenants);
 }
 
 bool life_is_quiet(void)

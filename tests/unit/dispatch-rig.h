@@ -328,6 +328,7 @@ static void rig_stop(void)
 	assert_int_equal(rig.group.unfinished, 0);
 	assert_int_equal(rig.group.tenants.of[0].queued, 0);
 	assert_int_equal(rig.group.held_bytes, 0);
+	dispatch_tenants_free(&rig.group.tenants);
 	clock_stop();
 }
 

@@ -150,10 +150,21 @@ static void what_would_open_it_to_everybody_is_refused(void **state)
 	struct config *c = load("listen: 0.0.0.0:1\nauth: {open: true}\n");
 
 	(void)state;
-	refused(c, "{}", "keep a key");
+	refused(c, "log: {}", "keep a key");
 	config_unref(c);
 	c = load("operations: 0.0.0.0:1\nauth: {open_operations: true}\n");
-	refused(c, "{}", "open_operations");
+	refused(c, "log: {}", "open_operations");
+	config_unref(c);
+}
+
+static void a_file_that_says_nothing_is_refused(void **state)
+{
+	struct config *c = load("tenants: {shop: {}}\n");
+
+	(void)state;
+	refused(c, "", "the file is empty");
+	refused(c, "# soon\n", "the file is empty");
+	refused(c, "{}", "the file is empty");
 	config_unref(c);
 }
 
@@ -186,7 +197,7 @@ static void what_is_printed_loads_as_the_same(void **state)
 {
 	struct buf first = {0}, second = {0};
 	struct config *c = load("listen: '[::1]:7'\noperations: 127.0.0.1:8\nlimits: {items: 9}\nstore: {memory: true}\n"
-				"tenants: {t: {items_per_second: 2.125}}\nauth: {keys: [{name: k, tenant: t, sha256: "
+				"tenants: {t: {items_per_second: 2.125}}\nauth: {keys: [{name: 'null', tenant: t, sha256: "
 				"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}]}\n"
 				"services:\n  a: {kind: http, url: 'http://h/{to}?q=%7D', method: PUT, refuses_with: [503], "
 				"rate: {per_second: 0.5, burst: 3}}\n  b: {kind: webhook, allow: [10.0.0.0/8, 'fd00::/8', 1.2.3.4]}\n");
@@ -210,6 +221,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(services_keep_their_places),
+		cmocka_unit_test(a_file_that_says_nothing_is_refused),
 		cmocka_unit_test(tenants_keep_their_numbers),
 		cmocka_unit_test(a_secret_that_changes_is_a_change),
 		cmocka_unit_test(what_needs_a_restart_stays),
