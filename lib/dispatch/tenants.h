@@ -18,6 +18,7 @@ struct dispatch_tenant {
 	_Atomic(const char *) name;      /* NULL: not asked for yet */
 	atomic_uint_fast64_t queued;     /* items accepted and not final, jobs' too */
 	atomic_uint_fast64_t batches, items;     /* accepted, ever */
+	atomic_uint readers;             /* of its event streams */
 };
 
 struct dispatch_tenants {
