@@ -11,7 +11,7 @@ usage() {
 usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--examples N]
                     [--restarts N]
                     [--build DIR] [--setup ARG]... [--wrap COMMAND] [--slow N]
-  --suite NAME     only these suites: lint, unit, sim, functional, deploy, kill (default: all),
+  --suite NAME     only these suites: lint, unit, sim, plants, functional, deploy, kill (default: all),
                    or valgrind, the functional tests that SETTLED_WRAP=valgrind is for
   --no-suite NAME  all but these
   --seeds N        seeds for the simulator (default 10000)

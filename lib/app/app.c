@@ -324,7 +324,7 @@ static void free_app(struct app *app)
 	store_close(app->store);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
-	dispatch_tenants_free(&app->group.tenants);
+	dispatch_group_free(&app->group);
 	metrics_free(app->metrics);
 	httpd_tls_unref(app->tls);
 	config_unref(app->config);
@@ -359,6 +359,7 @@ int app_run(const char *path, struct config *take, const char *version)
 	app->config = take;
 	app_hide_secrets(take);
 	share_out_fds(app);
+	dispatch_group_init(&app->group, config);
 	app->group.started_unix_ms = unix_ms();
 	app->signal_fd = open_signals();
 	app->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

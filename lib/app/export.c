@@ -235,7 +235,7 @@ struct exporter *exporter_new(const struct exporter_env *env)
 	e = xcalloc(1, sizeof *e);
 	size = strlen(c->tracing.endpoint) + sizeof "/v1/traces";
 	e->env = *env;
-	e->service = MAX(c->service_slots, (unsigned)c->n_services);
+	e->service = c->service_slots;
 	e->url = xcalloc(1, size);
 	strcat(strcpy(e->url, c->tracing.endpoint), "/v1/traces");
 	add_headers(e, c);

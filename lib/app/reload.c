@@ -104,6 +104,15 @@ static void set_store(struct app *app, const struct config *c)
 	free(gone);
 }
 
+/* Once for all shards, which share what is owed. */
+static void change_quotas(struct app *app, const struct config *to)
+{
+	int64_t now_us = loop_now_us(app->shards[0].loop);
+
+	for (size_t i = 0; i < app->config->n_tenants; i++)
+		dispatch_quota_change(&app->group.tenants.of[i], &app->config->tenants[i], &to->tenants[i], now_us);
+}
+
 /* From here on nothing can fail. */
 static void install(struct app *app, struct config *take, struct files *files)
 {
@@ -113,6 +122,7 @@ static void install(struct app *app, struct config *take, struct files *files)
 		shard_learn(&app->shards[i], take);
 	wait_for_all(app);
 	set_store(app, take);
+	change_quotas(app, take);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_use(&app->shards[i], files->inbound);
 	wait_for_all(app);

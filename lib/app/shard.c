@@ -210,7 +210,6 @@ int shard_init(struct shard *s, struct app *app, unsigned index, int take_listen
 							  .store = app->store, .config = c,
 							  .group = &app->group, .meter = meter,
 							  .spans = exporter_spans(s->exporter), .shard = index});
-	dispatch_reload(s->dispatch, config_ref(c));
 	s->routes = routes_new(&(struct routes_env){.loop = s->loop, .config = c,
 						    .dispatch = s->dispatch, .group = &app->group,
 						    .peers = app->peers, .store = app->store,

@@ -35,10 +35,8 @@ static void service_done(struct service *s)
 	free(s->allow);
 }
 
-void config_free(struct config *c)
+static void free_config(struct config *c)
 {
-	if (c == NULL)
-		return;
 	for (size_t i = 0; i < c->n_services; i++)
 		service_done(&c->services[i]);
 	free(c->services);
@@ -64,7 +62,7 @@ struct config *config_ref(struct config *c)
 void config_unref(struct config *c)
 {
 	if (c != NULL && atomic_fetch_sub(&c->refs, 1) == 1)
-		config_free(c);
+		free_config(c);
 }
 
 int config_find_service(const struct config *c, struct slice name)
@@ -98,7 +96,8 @@ bool config_has_secrets(const struct config *c)
 		if (s->n_headers > 0 || s->n_secrets > 0 || s->url_hidden || s->key_file != NULL)
 			return true;
 	}
-	return c->tls_key_file != NULL || c->tracing.n_headers > 0;
+	/* Of callers' keys it has the digests alone, but each request brings one. */
+	return c->tls_key_file != NULL || c->tracing.n_headers > 0 || c->tracing.endpoint_hidden || c->n_keys > 0;
 }
 
 static struct service *service_add(struct config *c, struct slice name)
@@ -266,7 +265,7 @@ struct config *config_load(const char *path, struct buf *reterr)
 	if (path != NULL)
 		read_file(c, &rep);
 	if (rep.n > 0) {
-		config_free(c);
+		config_unref(c);
 		return NULL;
 	}
 	if (c->n_services == 0) {

@@ -47,7 +47,7 @@ struct service {
 enum key_scope { KEY_TENANT, KEY_ADMIN };
 
 /* Keys are told apart by all of them, so their number is bounded; and so is that of tenants. */
-enum { AUTH_KEYS_MAX = 1000, TENANTS_MAX = 1000, TENANT_NAME_MAX = 64 };
+enum { AUTH_KEYS_MAX = 1000, TENANTS_MAX = 1000 };
 
 struct auth_key {
 	const char *name;                /* for people */
@@ -124,10 +124,9 @@ struct config {
 	} tracing;
 };
 
-/* Load `path` (NULL: all defaults). On failure returns NULL with every error it
+/* Load `path` (NULL: all defaults): a reference. On failure returns NULL with every error it
  * found in `reterr`, one per line: "FILE:LINE:COLUMN: what is wrong: what to do". */
 struct config *config_load(const char *path, struct buf *reterr) MUST_CHECK;
-void config_free(struct config *c);              /* by its only owner; NULL is fine */
 struct config *config_ref(struct config *c);     /* any thread, as is the next one */
 void config_unref(struct config *c);             /* the last one frees; NULL is fine */
 
@@ -136,10 +135,12 @@ int config_find_service(const struct config *c, struct slice name);
 
 /* Index of a tenant by name; 0 if it is not configured, or has no name. */
 unsigned config_find_tenant(const struct config *c, struct slice name);
+
 /* The service to take where a request names none: the only one, or -1. */
 int config_only_service(const struct config *c);
 
-/* Does the process hold what nobody may see: headers' values, signing secrets, private keys, a URL from ${...}? */
+/* Does the process hold what nobody may see: headers' values, signing secrets, private keys, a URL from ${...},
+ * keys that callers show? */
 bool config_has_secrets(const struct config *c);
 
 /* What a reload changes, in words: names, each list separated by ", ". */

@@ -69,7 +69,7 @@ static const struct setting table[] = {
 	{"limits.results_bytes", &cfg_type_integer, IN_CONFIG(limits.results_bytes), "67108864", 1, TIB, "bytes", NULL,
 	 ONLY_NONE, "Finished results kept in memory; the oldest go first."},
 	{"limits.in_flight", &cfg_type_integer, IN_CONFIG(limits.in_flight), "4096", 1, 65536, "attempts", NULL, ONLY_NONE,
-	 "Attempts at once in each shard, because each takes a file descriptor; a service may have as many as it leaves free."},
+	 "Attempts at once in each shard, because each takes a file descriptor; one of several services may have as many as it leaves free."},
 	{"limits.event_readers", &cfg_type_integer, IN_CONFIG(limits.event_readers), "2000", 1, MILLION, "readers", NULL, ONLY_NONE,
 	 "Event streams at once, because each holds its connection for as long as its batch runs; more are refused with 503."},
 	{"limits.event_comment_ms", &cfg_type_integer, IN_CONFIG(limits.event_comment_ms), "15000", 10, HOUR, "ms", NULL, ONLY_NONE,

@@ -72,10 +72,16 @@ static void close_anew(struct breaker *b)
 	b->window = (struct window){0};
 }
 
+static bool is_outdated(const struct breaker *b, const struct breaker_policy *p, int64_t now_us)
+{
+	return b->state != BREAKER_CLOSED && !b->probing &&
+	       now_us - b->until_us >= BREAKER_FORGETS * p->window_ms * 1000;
+}
+
 bool breaker_admits(struct breaker *b, const struct breaker_policy *p, int64_t now_us)
 {
-	/* It was turned off since it opened. */
-	if (p->failure_ratio <= 0 && b->state != BREAKER_CLOSED)
+	/* Or it was turned off since it opened. */
+	if (is_outdated(b, p, now_us) || (p->failure_ratio <= 0 && b->state != BREAKER_CLOSED))
 		close_anew(b);
 	if (b->state == BREAKER_OPEN && now_us >= b->until_us)
 		set_state(b, BREAKER_HALF_OPEN);
@@ -107,6 +113,8 @@ void breaker_ended(struct breaker *b, const struct breaker_policy *p, uint32_t p
 {
 	if (p->failure_ratio <= 0 || period != b->period)
 		return;
+	if (said == BREAKER_NEITHER && b->probing)
+		b->until_us = now_us;
 	if (said == BREAKER_NEITHER)
 		b->probing = false;
 	else if (b->state == BREAKER_CLOSED)
@@ -131,5 +139,6 @@ bool breaker_idle(struct breaker *b, const struct breaker_policy *p, int64_t now
 	if (p->failure_ratio <= 0)
 		return true;
 	(void)window_now(&b->window, p->window_ms, now_us);
-	return b->state == BREAKER_CLOSED && window_sum(&b->window, WINDOW_SLOTS).first == 0;
+	return is_outdated(b, p, now_us) ||
+	       (b->state == BREAKER_CLOSED && window_sum(&b->window, WINDOW_SLOTS).first == 0);
 }

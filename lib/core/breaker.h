@@ -14,6 +14,9 @@
  *     room for the next.
  *  2. What was started before the breaker opened changes nothing after it did.
  *  3. It is never OPEN or HALF_OPEN with a failure ratio of 0.
+ *  4. If nobody has asked for BREAKER_FORGETS windows after one might have, it is
+ *     CLOSED again. Else a single probe would stand before the many that come to
+ *     an origin whose trouble is long over.
  */
 #pragma once
 
@@ -22,6 +25,8 @@
 #include "core/op.h"
 #include "core/outcome.h"
 #include "core/window.h"
+
+enum { BREAKER_FORGETS = 10 };
 
 struct breaker_policy {
 	double failure_ratio;            /* 0: no breaker */
@@ -41,7 +46,7 @@ struct breaker {
 	enum breaker_state state;
 	bool probing;                    /* HALF_OPEN: the probe is out */
 	uint32_t period;                 /* counts openings and closings: who started in another one is not heard */
-	int64_t until_us;                /* OPEN: then a probe may go */
+	int64_t until_us;                /* OPEN: then a probe may go; HALF_OPEN: since then another one may */
 	struct window window;            /* CLOSED: attempts, and failures among them */
 };
 
@@ -55,7 +60,7 @@ struct breaker {
  */
 enum breaker_said breaker_hears(const struct outcome *o, bool cut_short);
 
-/* May an attempt start now? Moves OPEN to HALF_OPEN when it is time. */
+/* May an attempt start now? Moves OPEN to HALF_OPEN when it is time, and to CLOSED when it is long past. */
 bool breaker_admits(struct breaker *b, const struct breaker_policy *p, int64_t now_us);
 
 /* It starts. Returns the period, which breaker_ended() wants back. */

@@ -2,13 +2,13 @@
  * Admission: what comes into memory, and what those are told that do not.
  *
  * Each bound (limits.queued_items, limits.queued_bytes, limits.connections for callers
- * who wait, a service's max_queued and its limits.queue_ms) is shared out by urgency. A batch of priority p may fill it
- * to (41 + p)/50, so that the last fifth has a slice for each priority, and only
- * 9 has all of it. best_effort has the first four fifths: above them its items
- * are shed, before anybody is refused.
+ * who wait, a service's max_queued and its limits.queue_ms) is shared out by urgency. A
+ * batch of priority p may fill it to (41 + p)/50, so that the last fifth has a slice for
+ * each priority, and only 9 has all of it. best_effort has the first four fifths: above
+ * them its items are shed, before anybody is refused.
  *
- * Of the process's bounds on items, bytes and callers one service of several may take more
- * only while it holds less than is left: dynamic thresholds, as in residency.c.
+ * Of the process's bounds on items, bytes and callers one service of several may take
+ * more only while it holds less than is left: dynamic thresholds, as in residency.c.
  *
  * A service is too far behind if its queue, at the pace of the last seconds, would
  * make the batch wait for more than limits.queue_ms or half of its deadline. Turns
@@ -58,19 +58,9 @@ void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now)
 	p->then = *now;
 }
 
-/* What this shard knows of a service; services may be added while it runs. */
-static struct outlook *outlook_of(struct dispatch *d, uint16_t service)
+void admission_init(struct dispatch *d)
 {
-	struct admission *a = &d->admission;
-	size_t n = (size_t)service + 1;
-
-	if (n > a->n_outlooks) {
-		a->outlooks = realloc(a->outlooks, n * sizeof *a->outlooks);
-		REQUIRE(a->outlooks != NULL);
-		memset(a->outlooks + a->n_outlooks, 0, (n - a->n_outlooks) * sizeof *a->outlooks);
-		a->n_outlooks = n;
-	}
-	return &a->outlooks[service];
+	d->admission.outlooks = xcalloc(d->env.config->service_slots, sizeof *d->admission.outlooks);
 }
 
 void admission_free(struct dispatch *d)
@@ -78,19 +68,24 @@ void admission_free(struct dispatch *d)
 	free(d->admission.outlooks);
 }
 
+static struct service_load *load_of(const struct dispatch_group *g, uint16_t service)
+{
+	return &g->loads[MIN(service, g->service_slots)];
+}
+
 /* Items of a service that are not in flight. */
 static uint32_t waiting(const struct dispatch *d, uint16_t service)
 {
 	int64_t in_flight = metrics_read(d->env.meter.metrics, METRIC_IN_FLIGHT, service, 0);
-	int64_t n = (int64_t)atomic_load(&d->env.group->loads[service].items) - in_flight;
+	int64_t n = (int64_t)atomic_load(&load_of(d->env.group, service)->items) - in_flight;
 
 	return (uint32_t)MAX(n, 0);
 }
 
 static void look(struct dispatch *d, uint16_t service)
 {
-	struct service_load *l = &d->env.group->loads[service];
-	struct pace *p = &outlook_of(d, service)->pace;
+	struct service_load *l = load_of(d->env.group, service);
+	struct pace *p = &d->admission.outlooks[service].pace;
 	int64_t now_us = loop_now_us(d->env.loop);
 
 	if (now_us - p->since_us >= PACE_US || atomic_load(&l->emptied) != p->then.emptied)
@@ -103,7 +98,7 @@ static double pace_of_all(const struct dispatch *d)
 {
 	double sum = 0;
 
-	for (size_t i = 0; i < d->admission.n_outlooks; i++)
+	for (size_t i = 0; i < d->env.config->n_services; i++)
 		sum += d->admission.outlooks[i].pace.per_second;
 	return sum;
 }
@@ -131,7 +126,7 @@ static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t servi
 	case BOUND_CALLERS:
 		return atomic_load(&g->callers);
 	case BOUND_SERVICE:
-		return atomic_load(&g->loads[service].items);
+		return atomic_load(&load_of(g, service)->items);
 	case BOUND_PACE:
 		return waiting(d, service);
 	}
@@ -213,8 +208,8 @@ static uint64_t share_of(const struct ask *q, uint64_t limit)
 static double too_far_behind(struct dispatch *d, const struct ask *q, uint16_t service, uint32_t n)
 {
 	int64_t patience_ms = MIN(d->env.config->limits.queue_ms, q->b->policy.deadline_ms / 2);
-	const struct pace *p = &outlook_of(d, service)->pace;
-	uint64_t ahead = waiting(d, service), others = atomic_load(&d->env.group->loads[service].batches);
+	const struct pace *p = &d->admission.outlooks[service].pace;
+	uint64_t ahead = waiting(d, service), others = atomic_load(&load_of(d->env.group, service)->batches);
 
 	if (ahead < BEHIND_MIN || !p->of_many || p->per_second <= 0 || patience_ms == 0)
 		return 0;
@@ -248,7 +243,7 @@ static uint32_t take_of_all(struct dispatch *d, struct ask *q, uint32_t n, uint6
 static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_t service, uint32_t n, uint64_t free_items)
 {
 	const struct config *c = d->env.config;
-	struct service_load *l = &d->env.group->loads[service];
+	struct service_load *l = load_of(d->env.group, service);
 	uint64_t held = atomic_fetch_add(&l->items, n), most = c->services[service].max_queued;
 	uint64_t share = most == 0 ? UINT64_MAX : held == 0 ? most : share_of(q, most);
 	uint32_t room = (uint32_t)MIN(share - MIN(held, share), n);
@@ -257,7 +252,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
-		refuse(d, BOUND_SERVICE, service, n - room, outlook_of(d, service)->pace.per_second);
+		refuse(d, BOUND_SERVICE, service, n - room, d->admission.outlooks[service].pace.per_second);
 	return room;
 }
 
@@ -271,7 +266,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 	look(d, service);
 	excess = too_far_behind(d, q, service, n);
 	if (excess > 0) {
-		refuse(d, BOUND_PACE, service, excess, outlook_of(d, service)->pace.per_second);
+		refuse(d, BOUND_PACE, service, excess, d->admission.outlooks[service].pace.per_second);
 		return 0;
 	}
 	fit = take_of_all(d, q, n, &free_items);
@@ -283,7 +278,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 
 static void give(struct dispatch *d, uint16_t service, uint32_t n)
 {
-	struct service_load *l = &d->env.group->loads[service];
+	struct service_load *l = load_of(d->env.group, service);
 
 	atomic_fetch_sub(&d->env.group->unfinished, n);
 	if (atomic_fetch_sub(&l->items, n) == n)
@@ -299,7 +294,7 @@ static void count_wanted(struct dispatch *d, const struct batch *b, uint32_t *fi
 
 		if (b->items[i].state == ITEM_FINAL)
 			continue;
-		o = outlook_of(d, b->items[i].service);
+		o = &d->admission.outlooks[b->items[i].service];
 		if (o->wanted++ == 0) {
 			o->next = *first;
 			*first = b->items[i].service;
@@ -371,9 +366,10 @@ static bool admit_items(struct dispatch *d, struct batch *b, bool shed_all)
 
 /* ---- bytes ---- */
 
-static struct service_load *load_of(struct dispatch *d, const struct batch *b)
+/* Bytes and callers count for the service of the first item. */
+static struct service_load *first_load(const struct dispatch *d, const struct batch *b)
 {
-	return &d->env.group->loads[b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service];
+	return load_of(d->env.group, b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service);
 }
 
 /* Count the bytes of a batch: false, and nothing is counted, if there are too many, so that
@@ -382,7 +378,7 @@ static bool admit_bytes(struct dispatch *d, struct batch *b, bool counted, bool 
 {
 	uint64_t limit = d->env.config->limits.queued_bytes, share = admission_share(limit, b->policy.priority, false);
 	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
-	struct service_load *l = load_of(d, b);
+	struct service_load *l = first_load(d, b);
 	uint64_t used = atomic_fetch_add(&d->env.group->held_bytes, bytes);
 	uint64_t held = counted ? atomic_load(&l->bytes) : 0;
 
@@ -410,7 +406,7 @@ static bool admit_bytes(struct dispatch *d, struct batch *b, bool counted, bool 
  * counted. Each holds a connection, which others need. *retshed: as for bytes. */
 static int64_t take_caller(struct dispatch *d, const struct batch *b, bool *retshed)
 {
-	struct service_load *l = load_of(d, b);
+	struct service_load *l = first_load(d, b);
 	uint64_t limit = d->env.config->limits.connections;
 	uint64_t used = atomic_fetch_add(&d->env.group->callers, 1), held = atomic_fetch_add(&l->batches, 1);
 	uint64_t share = used == 0 ? limit : admission_share(limit, b->policy.priority, false);
@@ -441,7 +437,7 @@ static bool admit_caller(struct dispatch *d, const struct batch *b, bool *retshe
 static void give_caller(struct dispatch *d, const struct batch *b)
 {
 	atomic_fetch_sub(&d->env.group->callers, 1);
-	atomic_fetch_sub(&load_of(d, b)->batches, 1);
+	atomic_fetch_sub(&first_load(d, b)->batches, 1);
 }
 
 /* ---- in and out ---- */
@@ -472,7 +468,7 @@ void admission_give_item(struct live *lv, const struct item *it)
 	if (!lv->counted)
 		return;
 	give(d, it->service, 1);
-	atomic_fetch_add(&d->env.group->loads[it->service].settled, 1);
+	atomic_fetch_add(&load_of(d->env.group, it->service)->settled, 1);
 	shed_uncount(lv, 1);
 	look(d, it->service);
 }

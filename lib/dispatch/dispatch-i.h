@@ -82,8 +82,7 @@ struct attempt {
  * started under. */
 struct held_config {
 	struct list node;                /* dispatch.old, or none */
-	const struct config *config;
-	struct config *owned;            /* the same with a reference; NULL: it was lent */
+	struct config *config;           /* a reference */
 	unsigned attempts;
 };
 
@@ -178,7 +177,6 @@ enum bound { BOUND_ITEMS, BOUND_BYTES, BOUND_CALLERS, BOUND_SERVICE, BOUND_PACE 
 
 struct admission {
 	struct outlook *outlooks;        /* by service */
-	size_t n_outlooks;
 	struct dispatch_refusal refusal; /* the last one ... */
 	enum bound bound;                /* ... by what ... */
 	uint16_t service;                /* ... of which ... */
@@ -199,10 +197,10 @@ void throttle_count(struct throttle *t, int64_t now_us, bool admitted);
 void throttle_ring(struct throttle *t, int64_t now_us);
 double throttle_refuses(const struct throttle *t, int64_t now_us);
 
-/* A job that is in the store alone. See jobs.c. */
-/* Jobs of one service that are due. Tenants, and the origins of a service that has
- * several, are hashed into classes, each of which holds less than a part of the room
- * that is left, so that one that hangs leaves most of it to the others. */
+/* Jobs of one service that are due, and in the store alone; see jobs.c. Tenants, and the
+ * origins of a service that has several, are hashed into classes, each of which holds less
+ * than a part of the room that is left, so that one that hangs leaves most of it to the
+ * others. */
 enum { JOB_CLASSES = 16, JOB_CLASS_NONE = 0 };
 
 struct shelf {
@@ -231,7 +229,7 @@ struct lane_board {
 };
 
 struct dispatch {
-	struct dispatch_env env;         /* config: the current one */
+	struct dispatch_env env;         /* config: held->config */
 	struct held_config *held;        /* the current one */
 	struct list old;                 /* struct held_config: those before */
 	struct rng rng;
@@ -308,6 +306,7 @@ bool admission_take(struct dispatch *d, struct batch *b, bool counted);
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
 void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */
+void admission_init(struct dispatch *d);
 void admission_free(struct dispatch *d);
 
 bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job);

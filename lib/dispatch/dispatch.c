@@ -4,8 +4,8 @@
  * Invariants
  *  1. Callbacks record and ask for the pump; the pump acts. It is idempotent.
  *  2. The timer is due at or before the earliest deadline, the earliest end of a
- *     wait, the earliest lane and the earliest job that are due: every change of these is followed by
- *     the pump, which sets it.
+ *     wait, the earliest lane and the earliest job that are due: every change of
+ *     these is followed by the pump, which sets it.
  */
 #include "dispatch-i.h"
 
@@ -49,6 +49,18 @@ static void on_timer(void *arg)
 	dispatch_pump_soon(d);
 }
 
+void dispatch_group_init(struct dispatch_group *g, const struct config *c)
+{
+	g->service_slots = c->service_slots;
+	g->loads = xcalloc(g->service_slots + 1, sizeof *g->loads);
+}
+
+void dispatch_group_free(struct dispatch_group *g)
+{
+	dispatch_tenants_free(&g->tenants);
+	free(g->loads);
+}
+
 struct dispatch *dispatch_new(const struct dispatch_env *env)
 {
 	struct dispatch *d = xcalloc(1, sizeof *d);
@@ -65,6 +77,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->dirty);
 	list_init(&d->spare);
 	list_init(&d->changed);
+	admission_init(d);
 	shed_init(d);
 	throttle_init(d);
 	jobs_init(d);

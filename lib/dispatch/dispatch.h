@@ -42,18 +42,24 @@ struct dispatch_group {
 	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
 	atomic_uint shedding;            /* ... and those that are being shed */
 	atomic_uint callers;             /* who wait for batches that are not done */
-	struct service_load loads[UINT16_MAX + 1];               /* by service */
+	struct service_load *loads;      /* by service; the last for ITEM_NO_SERVICE */
+	unsigned service_slots;          /* how many services they are, at most */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t started_unix_ms;         /* the process */
 	struct dispatch_tenants tenants;
 	int64_t recovery_ms;             /* how long the start took to find what was unfinished */
 };
 
+/* Zeroed before. `c`: says how many services there may ever be. Free it after its
+ * dispatchers and the store, in which batches may be left. */
+void dispatch_group_init(struct dispatch_group *g, const struct config *c);
+void dispatch_group_free(struct dispatch_group *g);
+
 struct dispatch_env {
 	struct loop *loop;
 	struct xfer *xfer;
 	struct store *store;
-	const struct config *config;
+	struct config *config;           /* a reference of its own is taken */
 	struct dispatch_group *group;
 	struct meter meter;
 	struct spans *spans;             /* NULL: no traces are recorded */
@@ -61,7 +67,6 @@ struct dispatch_env {
 	uint64_t seed;                   /* of jitter and ids; 0: from the system */
 };
 
-/* env->config is only lent: until dispatch_reload(), or to the end. */
 struct dispatch *dispatch_new(const struct dispatch_env *env) MUST_CHECK;
 void dispatch_free(struct dispatch *d);          /* no batch and no attempt may be live */
 
@@ -89,8 +94,9 @@ struct dispatch_listener {
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
  * reference on success. -EBUSY: there is no room for it, see dispatch_last_refusal();
- * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a best_effort batch the items for which there is no room
- * are shed instead, and of one that is here already, too. A durable batch goes to the store first, and
+ * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a
+ * best_effort batch the items for which there is no room are shed instead, and of
+ * one that is here already, too. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);

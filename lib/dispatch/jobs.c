@@ -158,7 +158,7 @@ void jobs_give(struct live *lv)
 void jobs_init(struct dispatch *d)
 {
 	struct jobs *j = &d->jobs;
-	size_t n = MAX(d->env.config->service_slots, d->env.config->n_services);
+	size_t n = d->env.config->service_slots;
 
 	j->shelves = xcalloc(n + 1, sizeof *j->shelves);
 	for (size_t i = 0; i < (n + 1) * JOB_CLASSES; i++)

@@ -85,6 +85,7 @@ unsigned lane_claims(struct dispatch *d, struct lane *lane, int64_t now_us);    
 enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t now_us);
 bool lane_lacks_budget(struct dispatch *d, struct lane *lane, int64_t now_us);
 void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a);
+void lane_show_rate(struct dispatch *d, const struct lane *lane);        /* to GET /v1/services: what it owes */
 void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a);       /* it has its outcome */
 void lane_unpause(struct dispatch *d, struct lane *lane, int64_t now_us);        /* if it is over */
 bool lane_is_new(struct dispatch *d, struct lane *lane, int64_t now_us);         /* nothing to be remembered */

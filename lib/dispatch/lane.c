@@ -13,7 +13,7 @@
  *
  * Invariants
  *  1. lane.in_flight <= the service's max_in_flight; all lanes' together <= the
- *     shard's cap, of which each service leaves the others a part.
+ *     shard's cap, of which each of several services leaves the others a part.
  *  2. An attempt is in lane.unclaimed, with the store, in lane.ready, in flight or
  *     in d->ended.
  *  3. A visit exists exactly while attempts of its batch are on this shard.
@@ -40,7 +40,7 @@ struct visit {
 
 void lanes_init(struct dispatch *d)
 {
-	size_t n = MAX(d->env.config->service_slots, d->env.config->n_services);
+	size_t n = d->env.config->service_slots;
 
 	list_init(&d->all_lanes);
 	list_init(&d->dirty_lanes);
@@ -124,11 +124,15 @@ void lanes_reload(struct dispatch *d, const struct config *was)
 {
 	int64_t now_us = loop_now_us(d->env.loop);
 
+	for (size_t i = 0; i < was->n_services; i++)
+		atomic_store_explicit(&d->boards[i].rate_due_ns, 0, memory_order_relaxed);
 	list_foreach(node, &d->all_lanes) {
 		struct lane *lane = list_entry(node, struct lane, all);
 
 		rate_change(&lane->rate, &was->services[lane->service].rate, &lane_service(d, lane)->rate, now_us);
 		lane->stale = is_stale(d, lane);
+		if (!lane->stale)
+			lane_show_rate(d, lane);
 		lane_dirty(d, lane);
 	}
 }

@@ -21,9 +21,12 @@ enum { CLAIM_AHEAD_US = 100000 };
 
 /* ---- slots ---- */
 
+/* Of one service alone nobody wants what it would leave. */
 bool slots_may_take(const struct dispatch *d, uint16_t service)
 {
-	return residency_may_take(&d->slots, d->env.config->limits.in_flight, service);
+	size_t limit = d->env.config->limits.in_flight;
+
+	return d->env.config->n_services == 1 ? d->slots.used < limit : residency_may_take(&d->slots, limit, service);
 }
 
 void slots_starve(struct dispatch *d, struct lane *lane)
@@ -60,6 +63,11 @@ static void show_latest(_Atomic int64_t *at, int64_t time)
 		atomic_store_explicit(at, time, memory_order_relaxed);
 }
 
+void lane_show_rate(struct dispatch *d, const struct lane *lane)
+{
+	show_latest(&d->boards[lane->service].rate_due_ns, lane->rate.due_ns);
+}
+
 struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service)
 {
 	struct dispatch_service all = {0};
@@ -82,12 +90,9 @@ static void count_state(struct dispatch *d, const struct lane *lane, enum breake
 
 static void log_breaker(const struct dispatch *d, const struct lane *lane)
 {
-	enum log_level level = lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO;
-
-	if (log_wants(level))
-		log_event(level, "breaker", LOG_STR("service", lane_service(d, lane)->name),
-			  LOG_SLICE("origin", lane->origin),
-			  LOG_STR("state", breaker_state_str(lane->breaker.state)));
+	log_event(lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO, "breaker",
+		  LOG_STR("service", lane_service(d, lane)->name), LOG_SLICE("origin", lane->origin),
+		  LOG_STR("state", breaker_state_str(lane->breaker.state)));
 }
 
 /* The breaker may have moved on from `before`. */
@@ -225,7 +230,7 @@ void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a)
 	note_breaker(d, lane, before);
 	a->breaker_period = breaker_started(&lane->breaker);
 	rate_take(&lane->rate, &s->rate, 1, a->started_us);
-	show_latest(&d->boards[lane->service].rate_due_ns, lane->rate.due_ns);
+	lane_show_rate(d, lane);
 	if (a->repeat)
 		budget_repeat(&lane->budget, &s->retry_budget, a->started_us);
 	else

@@ -48,31 +48,19 @@ void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *ma
 	pthread_mutex_unlock(&t->lock);
 }
 
-/* Paid at the new rate where that is faster; what was taken at a faster one was paid by it. */
-static void change(struct rate *r, double from, double to, int64_t now_us)
+static void change(struct rate *r, double was, double is, int64_t now_us)
 {
-	int64_t owed_ns = r->due_ns - now_us * 1000;
+	const struct rate_policy from = policy_of(was), to = policy_of(is);
 
-	if (to <= 0)
-		r->due_ns = 0;
-	else if (owed_ns > 0 && from > 0 && to > from)
-		r->due_ns = now_us * 1000 + (int64_t)((double)owed_ns * from / to) + 1;
+	rate_change(r, &from, &to, now_us);
 }
 
-void dispatch_quotas_reload(struct dispatch_tenants *all, const struct config *was, const struct config *is, int64_t now_us)
+void dispatch_quota_change(struct dispatch_tenant *t, const struct tenant *was, const struct tenant *is, int64_t now_us)
 {
-	for (size_t i = 0; i < was->n_tenants; i++) {
-		const struct tenant *from = &was->tenants[i], *to = &is->tenants[i];
-		struct dispatch_tenant *t = &all->of[i];
-
-		/* It may come back. */
-		if (to->removed)
-			continue;
-		pthread_mutex_lock(&t->lock);
-		change(&t->batch_rate, from->batches_per_second, to->batches_per_second, now_us);
-		change(&t->item_rate, from->items_per_second, to->items_per_second, now_us);
-		pthread_mutex_unlock(&t->lock);
-	}
+	pthread_mutex_lock(&t->lock);
+	change(&t->batch_rate, was->batches_per_second, is->batches_per_second, now_us);
+	change(&t->item_rate, was->items_per_second, is->items_per_second, now_us);
+	pthread_mutex_unlock(&t->lock);
 }
 
 static struct dispatch_quota look(const struct rate *r, double per_second, int64_t now_us)

@@ -15,22 +15,21 @@
 static void let_go(struct held_config *h)
 {
 	list_remove(&h->node);
-	config_unref(h->owned);
+	config_unref(h->config);
 	free(h);
 }
 
-static void hold(struct dispatch *d, const struct config *c, struct config *take_owned)
+static void hold(struct dispatch *d, struct config *take)
 {
 	d->held = xcalloc(1, sizeof *d->held);
 	list_init(&d->held->node);
-	d->held->config = d->env.config = c;
-	d->held->owned = take_owned;
+	d->held->config = d->env.config = take;
 }
 
 void held_init(struct dispatch *d)
 {
 	list_init(&d->old);
-	hold(d, d->env.config, NULL);
+	hold(d, config_ref(d->env.config));
 }
 
 void held_free(struct dispatch *d)
@@ -43,11 +42,8 @@ void dispatch_reload(struct dispatch *d, struct config *take)
 {
 	struct held_config *was = d->held;
 
-	hold(d, take, take);
+	hold(d, take);
 	lanes_reload(d, was->config);
-	/* What all shards know together. */
-	if (d->env.shard == 0)
-		dispatch_quotas_reload(&d->env.group->tenants, was->config, take, loop_now_us(d->env.loop));
 	if (was->attempts == 0)
 		let_go(was);
 	else

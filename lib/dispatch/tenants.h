@@ -18,6 +18,7 @@ struct dispatch_tenant {
 	_Atomic(const char *) name;      /* NULL: not asked for yet */
 	atomic_uint_fast64_t queued;     /* items accepted and not final, jobs' too */
 	atomic_uint_fast64_t batches, items;     /* accepted, ever */
+	atomic_uint readers;             /* of its event streams */
 };
 
 struct dispatch_tenants {
@@ -47,9 +48,8 @@ struct slice dispatch_tenant_name(struct dispatch_tenants *t, const struct confi
 int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
 void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);   /* it was refused */
 
-/* Another configuration of the same tenants: `is` has all that `was` has, at the same
- * numbers. Once for all shards, before any of them takes by the new one. */
-void dispatch_quotas_reload(struct dispatch_tenants *all, const struct config *was, const struct config *is, int64_t now_us);
+/* From now_us on it may have another rate: what it owes is then as in rate_change(). */
+void dispatch_quota_change(struct dispatch_tenant *t, const struct tenant *was, const struct tenant *is, int64_t now_us);
 
 struct dispatch_quota {
 	const char *name;                /* "batches", "items" or "queued" */

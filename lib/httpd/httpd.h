@@ -151,11 +151,10 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 void http_refuse(struct http_request *r, enum problem p, const char *detail, unsigned retry_after_s);
 
 /* Answer with a stream of unknown length, whose end closes the connection. Not
- * from on_head. `fill` is asked for bytes whenever the
- * client takes some: it returns how many it wrote, 0 for "none now: call
- * http_stream_wake()", -1 for the end, or -2 to
- * break off, so that the client sees an answer that is not whole. It is never asked while the client is
- * not reading, so nothing need be queued for it. */
+ * from on_head. `fill` is asked for bytes whenever the client takes some: it
+ * returns how many it wrote, 0 for "none now: call http_stream_wake()", -1 for the
+ * end, or -2 to break off, so that the client sees an answer that is not whole. It
+ * is never asked while the client is not reading, so nothing need be queued for it. */
 void http_stream(struct http_request *r, int status, const struct http_header *headers,
 		 size_t n_headers, ssize_t (*fill)(void *data, char *out, size_t max));
 void http_stream_wake(struct http_request *r);

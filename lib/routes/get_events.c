@@ -34,6 +34,7 @@ struct reader {
 	struct routes *here, *owner;
 	struct http_request *req;        /* NULL: it is over */
 	struct batch_id id;
+	atomic_uint *of_tenant;          /* its tenant's readers */
 	struct page_rider page;
 	bool asking;
 	bool more;                       /* there was more than what the last page had */
@@ -295,13 +296,18 @@ static atomic_uint *readers_of_all(struct routes *r)
 	return &r->env.peers[0]->n_readers;
 }
 
-static bool admit(struct routes *r)
+/* One of several tenants may have as many as are left for the others. */
+static bool admit(struct routes *r, atomic_uint *of_tenant)
 {
-	if (atomic_fetch_add(readers_of_all(r), 1) < r->env.config->limits.event_readers) {
+	uint32_t most = (uint32_t)r->env.config->limits.event_readers;
+	uint32_t all = atomic_fetch_add(readers_of_all(r), 1), its = atomic_fetch_add(of_tenant, 1);
+
+	if (all < most && (r->env.config->n_tenants <= 2 || its < most - all)) {
 		meter_add(r->env.meter, METRIC_EVENT_READERS, 0, 0, 1);
 		return true;
 	}
 	atomic_fetch_sub(readers_of_all(r), 1);
+	atomic_fetch_sub(of_tenant, 1);
 	return false;
 }
 
@@ -323,6 +329,7 @@ static void on_end(struct route_data *data, bool gone)
 
 	(void)gone;
 	atomic_fetch_sub(readers_of_all(r->here), 1);
+	atomic_fetch_sub(r->of_tenant, 1);
 	meter_add(r->here->env.meter, METRIC_EVENT_READERS, 0, 0, -1);
 	page_leave(&r->page);
 	r->req = NULL;
@@ -357,7 +364,7 @@ static bool refused(struct routes *r, struct http_request *req, struct slice id,
 		answer_problem(r, req, PROBLEM_MALFORMED_REQUEST, "Last-Event-ID is the id of an event, which is a number");
 	else if (query_refused(&q, r, req))
 		return true;
-	else if (!admit(r))
+	else if (!admit(r, ret->of_tenant))
 		answer_problem(r, req, PROBLEM_OVERLOADED, "too many readers of events: ask for the batch, or come later");
 	else
 		return false;
@@ -366,13 +373,13 @@ static bool refused(struct routes *r, struct http_request *req, struct slice id,
 
 static void run(struct routes *r, struct http_request *req, struct slice id)
 {
-	struct reader asked = {0}, *reader;
+	struct reader asked = {.of_tenant = &r->env.group->tenants.of[auth_tenant(req)].readers}, *reader;
 
 	if (refused(r, req, id, &asked))
 		return;
 	reader = xcalloc(1, sizeof *reader);
 	*reader = (struct reader){.data.on_end = on_end, .here = r, .req = req, .owner = batch_owner(r, asked.id),
-				  .id = asked.id, .seq = asked.seq};
+				  .id = asked.id, .of_tenant = asked.of_tenant, .seq = asked.seq};
 	page_rider_init(&reader->page, auth_tenant_name(r, req), on_page);
 	if (list_empty(&r->readers))
 		arm_comments(r);

@@ -198,8 +198,9 @@ static bool admits(const struct door *door, struct http_request *req, const stru
 	return door->operations || auth_admits(door->routes, req, route);
 }
 
-/* A process that is full, or too busy, refuses a batch before it has read it, unless it has a key: that
- * may be known, and then its record is the answer. One that is too large is told so. */
+/* A process that is full, or too busy, refuses a batch before it has read it, unless it
+ * has a key: that may be known, and then its record is the answer. One that is too large
+ * is told so. */
 static bool refuse_unread(struct routes *r, struct http_request *req, size_t body_bytes)
 {
 	if (body_bytes > r->env.config->limits.body_bytes || http_header(req, "Idempotency-Key") != NULL ||
@@ -320,8 +321,8 @@ static void door_init(struct door *d, struct routes *r, bool operations)
 {
 	*d = (struct door){
 		.routes = r, .operations = operations,
-		.handler = {.arg = d, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request, .more_headers = more_headers,
-			    .on_refused = on_refused, .on_over = on_over, .on_end = on_end}};
+		.handler = {.arg = d, .on_head = on_head, .may_lack_body = may_lack_body, .on_request = on_request,
+			    .more_headers = more_headers, .on_refused = on_refused, .on_over = on_over, .on_end = on_end}};
 }
 
 struct routes *routes_new(const struct routes_env *env)

@@ -28,6 +28,7 @@ void routes_free(struct routes *r);              /* no request is open any more,
 /* Another configuration from the next request on. Lent, as the first one was: until
  * the next, or the end. In the shard's thread. */
 void routes_reload(struct routes *r, const struct config *config);
+
 /* From now on /readyz says that the process ends; all else goes on. In the shard's thread. */
 void routes_not_ready(struct routes *r);
 

@@ -24,7 +24,6 @@
 
 #include "routes-i.h"
 
-
 const struct retry_policy job_retry = {.max_attempts = 10, .base_ms = 1000, .cap_ms = 3600000};
 
 struct post {

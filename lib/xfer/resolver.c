@@ -389,7 +389,6 @@ static void run(struct resolver *r, struct ask *a)
 	count(r, METRIC_LOOKUPS, n->result, 1);
 	meter_observe_us((struct meter){r->metrics, 0}, METRIC_SECONDS, 0, 0, now_us() - begun_us);
 	settle(r, n);
-	employ(r);
 }
 
 /* False: there has been no work for so long that the thread may end. */
@@ -441,10 +440,11 @@ static bool start_thread(struct resolver *r)
 	return ok;
 }
 
-/* One thread for what may begin; each that begins sees to the next. */
+/* One thread for what may begin; each that begins sees to the next. While one is on its
+ * way to look for work, as it was just made or has just ended a look-up, no other is. */
 static void employ(struct resolver *r)
 {
-	if (next_ask(r, false) == NULL)
+	if (r->threads > r->idle + r->class[0].running + r->class[1].running || next_ask(r, false) == NULL)
 		return;
 	if (r->idle > 0)
 		pthread_cond_signal(&r->work);

@@ -243,10 +243,15 @@ class Case(unittest.TestCase):
     maxDiff = None
 
     @classmethod
+    def start_daemon(cls):
+        """The daemon, with `cls.down` running."""
+        return Daemon(cls.config, cls.down)
+
+    @classmethod
     def setUpClass(cls):
         cls.down = Downstream()
         try:
-            cls.settled = Daemon(cls.config, cls.down)
+            cls.settled = cls.start_daemon()
         except AssertionError:
             cls.down.stop()
             raise

@@ -1,6 +1,8 @@
 """What spares an origin that fails: the breaker, which leaves it alone, and the
 retry budget, so that it is not drowned in repeats when it comes back."""
 
+import socket
+
 import harness
 import kit
 from harness import item
@@ -71,7 +73,7 @@ class Breakers(Case):
             self.fail(f"/x?status={status}")
         self.assertEqual(self.is_open(), (False, 1))
 
-    def test_lost_and_refused_connections_and_timeouts_open_it(self):
+    def test_lost_connections_and_what_is_no_http_open_it(self):
         for path, more in (("/x?reset=after", {}), ("/x?close=before", {}), ("/garbage", {})):
             with self.subTest(path=path):
                 origin, self.origin = self.origin, harness.Downstream()
@@ -79,6 +81,14 @@ class Breakers(Case):
                 self.fail(path, **more)
                 self.assertEqual(self.is_open(), (True, 0))
                 self.origin = origin
+
+    def test_refused_connections_open_it(self):
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            to = f"http://127.0.0.1:{nobody.getsockname()[1]}/"
+            first, later = (self.settled.post({"retry": ONCE, "items": [item(n, to) for n in range(4)]}) for _ in range(2))
+        self.assertEqual({r["error"]["code"] for r in first.json["results"]}, {"connect_failed"})
+        self.assertEqual({r["error"]["code"] for r in later.json["results"]}, {"circuit_open"})
 
     def test_a_callers_impatience_opens_nothing(self):
         """Or one tenant could shut an origin for all."""
@@ -139,7 +149,7 @@ class Budgets(Case):
         answer = self.settled.post({"concurrency": 200, "retry": {"max_attempts": 2, "base_ms": 1, "cap_ms": 1}, "items": [
             item(n, self.url("/flaky?times=1")) for n in range(200)]})
         self.assertEqual(answer.json["counts"]["succeeded"], 200)
-        starts = self.starts()
+        starts = self.starts(400)
         arrivals = {}
         for e in self.down.ledger():
             arrivals.setdefault(e["webhook_id"], []).append(e["arrived_us"])

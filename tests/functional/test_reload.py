@@ -217,6 +217,8 @@ class Rates(Reloading):
             self.services["push"]["max_in_flight"] = 10 + k
             self.reload()
         self.assertEqual(self.finish(sock).status, 200)
+        # Behind the lines of its attempts.
+        self.settled.wait_line("event=batch_done")
         starts = sorted(int(at) for at in re.findall(r"event=attempt_done .*started_at_us=(\d+)", self.settled.text()))
         self.assertEqual(len(starts), n)
         for first, at in enumerate(starts):
@@ -231,6 +233,15 @@ class Rates(Reloading):
         self.services["push"]["rate"] = {"per_second": 1000, "burst": 3}
         self.reload()
         self.assertEqual((self.finish(sock).status, len(self.down.ledger())), (200, 3))
+
+    def test_what_a_slower_rate_owed_is_not_shown_of_the_new_one(self):
+        self.services["push"]["rate"] = {"per_second": 0.001, "burst": 1}
+        self.reload()
+        self.assertEqual(self.send("push", "ok").status, 200)
+        self.assertEqual(self.show("push")["rate"]["available"], 0)
+        self.services["push"]["rate"] = {"per_second": 1000, "burst": 3}
+        self.reload()
+        self.assertIn(self.show("push")["rate"]["available"], (2, 3))
 
 
 class Keys(Reloading):

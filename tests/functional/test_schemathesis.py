@@ -38,7 +38,7 @@ def install():
     mark.touch()
 
 
-class Case(unittest.TestCase):
+class Case(harness.Case):
     """One service takes any recipient, so that most of what fits the description is settled."""
 
     config = {"log": {"level": "info"}, "limits": {"event_comment_ms": 50, "deadline_ms": 2000}}
@@ -46,19 +46,12 @@ class Case(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         install()
-        cls.down = harness.Downstream()
-        services = {"push": {"kind": "http", "url": cls.down.url + "/ok/{to}"}}
-        cls.settled = harness.Daemon({**cls.config, "services": services})
+        super().setUpClass()
 
     @classmethod
-    def tearDownClass(cls):
-        status = cls.settled.stop()
-        cls.down.stop()
-        if status != 0:
-            raise AssertionError(f"the daemon ended with {status}:\n" + cls.settled.text())
-
-    def setUp(self):
-        self.log_start = len(self.settled.lines)
+    def start_daemon(cls):
+        services = {"push": {"kind": "http", "url": cls.down.url + "/ok/{to}"}}
+        return harness.Daemon({**cls.config, "services": services})
 
     def run_schemathesis(self, *args):
         done = subprocess.run(

@@ -3,6 +3,7 @@ are in no log line, no error, no metric and no result. At log.level debug alone
 the start of an answer that is no success is in one field of the attempt's line."""
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -157,12 +158,12 @@ services:
         self.assertEqual(daemon.stop(), 0)
         self.check([daemon.text()])
 
-    def dumps_core(self, services, reload=None):
+    def dumps_core(self, services, reload=None, **more):
         """Does a daemon that dies leave its memory behind?"""
         limits = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (limits[1], limits[1]))
         try:
-            daemon = harness.Daemon({"services": services}, env=ENV, cwd=self.dir.name)
+            daemon = harness.Daemon({"services": services, **more}, env=ENV, cwd=self.dir.name)
         finally:
             resource.setrlimit(resource.RLIMIT_CORE, limits)
         if reload is not None:
@@ -184,6 +185,10 @@ services:
         self.assertFalse(self.dumps_core(plain, reload=self.services()))
         self.assertFalse(self.dumps_core({"hook": {"kind": "webhook", "secret": "${SIGNING_KEY}"}}))
         self.assertFalse(self.dumps_core({"a": {"kind": "http", "url": "http://x/${TOKEN}"}}))
+        # What it has of a caller's key is no secret; what the caller shows is.
+        keys = [{"name": "k", "tenant": "t", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}]
+        self.assertFalse(self.dumps_core(plain, auth={"keys": keys}))
+        self.assertFalse(self.dumps_core(plain, tracing={"endpoint": "http://127.0.0.1:1/${TOKEN}"}))
 
 
 if __name__ == "__main__":

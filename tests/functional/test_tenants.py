@@ -300,6 +300,26 @@ class Isolation(Case):
         self.assertIsNone(self.admin.ask("GET", "/v1/limits").json["tenant"])
 
 
+class Readers(Case):
+    config = {**Case.config, "limits": {"event_readers": 8}}
+
+    def events(self, who, batch_id):
+        sock = rawhttp.dial(self.settled.port)
+        self.addCleanup(sock.close)
+        sock.sendall(f"GET /v1/batches/{batch_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {who.key}\r\n\r\n".encode())
+        return int(sock.recv(12)[9:])
+
+    def test_a_tenant_that_reads_all_events_leaves_streams_to_others(self):
+        jobs_of = {who: who.post({"items": [item(0, self.held.url(who.key))]}, ASYNC).headers["Batch-Id"] for who in (self.shop, self.mail)}
+        self.assertEqual([self.events(self.shop, jobs_of[self.shop]) for _ in range(8)], [200] * 4 + [503] * 4)
+        self.assertEqual([self.events(self.mail, jobs_of[self.mail]) for _ in range(3)], [200, 200, 503])
+        for who in jobs_of:
+            self.held.answer(who.key)
+            self.assertEqual(who.done(jobs_of[who]).json["state"], "done")
+        kit.until(lambda: self.admin.ask("GET", "/metrics").body.find(b"\nsettled_event_readers 0\n") > 0, "a reader is left")
+        self.assertEqual(self.events(self.shop, jobs_of[self.shop]), 200)
+
+
 class BeforeTheBody(Case):
     def test_a_body_without_a_key_is_not_waited_for(self):
         head = rawhttp.head(Content_Type="application/json", Content_Length=16 << 20)

@@ -65,34 +65,19 @@ class Daemon(harness.Daemon):
         return sock
 
 
-class Case(unittest.TestCase):
+class Case(harness.Case):
     config = {}
 
     @classmethod
     def setUpClass(cls):
         kit.need("openssl")
-        cls.folder = tempfile.TemporaryDirectory(prefix="settled-test-")
-        cls.down = harness.Downstream()
-        try:
-            cls.settled = Daemon(cls.config, cls.down, cls.folder.name)
-        except AssertionError:
-            cls.down.stop()
-            raise
+        super().setUpClass()
 
     @classmethod
-    def tearDownClass(cls):
-        status = cls.settled.stop()
-        cls.down.stop()
-        cls.folder.cleanup()
-        if status != 0:
-            raise AssertionError(f"the daemon ended with {status}:\n" + cls.settled.text())
-
-    def setUp(self):
-        self.down.clear()
-        self.log_start = len(self.settled.lines)
-
-    def url(self, path):
-        return self.down.url + path
+    def start_daemon(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="settled-test-")
+        cls.addClassCleanup(cls.folder.cleanup)
+        return Daemon(cls.config, cls.down, cls.folder.name)
 
 
 def close_notify(sock):

@@ -20,6 +20,6 @@ int main(void)
 	fwrite(out.p, 1, out.n, stdout);
 	buf_free(&out);
 	metrics_free(metrics);
-	config_free(config);
+	config_unref(config);
 	return fflush(stdout) != 0;
 }

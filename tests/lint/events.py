@@ -11,7 +11,9 @@ import settings
 import tap
 
 CALL = re.compile(r'\blog_(?:event(?:_limited)?|write)\(|\bmake_line\(')
-HEAD = re.compile(r'(?:[&\w]+, )?LOG_(DEBUG|INFO|WARN|ERROR), "([a-z_]+)"')
+HEAD = re.compile(r'(?:[&\w]+, )?([^,"]*), "([a-z_]+)"')
+LEVEL = re.compile(r"\bLOG_(DEBUG|INFO|WARN|ERROR)\b")
+UNKNOWN = "?"
 FIELD = re.compile(r'LOG_(?:STR|INT|SLICE)\(\s*(?:[^",()]*\? )?"([a-z_0-9]+)"')
 ROW = re.compile(r"^\| `([a-z_]+)` \| (?:(?:debug|info|warn|error)(?:, )?)+ \| ([^|]+) \| ", re.M)
 HEADLINE = "| Event | Level | When | Fields of its own |\n|---|---|---|---|\n"
@@ -33,15 +35,15 @@ def in_source(text):
         args = arguments(text, call.end())
         head = HEAD.match(args)
         if head:
-            yield head[2], head[1].lower(), FIELD.findall(args)
+            yield head[2], [level.lower() for level in LEVEL.findall(head[1])] or [UNKNOWN], FIELD.findall(args)
 
 
 def of_program(root):
     found = {}
     for path in layers.sources(root, "lib", "cmd"):
-        for event, level, fields in in_source(path.read_text()):
+        for event, its_levels, fields in in_source(path.read_text()):
             levels, all_fields = found.setdefault(event, (set(), []))
-            levels.add(level)
+            levels.update(its_levels)
             all_fields += [f for f in fields if f not in all_fields]
     return found
 
@@ -56,6 +58,8 @@ def table(program, meanings):
 def check(root):
     program, meanings = of_program(root), dict(ROW.findall((root / "README.md").read_text()))
     silent = [f"README.md: say when {event} is written" for event in program if meanings.get(event, "?") == "?"]
+    silent += [f"{event}: name its level in the call, which is where it is looked for" for event, (levels, _) in program.items()
+               if UNKNOWN in levels]
     return silent + settings.check_table(root, table(program, meanings))
 
 

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import alerts
 import count
+import events
 import idioms
 import layers
 import openapi
@@ -152,6 +153,8 @@ def asks(expr, wrong):
     return test
 
 
+EVENTS = {"lib/core/a.c": 'log_event(LOG_INFO, "begun", LOG_INT("n", 1));\n',
+          "README.md": events.HEADLINE + "| `begun` | info | it began | `n` |\n"}
 SETTINGS = "| Setting | Default |\n|---|---|\n| a | 1 |\n"
 SCHEMAS = ("components", "schemas")
 CHECKS = [
@@ -220,6 +223,11 @@ CHECKS = [
     ("a label to group by that is gone is found", asks("sum by (service) (settled_a_total)", True)),
     ("a histogram without a suffix is found", asks("settled_b", True)),
     ("an expression that asks for nothing is found", asks("vector(1)", True)),
+    ("an event that the README lacks is found", planted(events.check, EVENTS, file_of("lib/core/b.c", 'log_event(LOG_WARN, "ended");\n'))),
+    ("one whose level depends on something, too",
+     planted(events.check, EVENTS, file_of("lib/core/b.c", 'log_event(a->bad ? LOG_WARN : LOG_INFO, "ended");\n'))),
+    ("a level that is not in the call is found",
+     planted(events.check, EVENTS, file_of("lib/core/b.c", 'log_event(level, "begun", LOG_INT("n", 1));\n'))),
     ("passed cases are counted", counted("OK", "1..2\nok 1 - a\nok 2 - b\n", (2, 0, 0))),
     ("a failed case is counted", counted("FAIL", "1..2\nok 1 - a\nnot ok 2 - b\n", (1, 1, 0))),
     ("a skipped case is counted apart", counted("OK", "1..2\nok 1 - a # SKIP no b\nok 2\n", (1, 0, 1))),

@@ -126,6 +126,13 @@ static bool is_refusing(const struct account *a, int64_t us)
 	return a->state == ACCOUNT_PROBING || (a->state == ACCOUNT_OPEN && us < a->until_us);
 }
 
+/* Nobody has asked for ten windows after one might have. */
+static bool is_outdated(const struct account *a)
+{
+	return (a->state == ACCOUNT_OPEN || a->state == ACCOUNT_HALF_OPEN) &&
+	       clock_now() - a->until_us >= 10 * 1000 * service_of(a)->breaker.window_ms;
+}
+
 static void note_refusing(struct account *a)
 {
 	if (a->state == ACCOUNT_PROBING)
@@ -153,6 +160,8 @@ static void pass_breaker(struct account *a, struct request *r)
 	CHECK(BREAKER, a->state != ACCOUNT_PROBING, "service %d: a second probe", a->service);
 	CHECK(BREAKER, !is_refusing(a, clock_now()), "service %d: an attempt starts, the breaker is open for %lld us",
 	      a->service, (long long)(a->until_us - clock_now()));
+	if (is_outdated(a))
+		turn_to(a, ACCOUNT_CLOSED);
 	if (a->state == ACCOUNT_OPEN || a->state == ACCOUNT_HALF_OPEN) {
 		note_refusing(a);
 		if (a->state == ACCOUNT_OPEN)
@@ -192,6 +201,7 @@ static void end_probe(struct account *a, enum said said)
 		cover_race(RACE_PROBE_SAID_NOTHING);
 		note_refusing(a);
 		a->state = ACCOUNT_HALF_OPEN;
+		a->until_us = clock_now();
 	}
 }
 

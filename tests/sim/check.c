@@ -144,12 +144,13 @@ static unsigned live_of(unsigned shard, int service)
 	return n;
 }
 
-/* A service takes a slot of the shard while it holds fewer than are free. */
+/* One of several services takes a slot of the shard while it holds fewer than are free. */
 static bool may_take_slot(unsigned shard, int service, unsigned live)
 {
 	unsigned most = sim.config.limits.in_flight;
 
-	return live == 0 || 2 * live < most || (live < most && live_of(shard, service) < most - live);
+	return live < most && (sim.config.n_services == 1 || live == 0 || 2 * live < most ||
+			       live_of(shard, service) < most - live);
 }
 
 static void check_slot(const struct request *r)

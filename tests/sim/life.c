@@ -53,6 +53,7 @@ void life_open(void)
 	sim.metrics = dispatch_metrics_new(&sim.told->config, sim.n_shards);
 	sim.store = store_on_disk(sim.disk);
 	sim.group = (struct dispatch_group){.hash_seed = dice_below(UINT64_MAX), .n = sim.n_shards};
+	dispatch_group_init(&sim.group, &sim.told->config);
 	for (unsigned i = 0; i < sim.n_shards; i++) {
 		sim.draining[i] = sim.idle[i] = false;
 		sim.xfers[i] = xfer_new(sim.loops[i], &(struct xfer_config){0});
@@ -146,6 +147,7 @@ void life_close(void)
 	room_close();
 	check_gauges();
 	store_close(STEAL_PTR(sim.store));
+	dispatch_group_free(&sim.group);
 	metrics_free(STEAL_PTR(sim.metrics));
 	dispatch_tenants_free(&sim.group.tenants);
 }

@@ -81,6 +81,7 @@ void plan_services(void)
 	static const int64_t caps[] = {1, 1, 2, 4, 64};
 
 	sim.config.n_services = few(MAX_SERVICES);
+	sim.config.service_slots = MAX_SERVICES;
 	sim.config.services = sim.services;
 	for (size_t i = 0; i < sim.config.n_services; i++) {
 		bool webhook = dice_chance(40);

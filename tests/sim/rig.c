@@ -18,8 +18,8 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 		.retry_budget = {.ratio = 0.2, .per_second = 1000, .window_ms = 10000},
 	};
 	sim.tenants[0] = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
-	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1, .tenants = sim.tenants,
-				     .n_tenants = 1};
+	sim.config = (struct config){.shards = shards, .services = sim.services, .n_services = 1,
+				     .service_slots = MAX_SERVICES, .tenants = sim.tenants, .n_tenants = 1};
 	sim.config.limits.items = 10000;
 	sim.config.limits.payload_bytes = 65536;
 	sim.config.limits.json_depth = 64;

@@ -117,13 +117,13 @@ static void no_file_and_files_that_say_nothing_are_the_defaults(void **state)
 	assert_non_null(c);
 	assert_int_equal(err.n, 0);
 	assert_defaults(c);
-	config_free(c);
+	config_unref(c);
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
 		c = load(texts[i]);
 		assert_defaults(c);
-		config_free(c);
+		config_unref(c);
 	}
-	config_free(NULL);
+	config_unref(NULL);
 }
 
 static void the_printed_defaults_load_as_the_defaults(void **state)
@@ -144,7 +144,7 @@ static void the_printed_defaults_load_as_the_defaults(void **state)
 	assert_non_null(strstr(out.p, "\n    # breaker:\n    #   # An origin that fails so often is left alone, and its items "
 	                              "fail fast; 0 is no breaker. (number, 0 to 1 of attempts)\n"
 	                              "    #   failure_ratio: 0.5\n"));
-	config_free(c);
+	config_unref(c);
 	buf_free(&out);
 }
 
@@ -190,7 +190,7 @@ static void every_limit_is_told_as_it_is_in_force(void **state)
 	assert_int_equal(lines, rows);
 	buf_free(&have);
 	buf_free(&all);
-	config_free(c);
+	config_unref(c);
 }
 
 static void a_collector_is_read(void **state)
@@ -202,11 +202,11 @@ static void a_collector_is_read(void **state)
 	assert_true(c->tracing.ratio == 0.25);
 	assert_int_equal(c->tracing.n_headers, 2);
 	assert_string_equal(c->tracing.headers[0], "api-key: k");
-	config_free(c);
+	config_unref(c);
 	c = load("log: {level: info}\n");
 	assert_null(c->tracing.endpoint);
 	assert_true(c->tracing.ratio == 1 && c->tracing.n_headers == 0);
-	config_free(c);
+	config_unref(c);
 }
 
 static void every_setting_is_read(void **state)
@@ -261,7 +261,7 @@ static void every_setting_is_read(void **state)
 	assert_string_equal(p->headers[1], "x-n: 2");
 	assert_true(p->attempt_timeout_ms == 17 && p->max_in_flight == 65535 && p->max_payload == 18);
 	assert_true(p->refuses_with_503 && p->max_queued == 19 && w->max_queued == 0);
-	config_free(c);
+	config_unref(c);
 }
 
 static void json_is_a_configuration_too(void **state)
@@ -276,7 +276,7 @@ static void json_is_a_configuration_too(void **state)
 	assert_true(c->open);
 	assert_string_equal(c->services[0].url, "http://h/A");
 	assert_true(c->services[0].refuses_with_503);
-	config_free(c);
+	config_unref(c);
 }
 
 static void ranges_are_parsed_as_such(void **state)
@@ -288,7 +288,7 @@ static void ranges_are_parsed_as_such(void **state)
 	assert_true(cidr_has(&c->services[0].allow[0], v4));
 	assert_false(cidr_has(&c->services[0].allow[0], v6));
 	assert_true(cidr_has(&c->services[0].allow[1], v6));
-	config_free(c);
+	config_unref(c);
 	refused("services: {w: {kind: webhook, allow: [10.0.0.1/8,\n  'x', [y]]}}",
 	        LINE("1:39", "services.w.allow[0]: 10.0.0.1/8 is not a range of addresses: give one as 10.0.0.0/8 or "
 	             "fd00::/8, with no bits set behind the prefix")
@@ -320,7 +320,7 @@ static void the_environment_and_files_fill_in_values(void **state)
 	assert_string_equal(c->services[0].headers[1], "b: <from file>");
 	assert_string_equal(c->services[0].headers[2], "c: ${T_NONE} $ $$ {}");
 	assert_string_equal(c->services[0].headers[3], "d: $${T_N}");
-	config_free(c);
+	config_unref(c);
 }
 
 static void what_cannot_be_filled_in_is_an_error(void **state)
@@ -408,7 +408,7 @@ static void files_have_bounds(void **state)
 	assert_null(load_bytes(big, sizeof big, &err));
 	assert_string_equal(err.p, FILE_NAME ": larger than 1 MiB: give a smaller file\n");
 	err.n = 0;
-	config_free(load_bytes(big, sizeof big - 1, &err));
+	config_unref(load_bytes(big, sizeof big - 1, &err));
 	assert_string_equal(err.p, "");
 	err.n = 0;
 	for (size_t i = 0; i < 60000; i++)
@@ -502,7 +502,7 @@ static void the_store_is_a_directory_or_memory(void **state)
 	(void)state;
 	assert_string_equal(c->store_path, "./settled-data");
 	assert_false(c->store_memory);
-	config_free(c);
+	config_unref(c);
 	refused("store: {path: \"\"}\n", LINE("1:15", "store.path: not the path of a directory: give 1 to 3900 bytes"));
 	refused("store: {path: a, memory: true}\n",
 	        LINE("1:15", "store.path: store.memory is true, so nothing would be kept there: leave one of the two out"));
@@ -544,7 +544,7 @@ static void what_protects_a_downstream_is_its_services(void **state)
 	assert_int_equal(c->services[1].max_pause_ms, 0);
 	assert_lane(&c->services[2], &(struct rate_policy){129.999, 12}, &breaker, &budget);
 	assert_lane(&c->services[3], &(struct rate_policy){0.001, 1}, &breaker, &budget);
-	config_free(c);
+	config_unref(c);
 }
 
 static void what_protects_a_downstream_is_checked(void **state)
@@ -576,7 +576,7 @@ static void listening_beyond_loopback_must_be_meant(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(fine); i++)
-		config_free(load(fine[i]));
+		config_unref(load(fine[i]));
 	refused("listen: 0.0.0.0:1\n", LINE("1:9", "listen: 0.0.0.0 can be reached from other machines and no caller is "
 	                                    "asked for a key: give auth.keys, listen on 127.0.0.1, or set auth: {open: true}"));
 	refused("auth: {open: false}\nlisten: \"[::]:1\"\n",

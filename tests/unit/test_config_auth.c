@@ -85,7 +85,7 @@ static void keys_and_tenants_are_read(void **state)
 	assert_int_equal(c->tenants[2].max_priority, 7);
 	assert_true(c->tenants[2].batches_per_second == 0.5 && c->tenants[2].items_per_second == 2000.125);
 	assert_int_equal(c->tenants[2].queued_items, 9);
-	config_free(c);
+	config_unref(c);
 }
 
 static void who_is_only_named_has_the_defaults(void **state)
@@ -101,13 +101,13 @@ static void who_is_only_named_has_the_defaults(void **state)
 		assert_true(t->batches_per_second == 0 && t->items_per_second == 0);
 		assert_int_equal(t->queued_items, 0);
 	}
-	config_free(c);
+	config_unref(c);
 	c = config_load(NULL, &(struct buf){0});
 	assert_int_equal(c->n_tenants, 1);
 	assert_int_equal(c->n_keys, 0);
-	config_free(c);
+	config_unref(c);
 	/* Everything may be commented out. */
-	config_free(load("auth:\n  keys:\ntenants:\n"));
+	config_unref(load("auth:\n  keys:\ntenants:\n"));
 }
 
 static void a_key_is_whole(void **state)
@@ -169,7 +169,7 @@ static void tenants_are_named_and_bounded(void **state)
 	for (unsigned i = 0; i < TENANTS_MAX; i++)
 		buf_printf(&text, "  t%u: {}\n", i);
 	buf_add_char(&text, '\0');
-	config_free(load(text.p));
+	config_unref(load(text.p));
 	text.n--;
 	buf_add_str(&text, "  one-more: {}\n");
 	buf_add_char(&text, '\0');
@@ -193,7 +193,7 @@ static void keys_are_bounded(void **state)
 	buf_add_char(&err, '\0');
 	assert_non_null(strstr(err.p, ":2:3: auth.keys: more than 1000 keys: take some away\n"));
 	*strstr(text.p, "    - {name: k1000,") = '\0';
-	config_free(load(text.p));
+	config_unref(load(text.p));
 	buf_free(&text);
 	buf_free(&err);
 }
@@ -217,7 +217,7 @@ static void beyond_loopback_with_keys_or_what_says_so(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(fine); i++)
-		config_free(load(fine[i]));
+		config_unref(load(fine[i]));
 	refused("operations: 10.0.0.1:2\nauth: {keys: [{name: a, tenant: shop, sha256: " A "}]}\n",
 		"1:13: operations: 10.0.0.1 can be reached from other machines, and nobody is asked for a key there: give an "
 		"address of 127.0.0.0/8, or set auth: {open_operations: true}\n");

@@ -492,7 +492,34 @@ static void one_is_idle_when_its_window_is_empty(void **state)
 	assert_false(breaker_idle(&b, &half, SEC_US));
 	assert_true(breaker_idle(&b, &half, 11 * SEC_US / 10));
 	b = opened_at(0);
-	assert_false(breaker_idle(&b, &half, 100 * (int64_t)SEC_US));
+	assert_false(breaker_idle(&b, &half, 10299999));
+	assert_true(breaker_idle(&b, &half, 10300000));
+}
+
+/* Ten windows after it might have been asked it is as if nothing had happened: many may go at once. */
+static void what_it_knew_is_forgotten_when_nobody_asks(void **state)
+{
+	struct breaker b = opened_at(0);
+
+	(void)state;
+	assert_true(breaker_admits(&b, &half, 10299999));
+	assert_int_equal(b.state, BREAKER_HALF_OPEN);
+	b = opened_at(0);
+	for (int i = 0; i < 3; i++) {
+		assert_true(breaker_admits(&b, &half, 10300000));
+		breaker_ended(&b, &half, breaker_started(&b), BREAKER_FAILURE, 10300000);
+		assert_int_equal(b.state, BREAKER_CLOSED);
+	}
+	say(&b, BREAKER_FAILURE, 10300000);
+	assert_int_equal(b.state, BREAKER_OPEN);
+	/* So it is after a probe that told nothing, but not while one is out. */
+	say(&b, BREAKER_NEITHER, 11000000);
+	assert_false(breaker_idle(&b, &half, 20999999));
+	assert_true(breaker_idle(&b, &half, 21000000));
+	assert_true(breaker_admits(&b, &half, 20999999));
+	(void)breaker_started(&b);
+	assert_false(breaker_admits(&b, &half, 90000000));
+	assert_false(breaker_idle(&b, &half, 90000000));
 }
 
 /* Random attempts that overlap, against a plain count of what was heard. */
@@ -604,6 +631,7 @@ int main(void)
 		cmocka_unit_test(neither_counts_for_nothing),
 		cmocka_unit_test(one_that_is_turned_off_lets_all_through),
 		cmocka_unit_test(one_is_idle_when_its_window_is_empty),
+		cmocka_unit_test(what_it_knew_is_forgotten_when_nobody_asks),
 		cmocka_unit_test(at_random_it_keeps_its_word),
 		cmocka_unit_test(what_the_downstream_did_is_told_from_what_others_did),
 	};

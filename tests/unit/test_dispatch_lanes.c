@@ -205,6 +205,22 @@ static void a_service_leaves_the_others_a_part_of_the_slots(void **state)
 	assert_int_equal(rig.d->n_starved, 0);
 }
 
+static void a_service_alone_may_have_all_slots(void **state)
+{
+	(void)state;
+	rig.config.limits.in_flight = 6;
+	rig.config.n_services = 1;
+	rig.services[0].max_in_flight = 100;
+	submit_job(8, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 6);
+	rig.answers = 200;
+	for (unsigned i = 0; i < 6; i++)
+		answer_one(&rig.sent[i], 200, RETRY_AFTER_NONE);
+	run_until(nothing_left);
+	assert_int_equal(rig.n_sent, 8);
+}
+
 /* ---- what is remembered ---- */
 
 static char urls[64][32];
@@ -289,6 +305,7 @@ int main(void)
 		TEST(a_policy_is_looked_up_when_it_is_needed),
 		TEST(an_origin_that_its_service_has_left_is_forgotten),
 		TEST(a_service_leaves_the_others_a_part_of_the_slots),
+		TEST(a_service_alone_may_have_all_slots),
 		TEST(an_idle_lane_is_remembered_until_there_is_nothing_to_remember),
 		TEST(over_the_bound_the_oldest_idle_lane_goes),
 		TEST(a_pause_is_over_though_nothing_waits),

@@ -63,26 +63,6 @@ static void less_than_one_a_second_is_one_at_once(void **state)
 	assert_int_equal(take(&may, 1, 4 * SECOND), 0);
 }
 
-static void another_rate_hastens_what_is_owed_and_delays_nothing(void **state)
-{
-	static struct dispatch_tenants all;
-	struct tenant slow = {.items_per_second = 1}, fast = {.items_per_second = 100}, none = {0}, gone = {.removed = true};
-	const struct config was = {.tenants = &slow, .n_tenants = 1}, is = {.tenants = &fast, .n_tenants = 1};
-	const struct config open = {.tenants = &none, .n_tenants = 1}, without = {.tenants = &gone, .n_tenants = 1};
-
-	(void)state;
-	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1000, SECOND), 0);
-	dispatch_quotas_reload(&all, &was, &is, SECOND);
-	/* A thousand of them are ten seconds. */
-	assert_int_equal(dispatch_quota_take(&all.of[0], &fast, 100, SECOND), 10 * SECOND + 1);
-	dispatch_quotas_reload(&all, &is, &was, SECOND);
-	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1, SECOND), 10 * SECOND + 1);
-	dispatch_quotas_reload(&all, &was, &without, SECOND);
-	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1, SECOND), 10 * SECOND + 1);
-	dispatch_quotas_reload(&all, &was, &open, SECOND);
-	assert_int_equal(dispatch_quota_take(&all.of[0], &slow, 1, SECOND), 0);
-}
-
 static void a_large_batch_goes_when_all_is_there_and_is_paid_for(void **state)
 {
 	const struct tenant may = {.items_per_second = 10};
@@ -196,6 +176,23 @@ static void what_is_left_is_told(void **state)
 	assert_int_equal(q[2].left, 0);
 }
 
+static void what_is_owed_is_paid_at_the_new_rate(void **state)
+{
+	const struct tenant slow = {.items_per_second = 1, .batches_per_second = 1}, none = {0};
+	const struct tenant fast = {.items_per_second = 100, .batches_per_second = 100};
+
+	(void)state;
+	assert_int_equal(take(&slow, 1000, SECOND), 0);
+	assert_true(take(&slow, 1, SECOND) > 900 * (int64_t)SECOND);
+	dispatch_quota_change(&t, &slow, &fast, SECOND);
+	/* A second's worth at most, so that it may go on within one. */
+	assert_in_range(take(&fast, 100, SECOND), 1, SECOND + 1);
+	assert_int_equal(take(&fast, 100, 2 * SECOND + 1), 0);
+	dispatch_quota_change(&t, &fast, &none, 2 * SECOND + 1);
+	dispatch_quota_change(&t, &none, &slow, 2 * SECOND + 1);
+	assert_int_equal(take(&slow, 1, 2 * SECOND + 1), 0);
+}
+
 static void a_name_is_kept_once_for_each(void **state)
 {
 	static struct dispatch_tenants all;
@@ -221,12 +218,12 @@ int main(void)
 		cmocka_unit_test_setup(without_a_quota_all_is_taken, setup),
 		cmocka_unit_test_setup(a_seconds_worth_comes_at_once_and_then_the_rate, setup),
 		cmocka_unit_test_setup(less_than_one_a_second_is_one_at_once, setup),
-		cmocka_unit_test_setup(another_rate_hastens_what_is_owed_and_delays_nothing, setup),
 		cmocka_unit_test_setup(a_large_batch_goes_when_all_is_there_and_is_paid_for, setup),
 		cmocka_unit_test_setup(both_are_taken_or_neither, setup),
 		cmocka_unit_test_setup(what_is_given_back_is_there_again_and_no_more, setup),
 		cmocka_unit_test_setup(of_several_threads_none_gets_more, setup),
 		cmocka_unit_test_setup(what_is_left_is_told, setup),
+		cmocka_unit_test_setup(what_is_owed_is_paid_at_the_new_rate, setup),
 		cmocka_unit_test(a_name_is_kept_once_for_each),
 	};
 

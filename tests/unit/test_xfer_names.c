@@ -18,6 +18,8 @@ static struct {
 	bool held, dead;
 	unsigned calls, running, most, flips;
 	bool no_thread, time_flies;
+	bool threads_held;               /* threads that are made do not begin */
+	unsigned threads;                /* made meanwhile */
 } resolver;
 
 static bool ends_with(const char *s, const char *tail)
@@ -71,8 +73,21 @@ time_t time(time_t *ret)
 int __real_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
 
+static void *(*run_held)(void *);
+
+static void *begin_late(void *arg)
+{
+	WAIT_FOR(!resolver.threads_held);
+	return run_held(arg);
+}
+
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
 {
+	if (resolver.threads_held) {
+		resolver.threads++;
+		run_held = run;
+		run = begin_late;
+	}
 	return resolver.no_thread ? EAGAIN : __real_pthread_create(t, attr, run, arg);
 }
 
@@ -110,7 +125,7 @@ static struct xfer_usage usage_now(void)
 
 static int names_teardown(void **state)
 {
-	CHANGE(resolver.held = resolver.dead = false);
+	CHANGE(resolver.held = resolver.dead = resolver.threads_held = false);
 	while (usage_now().lookups > 0)
 		;
 	rig_teardown(state);
@@ -221,6 +236,19 @@ static void many_names_are_looked_up_a_few_at_once(void **state)
 	expect_metric("settled_name_lookup_duration_seconds_count 100\n");
 	expect_metric("settled_name_lookups_waiting 0\n");
 	downstream_free(d);
+}
+
+/* Many names may come before the first thread begins. */
+static void no_more_threads_are_made_than_look_up_names(void **state)
+{
+	(void)state;
+	CHANGE(resolver.threads_held = true);
+	start_names("h%d.invalid", 1);
+	assert_int_equal(resolver.threads, 1);
+	CHANGE(resolver.threads_held = false);
+	WAIT_FOR(resolver.running == AT_ONCE);
+	CHANGE(resolver.held = false);
+	all_end(ANSWER_NO_CONNECTION, PHASE_RESOLVE, 0);
 }
 
 static void many_names_that_do_not_exist_fail_a_few_at_once(void **state)
@@ -703,6 +731,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		NAMES_TEST(many_names_are_looked_up_a_few_at_once),
+		NAMES_TEST(no_more_threads_are_made_than_look_up_names),
 		NAMES_TEST(many_names_that_do_not_exist_fail_a_few_at_once),
 		NAMES_TEST(one_look_up_serves_all_that_wait_for_the_name),
 		NAMES_TEST(one_look_up_serves_the_whole_process),
