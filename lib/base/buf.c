@@ -142,9 +142,11 @@ int buf_read_file(const char *path, size_t max, struct buf *ret)
 
 	if (!buf_reserve(ret, max + 1))
 		return -ENOMEM;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	/* To open a pipe that nobody writes to would wait for somebody. */
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;
+	(void)fcntl(fd, F_SETFL, 0);
 	while (got > 0 && ret->n <= max) {
 		got = read(fd, ret->p + ret->n, max + 1 - ret->n);
 		if (got > 0)

@@ -390,10 +390,13 @@ class Settings(Reloading):
             self.assertIn("the file is empty", self.hup("reload_refused"))
         os.unlink(self.settled.config_path)
         self.assertIn("No such file", self.hup("reload_refused"))
+        os.mkfifo(self.settled.config_path)
+        self.assertIn("the file is empty", self.hup("reload_refused"))
+        os.unlink(self.settled.config_path)
         self.assertEqual(self.send("push", "ok").status, 200)
         self.assertIn(NOTHING, self.reload())
         at = self.settled.metrics()
-        self.assertEqual((at['settled_config_reloads_total{result="refused"}'], at['settled_config_reloads_total{result="ok"}']), (5, 1))
+        self.assertEqual((at['settled_config_reloads_total{result="refused"}'], at['settled_config_reloads_total{result="ok"}']), (6, 1))
         self.assertGreater(at["settled_config_last_reload_success_timestamp_seconds"], 1.6e9)
 
     def test_a_secret_in_a_file_is_read_anew_and_not_shown(self):
