@@ -117,6 +117,16 @@ static void check_rate(const struct service *s, const struct node *rate, struct 
 		cfg_report_node(rep, rate, "a burst of a rate without a limit: give per_second, or leave the burst out");
 }
 
+/* A floor of less than one repeat in a window is none. */
+static void check_budget(const struct service *s, const struct node *budget, struct report *rep)
+{
+	const struct budget_policy *p = &s->retry_budget;
+
+	if (p->ratio <= 0 && p->per_second > 0 && p->per_second * (double)p->window_ms < 1000)
+		cfg_report_node(rep, budget, "less than one repeat in window_ms, so there would be none: raise per_second or "
+		                "window_ms, or give a ratio");
+}
+
 static void read_service(struct config *c, const struct node *n, struct report *rep)
 {
 	struct service *s;
@@ -137,6 +147,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 		return;
 	cfg_settings_check_kind(n, s->kind, rep);
 	check_rate(s, cfg_node_find(n, "rate"), rep);
+	check_budget(s, cfg_node_find(n, "retry_budget"), rep);
 	cfg_certs_check(n, s, rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");

@@ -561,6 +561,9 @@ static void what_protects_a_downstream_is_checked(void **state)
 	        LINE("8:19", "services.a.max_pause_ms: 3600001 is out of range: give 0 to 3600000 ms"));
 	refused(SERVICE "    rate: {burst: 5}\n",
 	        LINE("5:5", "services.a.rate: a burst of a rate without a limit: give per_second, or leave the burst out"));
+	refused(SERVICE "    retry_budget: {ratio: 0, per_second: 0.05}\n",
+	        LINE("5:5", "services.a.retry_budget: less than one repeat in window_ms, so there would be none: raise per_second "
+	             "or window_ms, or give a ratio"));
 }
 
 static void listening_beyond_loopback_must_be_meant(void **state)
