@@ -212,6 +212,11 @@ static bool may_reach(const struct config *fresh, const struct config *running, 
 {
 	const char *operations = running->operations_host;
 
+	/* A file that is cut while it is written may have lost them. */
+	if (!fresh->open && fresh->n_keys == 0 && running->n_keys > 0) {
+		buf_printf(reterr, "callers need a key, and by this file nobody would: keep a key, or set auth: {open: true}\n");
+		return false;
+	}
 	if (!fresh->open && fresh->n_keys == 0 && !cfg_check_is_loopback(running->listen_host)) {
 		buf_printf(reterr, "it listens on %s until a restart, which can be reached from other machines, and no caller "
 			   "would be asked for a key: keep a key, or set auth: {open: true}\n", running->listen_host);

@@ -145,12 +145,17 @@ static void refused(struct config *running, const char *text, const char *why)
 	config_unref(fresh);
 }
 
+#define SHA256 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 static void what_would_open_it_to_everybody_is_refused(void **state)
 {
 	struct config *c = load("listen: 0.0.0.0:1\nauth: {open: true}\n");
 
 	(void)state;
 	refused(c, "log: {}", "keep a key");
+	config_unref(c);
+	c = load("auth: {keys: [{name: k, tenant: t, sha256: " SHA256 "}]}\n");
+	refused(c, "log: {}", "callers need a key");
 	config_unref(c);
 	c = load("operations: 0.0.0.0:1\nauth: {open_operations: true}\n");
 	refused(c, "log: {}", "open_operations");
