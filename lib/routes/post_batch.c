@@ -38,8 +38,11 @@ static size_t service_takes(const void *ctx, int service, const char **retname)
 
 static struct wire_rules rules(const struct config *config, const struct tenant *tenant, bool job)
 {
+	/* More than a tenant may ever have is no matter of time. */
+	uint32_t items = tenant->queued_items == 0 ? config->limits.items : MIN(config->limits.items, tenant->queued_items);
+
 	return (struct wire_rules){
-		.max_items = config->limits.items,
+		.max_items = items,
 		.max_payload = config->limits.payload_bytes,
 		.max_depth = config->limits.json_depth,
 		.max_priority = tenant->max_priority,

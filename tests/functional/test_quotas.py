@@ -150,7 +150,8 @@ class Exact:
             self.assertIn(p.result().status, (200, 202))
         kit.until(lambda: self.metrics()[f'settled_tenant_items_queued{{tenant="{name}"}}'] == 0, "items that are gone")
         self.assertEqual(self.who(name).post(self.batch(7)).status, 200)
-        self.refused(self.who(name).post(self.batch(8)))
+        too_large = self.who(name).post(self.batch(8))
+        self.assertEqual((too_large.status, too_large.json["errors"][0]["code"]), (422, "too_many_items"), "it never fits")
 
     def test_unfinished_items_are_bounded(self):
         self.fills_up("crowd", {})
