@@ -12,7 +12,6 @@
  * No URL, payload or recipient is told: any may be a secret.
  */
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "dispatch-i.h"
 
@@ -131,6 +130,7 @@ void trace_done(struct dispatch *d, const struct batch *b)
 static void add_server(struct span *s, struct slice origin)
 {
 	const char *host = memmem(origin.p, origin.n, "://", 3), *colon;
+	unsigned port = 0;
 	size_t n;
 
 	if (host == NULL)
@@ -141,7 +141,9 @@ static void add_server(struct span *s, struct slice origin)
 	if (colon == NULL)
 		return;
 	span_text(s, "server.address", (struct slice){host, (size_t)(colon - host)});
-	span_number(s, "server.port", strtol(colon + 1, NULL, 10));
+	for (const char *p = colon + 1; p < origin.p + origin.n; p++)
+		port = port * 10 + (unsigned)(*p - '0');
+	span_number(s, "server.port", port);
 }
 
 void trace_attempt(struct dispatch *d, const struct attempt *a)
