@@ -7,13 +7,14 @@
  * (asked - K * admitted) / (asked + 1), of about the last second (the adaptive
  * throttling of B. Beyer et al., "Site Reliability Engineering", 2016, chapter 21; here
  * at the server). Batches of other services are among those that are still read, and
- * nobody is refused so while there is time to read.
+ * nobody is refused so while there is time to read, or while fewer than a hundred ask in a
+ * second: to read those costs little, and one late timer is soon had.
  *
  * The timer rings only while more is asked than admitted.
  */
 #include "dispatch-i.h"
 
-enum { STEP_US = 100000, PROBE_US = 2000, LATE_US = 1000, LATE_FOR_US = 250000 };
+enum { STEP_US = 100000, PROBE_US = 2000, LATE_US = 1000, LATE_FOR_US = 250000, FEW = 100 };
 
 static const double keep_of_a_step = 0.9, read_per_admitted = 1.2, most = 0.95;
 
@@ -34,7 +35,7 @@ double throttle_refuses(const struct throttle *t, int64_t now_us)
 {
 	double excess = t->asked - read_per_admitted * t->admitted;
 
-	return now_us < t->late_until_us && excess > 0 ? MIN(excess / (t->asked + 1), most) : 0;
+	return t->asked >= FEW && now_us < t->late_until_us && excess > 0 ? MIN(excess / (t->asked + 1), most) : 0;
 }
 
 void throttle_ring(struct throttle *t, int64_t now_us)

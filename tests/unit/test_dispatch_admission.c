@@ -481,12 +481,18 @@ static void ask(struct throttle *t, unsigned n, bool admitted)
 
 static void only_who_is_late_refuses_unread_most_of_what_is_refused(void **state)
 {
-	struct throttle t = {.since_us = 1000000, .due_us = 1000000};
+	struct throttle t = {.since_us = 1000000, .due_us = 1000000}, few = {.since_us = 1000000, .due_us = 1000000};
 
 	(void)state;
 	ask(&t, 900, false);
 	ask(&t, 100, true);
 	assert_true(throttle_refuses(&t, 1000000) == 0);
+	/* One late timer is no overload while few ask. */
+	ask(&few, 99, false);
+	throttle_ring(&few, 1003000);
+	assert_true(throttle_refuses(&few, 1003000) == 0);
+	ask(&few, 1, false);
+	assert_true(throttle_refuses(&few, 1003000) > 0.9);
 	throttle_ring(&t, 1000500);
 	assert_true(throttle_refuses(&t, 1000500) == 0);
 	t.due_us = 1002000;
