@@ -296,12 +296,12 @@ bool live_leaving(const struct live *lv);
  * started comes back. */
 void live_hand_over(struct live *lv);
 void live_shed(struct live *lv);                 /* nothing more of it starts, for others' sake */
-struct live *live_adopt(struct dispatch *d, struct batch *take);         /* one that was read back */
+struct live *live_adopt(struct dispatch *d, struct batch *take, uint16_t tenant);        /* one that was read back */
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */
 
 /* tenants.c: the unfinished items of each tenant. False: they would be more than it may have. */
-bool tenant_queue(struct dispatch *d, const struct batch *b) MUST_CHECK;
+bool tenant_queue(struct dispatch *d, unsigned tenant, uint32_t n) MUST_CHECK;
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
 void tenant_accepted(struct live *lv);

@@ -350,11 +350,10 @@ static void adopt(struct dispatch *d, const struct load *l, struct batch *take)
 	take->held = &d->env.group->held_bytes;
 	take->held_bytes = job->bytes;
 	atomic_fetch_add(take->held, take->held_bytes);
-	lv = live_adopt(d, take);
+	lv = live_adopt(d, take, job->tenant_no);
 	lv->room = l->room;
 	lv->service = job->service;
 	lv->class = job->class;
-	lv->tenant = job->tenant_no;
 	lv->urgent = job->urgent;
 	forget(d, job);
 	if (end != WHY_NONE)

@@ -197,12 +197,12 @@ void dispatch_detach(struct dispatch *d, struct batch_id id)
 
 /* ---- come and go ---- */
 
-static struct live *live_new(struct dispatch *d, struct batch *take)
+static struct live *live_new(struct dispatch *d, struct batch *take, uint16_t tenant)
 {
 	struct live *lv = xcalloc(1, sizeof *lv);
 
 	*lv = (struct live){.d = d, .batch = take, .phase = LIVE_RUNNING, .service = ITEM_NO_SERVICE,
-			    .tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant)};
+			    .tenant = tenant};
 	list_init(&lv->dirty);
 	list_init(&lv->effort);
 	list_append(&d->live, &lv->all);
@@ -268,10 +268,10 @@ static bool failed_for_good(const struct batch *b)
 	return b->policy.contract == CONTRACT_ALL_OR_NOTHING && c->failed + c->indeterminate + c->not_attempted > 0;
 }
 
-struct live *live_adopt(struct dispatch *d, struct batch *take)
+struct live *live_adopt(struct dispatch *d, struct batch *take, uint16_t tenant)
 {
 	int64_t now_us = loop_now_us(d->env.loop), unix_ms = loop_unix_ms(d->env.loop);
-	struct live *lv = live_new(d, take);
+	struct live *lv = live_new(d, take, tenant);
 
 	take->state = BATCH_QUEUED;
 	/* A clock that was set back since lengthens nothing. */
@@ -341,18 +341,18 @@ static void tell_store(struct live *lv)
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg)
 {
 	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
+	uint16_t tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant);
+	uint32_t n = take->counts.pending;
 	struct live *lv;
-	uint32_t n;
 	bool taken;
 
 	REQUIRE(take->durable || !take->asynchronous);
 	if (d->draining)
 		return -ESHUTDOWN;
-	if (!tenant_queue(d, take))
+	if (!tenant_queue(d, tenant, n))
 		return -EDQUOT;
-	n = take->counts.pending;
 	taken = admission_take(d, take, counted);
-	tenant_unqueue(d, config_find_tenant(d->env.config, take->tenant), n - (taken ? take->counts.pending : 0));
+	tenant_unqueue(d, tenant, n - (taken ? take->counts.pending : 0));
 	if (counted)
 		throttle_note(d, taken);
 	if (!taken)
@@ -360,7 +360,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
 	take->accepted_us = loop_now_us(d->env.loop);
 	take->id = batch_id_new(&d->rng, take->created_unix_ms, d->env.shard);
-	lv = live_new(d, take);
+	lv = live_new(d, take, tenant);
 	lv->listener = l;
 	lv->arg = arg;
 	lv->counted = lv->awaited = counted;

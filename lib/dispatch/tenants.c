@@ -64,15 +64,14 @@ void dispatch_tenants_free(struct dispatch_tenants *t)
 
 /* ---- unfinished items ---- */
 
-bool tenant_queue(struct dispatch *d, const struct batch *b)
+bool tenant_queue(struct dispatch *d, unsigned tenant, uint32_t n)
 {
-	unsigned tenant = config_find_tenant(d->env.config, b->tenant);
 	uint32_t most = d->env.config->tenants[tenant].queued_items;
 	struct dispatch_tenant *t = &d->env.group->tenants.of[tenant];
 
-	if (atomic_fetch_add(&t->queued, b->counts.pending) + b->counts.pending <= most || most == 0)
+	if (atomic_fetch_add(&t->queued, n) + n <= most || most == 0)
 		return true;
-	atomic_fetch_sub(&t->queued, b->counts.pending);
+	atomic_fetch_sub(&t->queued, n);
 	return false;
 }
 
