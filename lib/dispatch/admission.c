@@ -39,6 +39,19 @@ uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort)
 	return limit / 50 * parts + (limit % 50 * parts + 49) / 50;
 }
 
+/* One of several services holds as much as is left: no more of it. */
+static bool has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
+{
+	return held > 0 && held >= left && services_share(d);
+}
+
+/* With `more` there would be too much for best_effort, which then sends nothing. */
+static bool sheds(const struct batch *b, uint64_t limit, uint64_t used, uint64_t more)
+{
+	return b->policy.contract == CONTRACT_BEST_EFFORT && used > 0 &&
+	       used + more > admission_share(limit, b->policy.priority, true);
+}
+
 /* ---- the pace of a service ---- */
 
 void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now)
@@ -248,7 +261,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 	uint64_t share = most == 0 ? UINT64_MAX : held == 0 ? most : share_of(q, most);
 	uint32_t room = (uint32_t)MIN(share - MIN(held, share), n);
 
-	if (held > 0 && services_share(d) && held >= free_items)
+	if (has_its_part(d, held, free_items))
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
@@ -384,13 +397,12 @@ static bool admit_bytes(struct dispatch *d, struct batch *b, bool counted, bool 
 
 	if (used == 0)
 		share = limit;
-	if (used + bytes > share || (held > 0 && held >= share - used && services_share(d))) {
+	if (used + bytes > share || has_its_part(d, held, share - used)) {
 		atomic_fetch_sub(&d->env.group->held_bytes, bytes);
 		refuse_bytes(d, bytes);
 		return false;
 	}
-	*retshed = used > 0 && used + bytes > admission_share(limit, b->policy.priority, true) &&
-		   b->policy.contract == CONTRACT_BEST_EFFORT;
+	*retshed = sheds(b, limit, used, bytes);
 	b->held = &d->env.group->held_bytes;
 	b->held_bytes = bytes;
 	if (counted) {
@@ -414,8 +426,7 @@ static int64_t take_caller(struct dispatch *d, const struct batch *b, bool *rets
 
 	if (held > 0 && services_share(d))
 		excess = MAX(excess, (int64_t)(used + held + 1) - (int64_t)share);
-	*retshed |= used > 0 && used + 1 > admission_share(limit, b->policy.priority, true) &&
-		    b->policy.contract == CONTRACT_BEST_EFFORT;
+	*retshed |= sheds(b, limit, used, 1);
 	if (excess <= 0)
 		return 0;
 	atomic_fetch_sub(&d->env.group->callers, 1);
