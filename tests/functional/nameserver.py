@@ -80,3 +80,17 @@ class Nameserver:
         with self.changed:
             if not self.changed.wait_for(enough, harness.LIMIT_S):
                 raise AssertionError(f"asked for {self.asked} only")
+
+
+class Case(harness.Case):
+    """A daemon whose names are `names`, to be set by each test."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.names = Nameserver()
+        cls.addClassCleanup(cls.names.close)
+        super().setUpClass()
+
+    def setUp(self):
+        super().setUp()
+        self.names.names = {}

@@ -19,13 +19,7 @@ SERVICES = {"hook": {"kind": "webhook", "allow": ["127.0.0.0/8", "::1"], "max_in
 RUNNING = "settled_name_lookups_running"
 
 
-class Case(harness.Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.names = nameserver.Nameserver()
-        cls.addClassCleanup(cls.names.close)
-        super().setUpClass()
-
+class Case(nameserver.Case):
     def setUp(self):
         super().setUp()
         self.names.names = {".live.test": ["127.0.0.1"], ".dead.test": None, ".broken.test": nameserver.SERVFAIL}

@@ -65,19 +65,12 @@ def url(host, port):
     return f"http://{'[' + host + ']' if ':' in host and host[0] != '[' else host}:{port}/x"
 
 
-class TrapCase(harness.Case):
+class TrapCase(nameserver.Case):
     config = {"services": {"open": {"kind": "webhook"}, "one": {"kind": "webhook", "allow": ["127.0.0.1/32"]}},
               "names": {"ttl_ms": 0, "negative_ttl_ms": 0}}
 
-    @classmethod
-    def setUpClass(cls):
-        cls.names = nameserver.Nameserver()
-        cls.addClassCleanup(cls.names.close)
-        super().setUpClass()
-
     def setUp(self):
         super().setUp()
-        self.names.names = {}
         self.trap = Trap()
         self.addCleanup(self.trap.close)
 
