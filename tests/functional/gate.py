@@ -28,6 +28,16 @@ def receive(conn, so_far):
     return part
 
 
+def serve_each(sock, serve):
+    """Calls serve(connection) for everyone who connects, each in a thread, until `sock` is closed."""
+    while True:
+        try:
+            conn, _ = sock.accept()
+        except OSError:
+            return
+        threading.Thread(target=serve, args=(conn,), daemon=True).start()
+
+
 class Gate:
     """Listens on a port of its own; take() is the next request that arrives."""
 
@@ -68,22 +78,14 @@ class Held:
         self.gate.sock.settimeout(None)
         self.changed = threading.Condition()
         self.requests = {}               # path: socket
-        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread = threading.Thread(target=serve_each, args=(self.gate.sock, self._read), daemon=True)
         self.thread.start()
 
     def url(self, path):
         return f"{self.gate.url}/{path}"
 
-    def _accept(self):
-        while True:
-            try:
-                conn, _ = self.gate.sock.accept()
-            except OSError:
-                return
-            conn.settimeout(harness.LIMIT_S)
-            threading.Thread(target=self._read, args=(conn,), daemon=True).start()
-
     def _read(self, conn):
+        conn.settimeout(harness.LIMIT_S)
         try:
             path = read_request(conn).split()[1].decode().lstrip("/")
         except (AssertionError, OSError):

@@ -211,15 +211,7 @@ class Losing:
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.sock.getsockname()[1]}"
         self.first, self.posts = first, []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                conn, _ = self.sock.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+        threading.Thread(target=gate.serve_each, args=(self.sock, self._serve), daemon=True).start()
 
     def _serve(self, conn):
         first = self.first

@@ -34,19 +34,13 @@ class Server:
         self.changed = threading.Condition()
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.port = self.sock.getsockname()[1]
-        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread = threading.Thread(target=gate.serve_each, args=(self.sock, self._serve), daemon=True)
         self.thread.start()
 
-    def _accept(self):
-        while True:
-            try:
-                conn, _ = self.sock.accept()
-            except OSError:
-                return
+    def _serve(self, conn):
+        with self.changed:
             self.connections += 1
-            threading.Thread(target=self._serve, args=(conn, self.connections), daemon=True).start()
-
-    def _serve(self, conn, number):
+            number = self.connections
         try:
             with self.context.wrap_socket(conn, server_side=True) as tls:
                 while True:
