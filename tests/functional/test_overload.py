@@ -50,11 +50,14 @@ class Case(kit.HeldCase):
             sock.close()
         self.rest.wait()
 
-    def until_unfinished(self, n):
+    def until_unfinished(self, n, in_flight=None):
         def now():
             m = self.settled.metrics()
-            return m["settled_items_queued"] + sum(v for k, v in m.items() if k.startswith("settled_attempts_in_flight"))
-        kit.until(lambda: now() == n, lambda: f"{now()} unfinished items instead of {n}")
+            flying = sum(v for k, v in m.items() if k.startswith("settled_attempts_in_flight"))
+            return m["settled_items_queued"] + flying, flying
+        want = n, in_flight
+        kit.until(lambda: now() == want if in_flight is not None else now()[0] == n,
+                  lambda: f"{now()} items unfinished and in flight instead of {want}")
 
 
 class Items(Case):
@@ -234,11 +237,11 @@ class Shards(Case):
     def test_shards_share_one_bound_and_shed_for_each_other(self):
         efforts = [self.settled.start_post({"contract": "best_effort", "deadline_ms": 600000, "attempt_timeout_ms": 600000,
                                             "items": self.items(5, f"e{n}-")}) for n in range(8)]
-        self.until_unfinished(40)
+        self.until_unfinished(40, in_flight=2)
         socks = [self.settled.start_post({"deadline_ms": 600000, "attempt_timeout_ms": 600000,
                                           "items": self.items(5, f"p{n}-")}) for n in range(8)]
         # Two are in flight, and what is in flight is not shed.
-        self.until_unfinished(42)
+        self.until_unfinished(42, in_flight=2)
         for sock in (*efforts, *socks):
             sock.close()
         self.rest.wait()
