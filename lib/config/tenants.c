@@ -144,6 +144,15 @@ void cfg_auth_free(struct config *c)
 	free(c->tenants);
 }
 
+bool config_has_several_tenants(const struct config *c)
+{
+	unsigned n = 0;
+
+	for (size_t i = 1; i < c->n_tenants && n < 2; i++)
+		n += !c->tenants[i].removed;
+	return n == 2;
+}
+
 unsigned config_find_tenant(const struct config *c, struct slice name)
 {
 	for (size_t i = 1; i < c->n_tenants && name.n > 0; i++) {
