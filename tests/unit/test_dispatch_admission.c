@@ -331,13 +331,14 @@ static void a_tenant_that_is_alone_takes_all(void **state)
 static void what_a_batch_takes_itself_is_not_held_against_it(void **state)
 {
 	(void)state;
-	two_tenants_and(10);
+	two_tenants_and(6);
 	rig.config.n_services = 2;
 	assert_accepted(submit(mixed(CONTRACT_PARTIAL_SUCCESS)));
 	assert_int_equal(rig.group.tenants.of[NOBODY].unfinished, 6);
+	/* And what is not taken after all is not held. */
+	rig.config.limits.queued_items = 100;
 	rig.services[ONE].max_queued = 4;
-	assert_accepted(sent_by(POST, 1));
-	assert_refused(submit(mixed(CONTRACT_PARTIAL_SUCCESS)), "too many");
+	assert_refused(submit(mixed(CONTRACT_PARTIAL_SUCCESS)), "of one of its services");
 	assert_int_equal(rig.group.tenants.of[NOBODY].unfinished, 6);
 }
 
@@ -346,7 +347,9 @@ static void bytes_of_one_tenant_leave_room_to_the_others(void **state)
 	(void)state;
 	two_tenants_and(1000);
 	rig.config.limits.queued_bytes = 10 * sizeof(struct item);
-	assert_accepted(sent_by(SHOP, 5));
+	assert_accepted(sent_by(SHOP, 4));
+	assert_all_shed(of_tenant(SHOP, 1, CONTRACT_BEST_EFFORT));
+	assert_accepted(sent_by(SHOP, 1));
 	assert_refused(sent_by(SHOP, 1), "bytes are held for unfinished batches of its tenant");
 	assert_refused(sent_by(POST, 6), "bytes are held for unfinished batches;");
 	assert_accepted(sent_by(POST, 5));
@@ -357,8 +360,10 @@ static void callers_of_one_tenant_leave_connections_to_the_others(void **state)
 	(void)state;
 	two_tenants_and(1000);
 	rig.config.limits.connections = 10;
-	for (unsigned i = 0; i < 5; i++)
+	for (unsigned i = 0; i < 4; i++)
 		assert_accepted(sent_by(SHOP, 1));
+	assert_all_shed(of_tenant(SHOP, 1, CONTRACT_BEST_EFFORT));
+	assert_accepted(sent_by(SHOP, 1));
 	assert_refused(sent_by(SHOP, 1), "callers of its tenant");
 	for (unsigned i = 0; i < 3; i++)
 		assert_accepted(sent_by(POST, 1));
