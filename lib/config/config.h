@@ -136,6 +136,9 @@ int config_find_service(const struct config *c, struct slice name);
 /* Index of a tenant by name; 0 if it is not configured, or has no name. */
 unsigned config_find_tenant(const struct config *c, struct slice name);
 
+/* Are there several tenants, who share what the process has? Not counting removed ones. */
+bool config_has_several_tenants(const struct config *c);
+
 /* The service to take where a request names none: the only one, or -1. */
 int config_only_service(const struct config *c);
 

@@ -71,11 +71,13 @@ static const struct setting table[] = {
 	{"limits.in_flight", &cfg_type_integer, IN_CONFIG(limits.in_flight), "4096", 1, 65536, "attempts", NULL, ONLY_NONE,
 	 "Attempts at once in each shard, because each takes a file descriptor; one of several services may have as many as it leaves free."},
 	{"limits.event_readers", &cfg_type_integer, IN_CONFIG(limits.event_readers), "2000", 1, MILLION, "readers", NULL, ONLY_NONE,
-	 "Event streams at once, because each holds its connection for as long as its batch runs; more are refused with 503."},
+	 "Event streams at once, because each holds its connection for as long as its batch runs; more are refused with 503. "
+	 "One of several tenants may have as many as it leaves."},
 	{"limits.event_comment_ms", &cfg_type_integer, IN_CONFIG(limits.event_comment_ms), "15000", 10, HOUR, "ms", NULL, ONLY_NONE,
 	 "How often an event stream that has nothing to tell sends a comment, so that proxies keep it open."},
 	{"limits.waiting", &cfg_type_integer, IN_CONFIG(limits.waiting), "10000", 1, MILLION, "requests", NULL, ONLY_NONE,
-	 "Requests that wait for the end of a batch (Prefer: wait); more are refused with 503."},
+	 "Requests that wait for the end of a batch (Prefer: wait); more are refused with 503. One of several tenants may have as "
+	 "many as it leaves."},
 	{"limits.keep_results_ms", &cfg_type_integer, IN_CONFIG(limits.keep_results_ms), "86400000", 1, 30 * DAY, "ms", NULL,
 	 ONLY_NONE, "How long a result can be asked for."},
 	{"limits.header_ms", &cfg_type_integer, IN_CONFIG(limits.header_ms), "10000", 1, HOUR, "ms", NULL, ONLY_NONE,
@@ -131,7 +133,8 @@ static const struct setting table[] = {
 	 "Whose key it is. Required for scope tenant."},
 
 	{"tenants", &cfg_type_apart, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "A map from a tenant's name to what it may have; one that only a key names has the defaults."},
+	 "A map from a tenant's name to what it may have; one that only a key names has the defaults, one that no key names "
+	 "is an error."},
 	{"tenants.*.weight", &cfg_type_integer, IN_TENANT(weight), "1", 1, 1000, "shares", NULL, ONLY_NONE,
 	 "Its part of a busy downstream's turns, against those of other tenants."},
 	{"tenants.*.max_priority", &cfg_type_integer, IN_TENANT(max_priority), "9", 0, PRIORITY_MAX, "levels", NULL, ONLY_NONE,

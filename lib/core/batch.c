@@ -81,11 +81,11 @@ struct batch *batch_ref(struct batch *b)
 
 void batch_count_no_more(struct batch *b)
 {
-	if (b->held != NULL)
-		atomic_fetch_sub(b->held, b->held_bytes);
-	if (b->held_too != NULL)
-		atomic_fetch_sub(b->held_too, b->held_bytes);
-	b->held = b->held_too = NULL;
+	for (size_t i = 0; i < ARRAY_LEN(b->held); i++) {
+		if (b->held[i] != NULL)
+			atomic_fetch_sub(b->held[i], b->held_bytes);
+		b->held[i] = NULL;
+	}
 }
 
 void batch_unref(struct batch *b)

@@ -177,8 +177,7 @@ struct batch {
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */
-	atomic_size_t *held;             /* where held_bytes are counted; NULL: nowhere */
-	atomic_size_t *held_too;         /* and of its service; NULL: nowhere */
+	atomic_size_t *held[3];          /* where held_bytes are counted: of all, its service, its tenant; NULL: nowhere */
 	size_t held_bytes;
 	struct item *items;
 	uint32_t n_items;                /* in `items`: all of them, or those that the store was asked for */

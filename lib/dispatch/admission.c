@@ -7,8 +7,9 @@
  * each priority, and only 9 has all of it. best_effort has the first four fifths: above
  * them its items are shed, before anybody is refused.
  *
- * Of the process's bounds on items, bytes and callers one service of several may take
- * more only while it holds less than is left: dynamic thresholds, as in residency.c.
+ * Of the process's bounds on items, bytes and callers one service of several, and one
+ * tenant of several, may take more only while it holds less than is left: dynamic
+ * thresholds, as in residency.c.
  *
  * A service is too far behind if its queue, at the pace of the last seconds, would
  * make the batch wait for more than limits.queue_ms or half of its deadline. Turns
@@ -17,9 +18,9 @@
  * that of those who send, and who comes with much after it is not to be refused for it.
  *
  * Invariants
- *  1. An item of a counted batch is in group.unfinished and in its service's load
- *     from admission until it is final or its batch leaves the dispatcher; it is in
- *     one of best_effort, too, if its batch may be shed.
+ *  1. An item of a counted batch is in group.unfinished, in its service's load and in
+ *     its tenant's from admission until it is final or its batch leaves the dispatcher;
+ *     it is in one of best_effort, too, if its batch may be shed.
  *  2. Nothing here takes a lock, and a shard reads what the others count at its
  *     own time: bounds on items and bytes are exact, the rest are estimates.
  */
@@ -39,17 +40,14 @@ uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort)
 	return limit / 50 * parts + (limit % 50 * parts + 49) / 50;
 }
 
-/* One of several services holds as much as is left: no more of it. */
-static bool has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
+static bool service_has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
 {
-	return held > 0 && held >= left && services_share(d);
+	return dispatch_has_its_part(services_share(d), held, left);
 }
 
-/* With `more` there would be too much for best_effort, which then sends nothing. */
-static bool sheds(const struct batch *b, uint64_t limit, uint64_t used, uint64_t more)
+static bool tenant_has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
 {
-	return b->policy.contract == CONTRACT_BEST_EFFORT && used > 0 &&
-	       used + more > admission_share(limit, b->policy.priority, true);
+	return dispatch_has_its_part(config_has_several_tenants(d->env.config), held, left);
 }
 
 /* ---- the pace of a service ---- */
@@ -124,10 +122,13 @@ static const char *const details[] = {
 	[BOUND_CALLERS] = "too many callers wait for unfinished batches; nothing was sent",
 	[BOUND_SERVICE] = "too many unfinished items of one of its services; nothing was sent",
 	[BOUND_PACE] = "a service of its items is too far behind; nothing was sent",
+	[BOUND_TENANT_ITEMS] = "too many unfinished items of its tenant; nothing was sent",
+	[BOUND_TENANT_BYTES] = "too many bytes are held for unfinished batches of its tenant; nothing was sent",
+	[BOUND_TENANT_CALLERS] = "too many callers of its tenant wait for unfinished batches; nothing was sent",
 };
 
-/* How much there is of what is bounded. */
-static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t service)
+/* How much there is of what is bounded; `of`: of which service or tenant. */
+static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t of)
 {
 	const struct dispatch_group *g = d->env.group;
 
@@ -139,32 +140,40 @@ static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t servi
 	case BOUND_CALLERS:
 		return atomic_load(&g->callers);
 	case BOUND_SERVICE:
-		return atomic_load(&load_of(g, service)->items);
+		return atomic_load(&load_of(g, of)->items);
 	case BOUND_PACE:
-		return waiting(d, service);
+		return waiting(d, of);
+	case BOUND_TENANT_ITEMS:
+		return atomic_load(&g->tenants.of[of].unfinished);
+	case BOUND_TENANT_BYTES:
+		return atomic_load(&g->tenants.of[of].bytes);
+	case BOUND_TENANT_CALLERS:
+		return atomic_load(&g->tenants.of[of].callers);
 	}
 	REQUIRE(false);
 }
 
-bool admission_still_refuses(const struct dispatch *d)
+bool admission_still_refuses(const struct dispatch *d, unsigned tenant)
 {
 	const struct admission *a = &d->admission;
 
-	return a->level > 0 && level(d, a->bound, a->service) >= a->level;
+	if (a->bound >= BOUND_TENANT_ITEMS && a->of != tenant)
+		return false;
+	return a->level > 0 && level(d, a->bound, a->of) >= a->level;
 }
 
 /* There is `excess` too much of what is bounded, and so much of it goes in a second. Callers
  * that were refused together are not to come back together. */
-static void refuse(struct dispatch *d, enum bound bound, uint16_t service, double excess, double per_second)
+static void refuse(struct dispatch *d, enum bound bound, uint16_t of, double excess, double per_second)
 {
 	double seconds = per_second > 0 ? excess / per_second : RETRY_UNKNOWN_S;
 	double jittered = seconds * (1 + (double)rng_below(&d->rng, 256) / 1024);
-	double left = (double)level(d, bound, service) - excess;
+	double left = (double)level(d, bound, of) - excess;
 
 	d->admission.refusal = (struct dispatch_refusal){
 		.detail = details[bound], .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
 	d->admission.bound = bound;
-	d->admission.service = service;
+	d->admission.of = of;
 	d->admission.level = 1 + (uint64_t)MAX(left, 0);
 }
 
@@ -181,12 +190,47 @@ static void refuse_bytes(struct dispatch *d, uint64_t excess)
 	refuse(d, BOUND_BYTES, 0, (double)excess, pace_of_all(d) * each);
 }
 
+/* A tenant that has its part: of the pace of all it has as much as it has of the items. */
+static void refuse_tenant(struct dispatch *d, enum bound bound, unsigned tenant, uint64_t excess)
+{
+	double per_item = (double)level(d, bound, (uint16_t)tenant) / MAX(atomic_load(&d->env.group->unfinished), 1u);
+
+	refuse(d, bound, (uint16_t)tenant, (double)excess, pace_of_all(d) * per_item);
+}
+
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d)
 {
 	return d->admission.refusal;
 }
 
-bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job)
+/* Has it its part of what any batch of it needs, however urgent? */
+static bool tenant_is_full(struct dispatch *d, unsigned tenant)
+{
+	const struct dispatch_group *g = d->env.group;
+	const struct config *c = d->env.config;
+	const struct {
+		enum bound bound;
+		uint64_t limit, used;
+	} shared[] = {
+		{BOUND_TENANT_CALLERS, c->limits.connections, atomic_load(&g->callers)},
+		{BOUND_TENANT_BYTES, c->limits.queued_bytes, atomic_load(&g->held_bytes)},
+		/* What may be shed stands in nobody's way. */
+		{BOUND_TENANT_ITEMS, (uint64_t)c->limits.queued_items + best_effort_items(g), atomic_load(&g->unfinished)},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(shared); i++) {
+		uint64_t held = level(d, shared[i].bound, (uint16_t)tenant);
+		uint64_t left = shared[i].limit - MIN(shared[i].used, shared[i].limit);
+
+		if (left == 0 || !tenant_has_its_part(d, held, left))
+			continue;
+		refuse_tenant(d, shared[i].bound, tenant, held + 1 - left);
+		return true;
+	}
+	return false;
+}
+
+bool admission_is_full(struct dispatch *d, unsigned tenant, size_t body_bytes, bool job)
 {
 	const struct dispatch_group *g = d->env.group;
 	const struct config *c = d->env.config;
@@ -198,15 +242,18 @@ bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job)
 	else if (!job && items >= c->limits.queued_items && best_effort_items(g) == 0)
 		refuse_items(d, items - c->limits.queued_items + least);
 	else
-		return false;
+		return !job && tenant_is_full(d, tenant);
 	return true;
 }
 
 /* ---- items ---- */
 
-/* Of a batch that asks for room. */
+/* A batch that asks for room. */
 struct ask {
-	const struct batch *b;
+	struct batch *b;
+	struct service_load *first;      /* of its first item: bytes and callers count for that service ... */
+	struct dispatch_tenant *tenant;  /* ... and for its tenant ... */
+	unsigned tenant_no;              /* ... whose number this is */
 	bool best_effort;
 	uint64_t taken;                  /* its items that are counted already */
 };
@@ -261,12 +308,24 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 	uint64_t share = most == 0 ? UINT64_MAX : held == 0 ? most : share_of(q, most);
 	uint32_t room = (uint32_t)MIN(share - MIN(held, share), n);
 
-	if (has_its_part(d, held, free_items))
+	if (service_has_its_part(d, held, free_items))
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
 		refuse(d, BOUND_SERVICE, service, n - room, d->admission.outlooks[service].pace.per_second);
 	return room;
+}
+
+/* Had its tenant its part of the items before? What may be shed is as good as free. */
+static bool refuse_items_of_tenant(struct dispatch *d, const struct ask *q, uint64_t free_items)
+{
+	uint64_t left = free_items + (q->best_effort ? 0 : best_effort_items(d->env.group));
+	uint64_t held = atomic_load(&q->tenant->unfinished) - q->taken;
+
+	if (!tenant_has_its_part(d, held, left))
+		return false;
+	refuse_tenant(d, BOUND_TENANT_ITEMS, q->tenant_no, held + 1 - left);
+	return true;
 }
 
 /* As many of n items of one service as there is room for. */
@@ -283,17 +342,22 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 		return 0;
 	}
 	fit = take_of_all(d, q, n, &free_items);
-	room = take_of_service(d, q, service, fit, free_items);
+	if (fit == 0 || refuse_items_of_tenant(d, q, free_items))
+		room = 0;
+	else
+		room = take_of_service(d, q, service, fit, free_items);
 	atomic_fetch_sub(&d->env.group->unfinished, fit - room);
+	atomic_fetch_add(&q->tenant->unfinished, room);
 	q->taken += room;
 	return room;
 }
 
-static void give(struct dispatch *d, uint16_t service, uint32_t n)
+static void give(struct dispatch *d, unsigned tenant, uint16_t service, uint32_t n)
 {
 	struct service_load *l = load_of(d->env.group, service);
 
 	atomic_fetch_sub(&d->env.group->unfinished, n);
+	atomic_fetch_sub(&d->env.group->tenants.of[tenant].unfinished, n);
 	if (atomic_fetch_sub(&l->items, n) == n)
 		atomic_fetch_add(&l->emptied, 1);
 }
@@ -329,7 +393,7 @@ static bool take_items(struct dispatch *d, struct ask *q, uint32_t first)
 		o->wanted = room;
 	}
 	for (uint32_t s = first; !all && s != UINT32_MAX; s = d->admission.outlooks[s].next)
-		give(d, (uint16_t)s, d->admission.outlooks[s].wanted);
+		give(d, q->tenant_no, (uint16_t)s, d->admission.outlooks[s].wanted);
 	return all;
 }
 
@@ -360,110 +424,136 @@ static void want_nothing(struct dispatch *d, uint32_t first)
 		d->admission.outlooks[s].wanted = 0;
 }
 
-static bool admit_items(struct dispatch *d, struct batch *b, bool shed_all)
+static bool admit_items(struct dispatch *d, struct ask *q, bool shed_all)
 {
-	struct ask q = {.b = b, .best_effort = b->policy.contract == CONTRACT_BEST_EFFORT};
 	bool taken;
 	uint32_t first;
 
-	count_wanted(d, b, &first);
+	count_wanted(d, q->b, &first);
 	if (shed_all)
 		want_nothing(d, first);
-	taken = shed_all || take_items(d, &q, first);
-	if (q.best_effort)
-		shed_unwanted(d, b);
+	taken = shed_all || take_items(d, q, first);
+	if (q->best_effort)
+		shed_unwanted(d, q->b);
 	else
 		want_nothing(d, first);
 	return taken;
 }
 
-/* ---- bytes ---- */
+/* ---- bytes and callers ---- */
 
-/* Bytes and callers count for the service of the first item. */
+/* What there was of a bound when a batch asked for more. */
+struct sight {
+	uint64_t limit, used, of_service, of_tenant;
+};
+
 static struct service_load *first_load(const struct dispatch *d, const struct batch *b)
 {
 	return load_of(d->env.group, b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service);
 }
 
+/* Up to where the batch may fill it, and what is left of that. */
+static uint64_t share_for(const struct ask *q, const struct sight *s, bool best_effort)
+{
+	return s->used == 0 ? s->limit : admission_share(s->limit, q->b->policy.priority, best_effort);
+}
+
+static uint64_t left_for(const struct ask *q, const struct sight *s, bool best_effort)
+{
+	return share_for(q, s, best_effort) - MIN(s->used, share_for(q, s, best_effort));
+}
+
+/* With `more` there would be too much for best_effort, or its tenant has its part: it then
+ * sends nothing. */
+static bool sheds(const struct dispatch *d, const struct ask *q, const struct sight *s, uint64_t more)
+{
+	uint64_t left = left_for(q, s, true);
+
+	return q->best_effort && s->used > 0 && (more > left || tenant_has_its_part(d, s->of_tenant, left));
+}
+
+static void refuse_callers(struct dispatch *d, uint64_t excess)
+{
+	const struct dispatch_group *g = d->env.group;
+	double each = (double)atomic_load(&g->unfinished) / MAX(atomic_load(&g->callers), 1u);
+
+	refuse(d, BOUND_CALLERS, 0, (double)excess, pace_of_all(d) / MAX(each, 1));
+}
+
 /* Count the bytes of a batch: false, and nothing is counted, if there are too many, so that
  * it is refused. *retshed: they are so many that best_effort sends nothing. */
-static bool admit_bytes(struct dispatch *d, struct batch *b, bool counted, bool *retshed)
+static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, bool *retshed)
 {
-	uint64_t limit = d->env.config->limits.queued_bytes, share = admission_share(limit, b->policy.priority, false);
+	struct batch *b = q->b;
 	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
-	struct service_load *l = first_load(d, b);
-	uint64_t used = atomic_fetch_add(&d->env.group->held_bytes, bytes);
-	uint64_t held = counted ? atomic_load(&l->bytes) : 0;
+	const struct sight s = {.limit = d->env.config->limits.queued_bytes,
+				.used = atomic_fetch_add(&d->env.group->held_bytes, bytes),
+				.of_service = counted ? atomic_load(&q->first->bytes) : 0,
+				.of_tenant = counted ? atomic_load(&q->tenant->bytes) : 0};
+	uint64_t left = left_for(q, &s, false);
+	bool full = bytes > left, tenant = tenant_has_its_part(d, s.of_tenant, left);
 
-	if (used == 0)
-		share = limit;
-	if (used + bytes > share || has_its_part(d, held, share - used)) {
+	if (full || tenant || service_has_its_part(d, s.of_service, left)) {
 		atomic_fetch_sub(&d->env.group->held_bytes, bytes);
-		refuse_bytes(d, bytes);
+		if (tenant && !full)
+			refuse_tenant(d, BOUND_TENANT_BYTES, q->tenant_no, s.of_tenant + 1 - left);
+		else
+			refuse_bytes(d, bytes);
 		return false;
 	}
-	*retshed = sheds(b, limit, used, bytes);
-	b->held = &d->env.group->held_bytes;
+	*retshed = sheds(d, q, &s, bytes);
 	b->held_bytes = bytes;
-	if (counted) {
-		b->held_too = &l->bytes;
-		atomic_fetch_add(b->held_too, bytes);
-	}
+	b->held[0] = &d->env.group->held_bytes;
+	b->held[1] = counted ? &q->first->bytes : NULL;
+	b->held[2] = counted ? &q->tenant->bytes : NULL;
+	for (size_t i = 1; counted && i < ARRAY_LEN(b->held); i++)
+		atomic_fetch_add(b->held[i], bytes);
 	return true;
 }
 
-/* ---- callers ---- */
-
-/* How many more there are than may be, of a batch whose caller waits; not above 0: it is
- * counted. Each holds a connection, which others need. *retshed: as for bytes. */
-static int64_t take_caller(struct dispatch *d, const struct batch *b, bool *retshed)
-{
-	struct service_load *l = first_load(d, b);
-	uint64_t limit = d->env.config->limits.connections;
-	uint64_t used = atomic_fetch_add(&d->env.group->callers, 1), held = atomic_fetch_add(&l->batches, 1);
-	uint64_t share = used == 0 ? limit : admission_share(limit, b->policy.priority, false);
-	int64_t excess = (int64_t)(used + 1 - MIN(share, used + 1));
-
-	if (held > 0 && services_share(d))
-		excess = MAX(excess, (int64_t)(used + held + 1) - (int64_t)share);
-	*retshed |= sheds(b, limit, used, 1);
-	if (excess <= 0)
-		return 0;
-	atomic_fetch_sub(&d->env.group->callers, 1);
-	atomic_fetch_sub(&l->batches, 1);
-	return excess;
-}
-
-static bool admit_caller(struct dispatch *d, const struct batch *b, bool *retshed)
-{
-	const struct dispatch_group *g = d->env.group;
-	int64_t excess = take_caller(d, b, retshed);
-	double each = (double)atomic_load(&g->unfinished) / MAX(atomic_load(&g->callers), 1u);
-
-	if (excess > 0)
-		refuse(d, BOUND_CALLERS, 0, (double)excess, pace_of_all(d) / MAX(each, 1));
-	return excess <= 0;
-}
-
-static void give_caller(struct dispatch *d, const struct batch *b)
+static void give_caller(struct dispatch *d, const struct batch *b, unsigned tenant)
 {
 	atomic_fetch_sub(&d->env.group->callers, 1);
 	atomic_fetch_sub(&first_load(d, b)->batches, 1);
+	atomic_fetch_sub(&d->env.group->tenants.of[tenant].callers, 1);
+}
+
+/* The same for the caller of a batch, who holds a connection, which others need. */
+static bool admit_caller(struct dispatch *d, const struct ask *q, bool *retshed)
+{
+	const struct sight s = {.limit = d->env.config->limits.connections,
+				.used = atomic_fetch_add(&d->env.group->callers, 1),
+				.of_service = atomic_fetch_add(&q->first->batches, 1),
+				.of_tenant = atomic_fetch_add(&q->tenant->callers, 1)};
+	uint64_t share = share_for(q, &s, false), left = left_for(q, &s, false);
+	bool full = left == 0, tenant = tenant_has_its_part(d, s.of_tenant, left);
+
+	*retshed |= sheds(d, q, &s, 1);
+	if (!full && !tenant && !service_has_its_part(d, s.of_service, left))
+		return true;
+	give_caller(d, q->b, q->tenant_no);
+	if (tenant && !full)
+		refuse_tenant(d, BOUND_TENANT_CALLERS, q->tenant_no, s.of_tenant + 1 - left);
+	else
+		refuse_callers(d, s.used + 1 + (services_share(d) ? s.of_service : 0) - share);
+	return false;
 }
 
 /* ---- in and out ---- */
 
-bool admission_take(struct dispatch *d, struct batch *b, bool counted)
+bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted)
 {
+	struct ask q = {.b = b, .first = first_load(d, b), .tenant = &d->env.group->tenants.of[tenant], .tenant_no = tenant,
+			.best_effort = b->policy.contract == CONTRACT_BEST_EFFORT};
 	bool shed_all, taken;
 
-	if (!admit_bytes(d, b, counted, &shed_all))
+	if (!admit_bytes(d, &q, counted, &shed_all))
 		return false;
 	if (!counted)
 		return true;
-	taken = admit_caller(d, b, &shed_all);
-	if (taken && !admit_items(d, b, shed_all)) {
-		give_caller(d, b);
+	taken = admit_caller(d, &q, &shed_all);
+	if (taken && !admit_items(d, &q, shed_all)) {
+		give_caller(d, b, tenant);
 		taken = false;
 	}
 	if (!taken)
@@ -478,7 +568,7 @@ void admission_give_item(struct live *lv, const struct item *it)
 
 	if (!lv->counted)
 		return;
-	give(d, it->service, 1);
+	give(d, lv->tenant, it->service, 1);
 	atomic_fetch_add(&load_of(d->env.group, it->service)->settled, 1);
 	shed_uncount(lv, 1);
 	look(d, it->service);
@@ -490,7 +580,7 @@ void admission_give_rest(struct live *lv)
 
 	for (uint32_t i = 0; lv->counted && i < b->n_items; i++) {
 		if (b->items[i].state != ITEM_FINAL)
-			give(lv->d, b->items[i].service, 1);
+			give(lv->d, lv->tenant, b->items[i].service, 1);
 	}
 	if (lv->counted)
 		shed_uncount(lv, b->counts.pending);
@@ -499,6 +589,6 @@ void admission_give_rest(struct live *lv)
 void admission_give_caller(struct live *lv)
 {
 	if (lv->awaited)
-		give_caller(lv->d, lv->batch);
+		give_caller(lv->d, lv->batch, lv->tenant);
 	lv->awaited = false;
 }

@@ -173,13 +173,17 @@ struct outlook {
 };
 
 /* What a batch may be refused by. */
-enum bound { BOUND_ITEMS, BOUND_BYTES, BOUND_CALLERS, BOUND_SERVICE, BOUND_PACE };
+enum bound {
+	BOUND_ITEMS, BOUND_BYTES, BOUND_CALLERS,
+	BOUND_SERVICE, BOUND_PACE,
+	BOUND_TENANT_ITEMS, BOUND_TENANT_BYTES, BOUND_TENANT_CALLERS,    /* the part of one of several */
+};
 
 struct admission {
 	struct outlook *outlooks;        /* by service */
 	struct dispatch_refusal refusal; /* the last one ... */
 	enum bound bound;                /* ... by what ... */
-	uint16_t service;                /* ... of which ... */
+	uint16_t of;                     /* ... of which service or tenant ... */
 	uint64_t level;                  /* ... there was about so much */
 };
 
@@ -306,17 +310,18 @@ void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);       
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
 void tenant_accepted(struct live *lv);
 
-/* admission.c: room for the batch. False: it is refused, see d->admission.refusal, and
- * nothing is counted; else of best_effort the items without room are final. */
-bool admission_take(struct dispatch *d, struct batch *b, bool counted);
+/* admission.c: room for the tenant's batch. False: it is refused, see d->admission.refusal,
+ * and nothing is counted; else of best_effort the items without room are final. */
+bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted);
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
 void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */
 void admission_init(struct dispatch *d);
 void admission_free(struct dispatch *d);
 
-bool admission_is_full(struct dispatch *d, size_t body_bytes, bool job);
-bool admission_still_refuses(const struct dispatch *d);          /* by what it refused by last? */
+/* Is there room for no batch of the tenant that is not read yet? */
+bool admission_is_full(struct dispatch *d, unsigned tenant, size_t body_bytes, bool job);
+bool admission_still_refuses(const struct dispatch *d, unsigned tenant);         /* by what it refused by last? */
 
 /* throttle.c */
 void throttle_init(struct dispatch *d);

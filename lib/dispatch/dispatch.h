@@ -109,9 +109,10 @@ struct dispatch_refusal {
 };
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
 
-/* Before the body of a batch is read: is there room for none, or no time to read what
- * would probably be refused? `job`: its items are not counted in memory. */
-bool dispatch_refuses_unread(struct dispatch *d, size_t body_bytes, bool job);
+/* Before the body of a batch is read: is there room for none, or for none of its tenant (by
+ * its number in the configuration), or no time to read what would probably be refused?
+ * `job`: its items are not counted in memory. */
+bool dispatch_refuses_unread(struct dispatch *d, unsigned tenant, size_t body_bytes, bool job);
 
 /* Nobody listens any more: no further call of its listener. */
 void dispatch_detach(struct dispatch *d, struct batch_id id);

@@ -351,7 +351,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 		return -ESHUTDOWN;
 	if (!tenant_queue(d, tenant, n))
 		return -EDQUOT;
-	taken = admission_take(d, take, counted);
+	taken = admission_take(d, take, tenant, counted);
 	tenant_unqueue(d, tenant, n - (taken ? take->counts.pending : 0));
 	if (counted)
 		throttle_note(d, taken);

@@ -62,6 +62,22 @@ void dispatch_tenants_free(struct dispatch_tenants *t)
 	idmap_free(&t->names);
 }
 
+bool dispatch_tenant_take(const struct config *c, atomic_uint *of_all, atomic_uint *of_tenant, unsigned most)
+{
+	unsigned all = atomic_fetch_add(of_all, 1), its = atomic_fetch_add(of_tenant, 1);
+
+	if (all < most && !dispatch_has_its_part(config_has_several_tenants(c), its, most - all))
+		return true;
+	dispatch_tenant_give(of_all, of_tenant);
+	return false;
+}
+
+void dispatch_tenant_give(atomic_uint *of_all, atomic_uint *of_tenant)
+{
+	atomic_fetch_sub(of_all, 1);
+	atomic_fetch_sub(of_tenant, 1);
+}
+
 /* ---- unfinished items ---- */
 
 bool tenant_queue(struct dispatch *d, unsigned tenant, uint32_t n)

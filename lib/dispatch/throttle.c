@@ -71,13 +71,13 @@ void throttle_note(struct dispatch *d, bool admitted)
 	loop_timer_at(t->probe, t->due_us);
 }
 
-bool dispatch_refuses_unread(struct dispatch *d, size_t body_bytes, bool job)
+bool dispatch_refuses_unread(struct dispatch *d, unsigned tenant, size_t body_bytes, bool job)
 {
 	double p = throttle_refuses(&d->throttle, loop_now_us(d->env.loop));
 
-	if (admission_is_full(d, body_bytes, job))
+	if (admission_is_full(d, tenant, body_bytes, job))
 		return true;
-	if (job || p <= 0 || !admission_still_refuses(d) || (double)rng_below(&d->rng, 1 << 20) >= p * (1 << 20))
+	if (job || p <= 0 || !admission_still_refuses(d, tenant) || (double)rng_below(&d->rng, 1 << 20) >= p * (1 << 20))
 		return false;
 	throttle_note(d, false);
 	return true;

@@ -80,7 +80,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	c->asking = true;
 	c->owner = batch_owner(r, parsed);
 	c->msg.run = at_owner;
-	wait_init(&c->wait, r, auth_tenant_name(r, req), on_ready);
+	wait_init(&c->wait, r, req, on_ready);
 	http_set_data(req, &c->data);
 	loop_post(c->owner->env.loop, &c->msg);
 }

@@ -56,10 +56,11 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	g->data.on_end = on_end;
 	g->req = req;
 	g->prefer = (struct prefer){.wait_s = read_prefer(req).wait_s};
-	wait_init(&g->wait, r, auth_tenant_name(r, req), on_ready);
+	wait_init(&g->wait, r, req, on_ready);
 	http_set_data(req, &g->data);
 	if (!wait_start(&g->wait, parsed, g->prefer.wait_s))
-		answer_problem(r, req, PROBLEM_OVERLOADED, "too many requests wait for batches already: ask without wait");
+		answer_problem(r, req, PROBLEM_OVERLOADED,
+			       "too many requests wait for batches, of all callers or of your tenant: ask without wait");
 }
 
 const struct route route_get_batch = {"/v1/batches/{id}", HTTP_GET, run};

@@ -291,24 +291,14 @@ void events_free(struct routes *r)
 /* ---- the request ---- */
 
 /* The process's readers are counted at the first shard. */
-static atomic_uint *readers_of_all(struct routes *r)
-{
-	return &r->env.peers[0]->n_readers;
-}
-
-/* One of several tenants may have as many as are left for the others. */
 static bool admit(struct routes *r, atomic_uint *of_tenant)
 {
-	uint32_t most = (uint32_t)r->env.config->limits.event_readers;
-	uint32_t all = atomic_fetch_add(readers_of_all(r), 1), its = atomic_fetch_add(of_tenant, 1);
+	const struct config *c = r->env.config;
 
-	if (all < most && (r->env.config->n_tenants <= 2 || its < most - all)) {
-		meter_add(r->env.meter, METRIC_EVENT_READERS, 0, 0, 1);
-		return true;
-	}
-	atomic_fetch_sub(readers_of_all(r), 1);
-	atomic_fetch_sub(of_tenant, 1);
-	return false;
+	if (!dispatch_tenant_take(c, &r->env.peers[0]->n_readers, of_tenant, c->limits.event_readers))
+		return false;
+	meter_add(r->env.meter, METRIC_EVENT_READERS, 0, 0, 1);
+	return true;
 }
 
 static void release(struct reader *r)
@@ -328,8 +318,7 @@ static void on_end(struct route_data *data, bool gone)
 	struct reader *r = container_of(data, struct reader, data);
 
 	(void)gone;
-	atomic_fetch_sub(readers_of_all(r->here), 1);
-	atomic_fetch_sub(r->of_tenant, 1);
+	dispatch_tenant_give(&r->here->env.peers[0]->n_readers, r->of_tenant);
 	meter_add(r->here->env.meter, METRIC_EVENT_READERS, 0, 0, -1);
 	page_leave(&r->page);
 	r->req = NULL;
@@ -365,7 +354,8 @@ static bool refused(struct routes *r, struct http_request *req, struct slice id,
 	else if (query_refused(&q, r, req))
 		return true;
 	else if (!admit(r, ret->of_tenant))
-		answer_problem(r, req, PROBLEM_OVERLOADED, "too many readers of events: ask for the batch, or come later");
+		answer_problem(r, req, PROBLEM_OVERLOADED,
+			       "too many readers of events, of all callers or of your tenant: ask for the batch, or come later");
 	else
 		return false;
 	return true;

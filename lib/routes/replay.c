@@ -129,7 +129,7 @@ void replay_batch(const struct replay_request *q)
 	if (!p->prefer.respond_async)
 		p->prefer.wait_s = -1;
 	p->stream = q->stream;
-	wait_init(&p->wait, q->routes, auth_tenant_name(q->routes, q->req), on_ready);
+	wait_init(&p->wait, q->routes, q->req, on_ready);
 	http_set_data(q->req, &p->data);
 	if (wait_start(&p->wait, q->id, MAX(p->prefer.wait_s, 0)))
 		return;

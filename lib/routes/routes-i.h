@@ -129,13 +129,15 @@ struct wait {
 	struct routes *here;
 	struct watched *watched;         /* NULL: it only looks */
 	struct batch_id id;
+	atomic_uint *of_tenant;          /* its tenant's waits */
 	bool counted, last_look, looking;
 	void (*on_ready)(struct wait *w, const struct shown *s);
 };
-void wait_init(struct wait *w, struct routes *r, struct slice tenant,
+void wait_init(struct wait *w, struct routes *r, const struct http_request *req,
 	       void (*on_ready)(struct wait *w, const struct shown *s));
 
-/* False: too many wait already, and nothing was begun. wait_s 0: only look. */
+/* False: too many wait already, or too many of its tenant, and nothing was begun. wait_s 0:
+ * only look. */
 bool wait_start(struct wait *w, struct batch_id id, int wait_s) MUST_CHECK;
 void wait_cancel(struct wait *w);        /* also before wait_start(), and after on_ready */
 

@@ -198,13 +198,13 @@ static bool admits(const struct door *door, struct http_request *req, const stru
 	return door->operations || auth_admits(door->routes, req, route);
 }
 
-/* A process that is full, or too busy, refuses a batch before it has read it, unless it
- * has a key: that may be known, and then its record is the answer. One that is too large
+/* A process that is full, for all or for the caller's tenant, or too busy, refuses a batch
+ * before it has read it, unless it has a key: that may be known, and then its record is the answer. One that is too large
  * is told so. */
 static bool refuse_unread(struct routes *r, struct http_request *req, size_t body_bytes)
 {
 	if (body_bytes > r->env.config->limits.body_bytes || http_header(req, "Idempotency-Key") != NULL ||
-	    !dispatch_refuses_unread(r->env.dispatch, body_bytes, read_prefer(req).respond_async))
+	    !dispatch_refuses_unread(r->env.dispatch, auth_tenant(req), body_bytes, read_prefer(req).respond_async))
 		return false;
 	http_refuse(req, PROBLEM_OVERLOADED, dispatch_last_refusal(r->env.dispatch).detail,
 		    dispatch_last_refusal(r->env.dispatch).retry_after_s);

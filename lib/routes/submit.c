@@ -342,7 +342,7 @@ void submit_batch(const struct submission *s)
 
 	*p = (struct post){.data.on_end = on_end, .routes = r, .req = s->req, .live = true, .job = s->job,
 			   .stream = s->stream && !s->job, .prefer = s->prefer, .goes_on_alone = b->asynchronous};
-	wait_init(&p->wait, r, auth_tenant_name(r, s->req), on_ready);
+	wait_init(&p->wait, r, s->req, on_ready);
 	set_trace(r, s->req, b);
 	b->tenant = auth_tenant_name(r, s->req);
 	b->caller = arena_copy(&b->arena, auth_key_name(r, s->req));

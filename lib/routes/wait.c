@@ -153,23 +153,22 @@ static void on_shown(struct look *l, const struct shown *s)
 	}
 }
 
-void wait_init(struct wait *w, struct routes *r, struct slice tenant,
+void wait_init(struct wait *w, struct routes *r, const struct http_request *req,
 	       void (*on_ready)(struct wait *w, const struct shown *s))
 {
-	*w = (struct wait){.here = r, .on_ready = on_ready};
-	look_init(&w->look, tenant, on_shown);
+	*w = (struct wait){.here = r, .on_ready = on_ready,
+			   .of_tenant = &r->env.group->tenants.of[auth_tenant(req)].waiting};
+	look_init(&w->look, auth_tenant_name(r, req), on_shown);
 	list_init(&w->node);
 }
 
 /* One more that waits, of all shards together. False: too many. */
-static bool count(struct routes *r)
+static bool count(struct wait *w)
 {
-	struct routes *first = r->env.peers[0];
+	const struct routes_env *env = &w->here->env;
 
-	if (atomic_fetch_add(&first->waiting, 1) < r->env.config->limits.waiting)
-		return true;
-	atomic_fetch_sub(&first->waiting, 1);
-	return false;
+	w->counted = dispatch_tenant_take(env->config, &env->peers[0]->waiting, w->of_tenant, env->config->limits.waiting);
+	return w->counted;
 }
 
 bool wait_start(struct wait *w, struct batch_id id, int wait_s)
@@ -181,9 +180,8 @@ bool wait_start(struct wait *w, struct batch_id id, int wait_s)
 		look(w, true);
 		return true;
 	}
-	if (!count(r))
+	if (!count(w))
 		return false;
-	w->counted = true;
 	meter_add(r->env.meter, METRIC_WAITING, 0, 0, 1);
 	heap_set(&r->until, &w->until, loop_now_us(r->env.loop) + wait_s * INT64_C(1000000));
 	loop_timer_by(r->until_timer, heap_min(&r->until));
@@ -203,7 +201,7 @@ void wait_cancel(struct wait *w)
 	list_remove(&w->node);
 	if (w->counted) {
 		w->counted = false;
-		atomic_fetch_sub(&w->here->env.peers[0]->waiting, 1);
+		dispatch_tenant_give(&w->here->env.peers[0]->waiting, w->of_tenant);
 		meter_add(w->here->env.meter, METRIC_WAITING, 0, 0, -1);
 	}
 	if (wd != NULL)

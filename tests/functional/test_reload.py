@@ -283,6 +283,31 @@ class Keys(Reloading):
         self.reload()
         self.assertEqual(self.settled.post(batch, mine).status, 200)
 
+    def test_what_a_tenant_holds_stays_its_own_when_tenants_come_and_go(self):
+        self.limits["queued_items"] = 40
+        self.set_keys("one", "two")
+        self.reload()
+        def send(who, service):
+            answer = self.settled.post({"service": service, "priority": 9, "items": [item(1, "ok")]}, {"Authorization": f"Bearer {who}"})
+            return answer.status, answer.json.get("detail")
+        hung = self.settled.start_post({"service": "held", "priority": 9, "items": [item(n, f"h{n}") for n in range(20)]},
+                                       {"Authorization": "Bearer one"})
+        self.held.wait("h0")
+        full = 503, "too many unfinished items of its tenant; nothing was sent"
+        for names in (("two", "one"), ("zero", "three", "one", "two"), ("three", "one")):
+            self.set_keys(*names)
+            self.reload()
+            self.assertEqual([send(name, "push") for name in names], [full if name == "one" else (200, None) for name in names])
+        # Alone it has what is left.
+        self.set_keys("one")
+        self.reload()
+        self.assertEqual(send("one", "push"), (200, None))
+        self.set_keys("two", "one")
+        self.reload()
+        hung.close()
+        self.settled.wait_line("stop_reason=disconnected")
+        self.assertEqual(send("one", "push"), (200, None))
+
     def test_a_retry_is_as_urgent_as_its_tenant_may_be_now(self):
         self.set_keys("one")
         self.reload()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gate
 import harness
@@ -318,6 +319,108 @@ class Readers(Case):
             self.assertEqual(who.done(jobs_of[who]).json["state"], "done")
         kit.until(lambda: self.admin.ask("GET", "/metrics").body.find(b"\nsettled_event_readers 0\n") > 0, "a reader is left")
         self.assertEqual(self.events(self.shop, jobs_of[self.shop]), 200)
+
+
+class Hanging(Case):
+    """A tenant whose downstream hangs, in a process that others use."""
+    config = {**Case.config, "operations": "127.0.0.1:0", "services": {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}}
+
+    def setUp(self):
+        super().setUp()
+        self.port = int(self.settled.wait_line(r"event=listening_for_operations .*port=(\d+)")[1])
+        self.rest = kit.Rest(SimpleNamespace(port=self.port, child=self.settled.child))
+        self.addCleanup(self.rest.close)
+
+    def hang(self, who, n, path):
+        """A batch of n items, whose first one is at the downstream."""
+        batch = {"priority": 9, "deadline_ms": 600000, "attempt_timeout_ms": 600000,
+                 "items": [item(i, self.held.url(f"{path}-{i}")) for i in range(n)]}
+        sock = self.settled.start_post(batch, bearer(who.key))
+        self.addCleanup(sock.close)
+        self.held.wait(f"{path}-0")
+        return sock
+
+    def one(self, who, headers=None):
+        return who.post({"priority": 9, "items": [item(0, self.url("/ok"))]}, headers)
+
+    def refused(self, answer, what):
+        self.problem(answer, 503, "overloaded")
+        self.assertIn(what, answer.json["detail"])
+        self.assertIn(int(answer.headers["Retry-After"]), range(1, 61))
+
+    def leave(self, *socks):
+        for sock in socks:
+            sock.close()
+        self.rest.wait()
+
+
+class SharesOfCallers(Hanging):
+    config = {**Hanging.config, "shards": 1, "limits": {"connections": 40, "waiting": 8}}
+
+    def test_it_takes_half_of_the_callers_and_the_others_are_served(self):
+        socks = [self.hang(self.shop, 1, f"c{n}") for n in range(20)]
+        before = self.down.ledger()
+        for who in (self.shop, self.shop2):
+            self.refused(self.one(who), "callers of its tenant")
+        self.assertEqual(self.down.ledger(), before)
+        self.assertEqual(self.one(self.mail).status, 200)
+        # A job holds no connection.
+        self.assertEqual(self.one(self.shop, ASYNC).status, 202)
+        self.leave(*socks)
+        self.assertEqual(self.one(self.shop).status, 200)
+
+    def test_its_next_body_is_not_awaited(self):
+        socks = [self.hang(self.shop, 1, f"b{n}") for n in range(20)]
+        with rawhttp.dial(self.settled.port) as conn:
+            conn.sendall(rawhttp.head(Content_Type="application/json", Content_Length=100000, Authorization="Bearer shop-key"))
+            with conn.makefile("rb") as stream:
+                self.refused(rawhttp.read_answer(stream), "callers of its tenant")
+        with rawhttp.dial(self.settled.port) as conn:
+            conn.sendall(rawhttp.head(Content_Type="application/json", Content_Length=100, Authorization="Bearer mail-key",
+                                      Expect="100-continue"))
+            with conn.makefile("rb") as stream:
+                self.assertTrue(stream.readline().startswith(b"HTTP/1.1 100 "))
+        self.leave(*socks)
+
+    def test_its_polls_leave_places_to_wait_to_the_others(self):
+        jobs_of = {who: who.post({"items": [item(0, self.held.url(who.key))]}, ASYNC).headers["Batch-Id"]
+                   for who in (self.shop, self.mail)}
+        polls = []
+        for n, who in enumerate([self.shop] * 4 + [self.mail] * 2, 1):
+            polls.append(Background(who.done, jobs_of[who]))
+            kit.until(lambda n=n: b"\nsettled_requests_waiting %d\n" % n in self.admin.ask("GET", "/metrics").body, f"{n} polls")
+            if n == 4:
+                self.refused(self.shop.done(jobs_of[self.shop]), "of your tenant")
+        self.refused(self.mail.done(jobs_of[self.mail]), "of your tenant")
+        self.assertEqual(self.shop.ask("GET", "/v1/batches/" + jobs_of[self.shop]).status, 200)
+        for who in jobs_of:
+            self.held.answer(who.key)
+        self.assertEqual([p.result().json["state"] for p in polls], ["done"] * 6)
+        self.rest.wait()
+        self.assertEqual(self.shop.done(jobs_of[self.shop]).status, 200)
+
+
+class SharesOfItems(Hanging):
+    """Over all shards."""
+    config = {**Hanging.config, "limits": {"queued_items": 40}}
+
+    def test_it_takes_half_of_the_items_and_the_others_are_served(self):
+        socks = [self.hang(self.shop, 4, f"i{n}") for n in range(5)]
+        before = self.down.ledger()
+        for who in [self.shop, self.shop2] * 4:
+            self.refused(self.one(who), "items of its tenant")
+        self.assertEqual(self.down.ledger(), before)
+        for _ in range(8):
+            self.assertEqual(self.one(self.mail).status, 200)
+        self.leave(*socks)
+        self.assertEqual(self.one(self.shop).status, 200)
+
+    def test_its_best_effort_is_shed_before(self):
+        socks = [self.hang(self.shop, 16, "s")]
+        answer = self.shop.post({"contract": "best_effort", "priority": 9, "items": [item(0, self.url("/ok"))]})
+        self.assertEqual((answer.status, answer.json["results"][0]["stop"]), (207, "shed"))
+        self.assertEqual(self.one(self.shop).status, 200)
+        self.leave(*socks)
 
 
 class BeforeTheBody(Case):

@@ -35,15 +35,16 @@ static bool may_be_shed(const struct sim_batch *b)
 	return b->want.contract == CONTRACT_BEST_EFFORT && is_counted(b);
 }
 
-/* Unfinished items whose callers wait: of a service, or of best_effort batches alone. */
-static uint64_t held(int service, bool sheddable, enum how_many how)
+/* Unfinished items whose callers wait: of a service, of a tenant, or of best_effort batches alone. */
+static uint64_t held(int service, int tenant, bool sheddable, enum how_many how)
 {
 	uint64_t n = 0;
 
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		const struct sim_batch *b = &sim.batches[i];
 
-		if (!is_here(b, how) || !is_counted(b) || (sheddable && !may_be_shed(b)))
+		if (!is_here(b, how) || !is_counted(b) || (sheddable && !may_be_shed(b)) ||
+		    (tenant != ANY && (unsigned)tenant != b->tenant))
 			continue;
 		for (unsigned j = 0; j < b->n_items; j++)
 			n += is_open(b, j) && (service == ANY || b->items[j].service == service);
@@ -68,15 +69,26 @@ static uint64_t part_of(const struct sim_batch *b, uint64_t limit)
 	return (limit * parts + 49) / 50;
 }
 
+/* Its tenant has as many items as are left, with `more` of them gone: surely, or perhaps. What may be
+ * shed is left to batches that may not. */
+static bool tenant_has_its_part(const struct sim_batch *b, uint64_t more, enum how_many how)
+{
+	uint64_t of = held(ANY, (int)b->tenant, false, how), all = held(ANY, ANY, false, how);
+	uint64_t sheddable = held(ANY, ANY, true, how == AT_LEAST ? AT_MOST : AT_LEAST);
+
+	return of > 0 && of + all + more >=
+				 part_of(b, sim.config.limits.queued_items) + (may_be_shed(b) ? 0 : sheddable);
+}
+
 /* Is there a bound that the batch would have gone over, all of it? */
 static bool is_too_much(const struct sim_batch *b)
 {
-	uint64_t limit = sim.config.limits.queued_items, before = held(ANY, false, AT_MOST), part = part_of(b, limit);
+	uint64_t limit = sim.config.limits.queued_items, before = held(ANY, ANY, false, AT_MOST), part = part_of(b, limit);
 
 	if (before + asked_of(b, ANY) > part)
 		return true;
 	for (unsigned s = 0; s < sim.config.n_services; s++) {
-		uint64_t of = held((int)s, false, AT_MOST), asked = asked_of(b, (int)s), most = sim.services[s].max_queued;
+		uint64_t of = held((int)s, ANY, false, AT_MOST), asked = asked_of(b, (int)s), most = sim.services[s].max_queued;
 
 		if (asked > 0 && most > 0 && of + asked > part_of(b, most))
 			return true;
@@ -84,7 +96,7 @@ static bool is_too_much(const struct sim_batch *b)
 		if (asked > 0 && of > 0 && sim.config.n_services > 1 && of + before + asked_of(b, ANY) >= part)
 			return true;
 	}
-	return false;
+	return tenant_has_its_part(b, asked_of(b, ANY), AT_MOST);
 }
 
 /* Four fifths are taken: best_effort has no part in the rest. */
@@ -97,11 +109,13 @@ static bool is_above_mark(uint64_t items)
 void room_before(struct sim_batch *b)
 {
 	b->too_much = is_counted(b) && is_too_much(b);
-	if (held(ANY, false, AT_MOST) == 0)
+	b->has_part = is_counted(b) && tenant_has_its_part(b, 0, AT_LEAST);
+	b->may_have_part = is_counted(b) && tenant_has_its_part(b, asked_of(b, ANY), AT_MOST);
+	if (held(ANY, ANY, false, AT_MOST) == 0)
 		sim.must_shed = false;
-	b->needs_room = is_counted(b) && held(ANY, true, AT_LEAST) > 0 &&
-			is_above_mark(held(ANY, false, AT_LEAST) + asked_of(b, ANY));
-	sim.crowded |= b->too_much || (is_counted(b) && is_above_mark(held(ANY, false, AT_MOST) + asked_of(b, ANY)));
+	b->needs_room = is_counted(b) && held(ANY, ANY, true, AT_LEAST) > 0 &&
+			is_above_mark(held(ANY, ANY, false, AT_LEAST) + asked_of(b, ANY));
+	sim.crowded |= b->too_much || (is_counted(b) && is_above_mark(held(ANY, ANY, false, AT_MOST) + asked_of(b, ANY)));
 }
 
 static unsigned shed_of(const struct sim_batch *b, const struct batch *real)
@@ -135,11 +149,11 @@ static uint64_t queued_of(unsigned tenant, enum how_many how)
 
 static void check_bounds(void)
 {
-	uint64_t all = held(ANY, false, AT_LEAST), sheddable = held(ANY, true, AT_MOST);
+	uint64_t all = held(ANY, ANY, false, AT_LEAST), sheddable = held(ANY, ANY, true, AT_MOST);
 
 	CHECK(ADMISSION, all <= sim.config.limits.queued_items + sheddable, "%llu unfinished items", (unsigned long long)all);
 	for (unsigned s = 0; s < sim.config.n_services; s++) {
-		uint64_t of = held((int)s, false, AT_LEAST), most = sim.services[s].max_queued;
+		uint64_t of = held((int)s, ANY, false, AT_LEAST), most = sim.services[s].max_queued;
 
 		CHECK(ADMISSION, most == 0 || of <= most, "%llu unfinished items of service %u", (unsigned long long)of, s);
 	}
@@ -147,6 +161,7 @@ static void check_bounds(void)
 
 static void check_refused(const struct sim_batch *b)
 {
+	const char *why = dispatch_last_refusal(sim.dispatches[b->shard]).detail;
 	unsigned most = sim.tenants[b->tenant].queued_items;
 
 	if (b->refused == -ESHUTDOWN) {
@@ -159,7 +174,8 @@ static void check_refused(const struct sim_batch *b)
 	} else {
 		CHECK(ADMISSION, b->refused == -EBUSY && b->too_much, "refused with %d", b->refused);
 		CHECK(SHED, b->want.contract != CONTRACT_BEST_EFFORT, "best_effort is refused");
-		cover_race(RACE_BUSY);
+		CHECK(ADMISSION, b->may_have_part || strstr(why, "of its tenant") == NULL, "its tenant is blamed");
+		cover_race(strstr(why, "of its tenant") == NULL ? RACE_BUSY : RACE_TENANT_HAS_PART);
 	}
 }
 
@@ -177,6 +193,7 @@ void room_after(const struct sim_batch *b, const struct batch *real)
 	/* A shard that goes down leaves its jobs, and their places, to the next process. */
 	CHECK(ADMISSION, most == 0 || world_goes_down() || queued_of(b->tenant, AT_LEAST) <= most,
 	      "%llu unfinished items of tenant %u", (unsigned long long)queued_of(b->tenant, AT_LEAST), b->tenant);
+	CHECK(ADMISSION, !b->has_part || shed == asked_of(b, ANY), "its tenant takes more than its part");
 	CHECK(SHED, shed == 0 || (may_be_shed(b) && b->too_much), "%u items are shed, and there is room", shed);
 	if (shed > 0)
 		cover_race(RACE_SHED_AT_ONCE);
@@ -207,7 +224,7 @@ void check_room(void)
 	int64_t quiet = clock_now() - 4 * sim.set.delay_us - 16 * sim.set.turn_us;
 
 	if (!sim.must_shed || !sim.exact || sim.last_us >= quiet ||
-	    !is_above_mark(held(ANY, false, AT_LEAST) - MIN(sheddable_in_flight(), held(ANY, false, AT_LEAST))))
+	    !is_above_mark(held(ANY, ANY, false, AT_LEAST) - MIN(sheddable_in_flight(), held(ANY, ANY, false, AT_LEAST))))
 		return;
 	for (unsigned i = 0; i < sim.n_batches; i++) {
 		const struct sim_batch *b = &sim.batches[i];
@@ -223,9 +240,16 @@ void room_close(void)
 {
 	const struct dispatch_group *g = &sim.group;
 
-	for (unsigned t = 0; t < sim.config.n_tenants; t++)
-		CHECK(LEAK, atomic_load(&g->tenants.of[t].queued) == 0, "tenant %u: %llu items queued", t,
-		      (unsigned long long)atomic_load(&g->tenants.of[t].queued));
+	for (unsigned t = 0; t < sim.config.n_tenants; t++) {
+		const struct dispatch_tenant *of = &g->tenants.of[t];
+
+		CHECK(LEAK, atomic_load(&of->queued) == 0, "tenant %u: %llu items queued", t,
+		      (unsigned long long)atomic_load(&of->queued));
+		CHECK(LEAK, atomic_load(&of->unfinished) == 0 && atomic_load(&of->callers) == 0 && atomic_load(&of->bytes) == 0,
+		      "tenant %u: %u items, %u callers", t, atomic_load(&of->unfinished), atomic_load(&of->callers));
+	}
+	CHECK(LEAK, atomic_load(&g->unfinished) == 0 && atomic_load(&g->callers) == 0, "%u items, %u callers",
+	      atomic_load(&g->unfinished), atomic_load(&g->callers));
 	for (unsigned s = 0; s < sim.config.n_services; s++)
 		CHECK(LEAK, atomic_load(&g->loads[s].items) == 0 && atomic_load(&g->loads[s].batches) == 0 &&
 				    atomic_load(&g->loads[s].bytes) == 0,

@@ -68,6 +68,7 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_SHED_AT_ONCE] = "shed_as_it_came",
 	[RACE_SHED_LATER] = "shed_as_it_waited",
 	[RACE_TENANT_FULL] = "refused_for_its_tenant",
+	[RACE_TENANT_HAS_PART] = "refused_for_its_tenants_part",
 	[RACE_RELOADED] = "limits_changed_while_it_runs",
 	[RACE_BUDGET_HELD] = "repeat_held_by_the_budget",
 };

@@ -118,6 +118,8 @@ static const struct planted {
 	{"best_effort makes no room", PLANT_NEVER_SHEDS, RULE_SHED},
 	{"best_effort is shed too early", PLANT_SHEDS_EARLY, RULE_SHED},
 	{"an item of a tenant is not given back", PLANT_TENANT_LEAK, RULE_LEAK},
+	{"a tenant takes more than its part", PLANT_TENANT_TAKES_ALL, RULE_ADMISSION},
+	{"a caller of a tenant is not given back", PLANT_CALLER_LEAK, RULE_LEAK},
 	{"a lane that found no slot is forgotten", PLANT_STARVED_SLEEP, RULE_IDLE},
 	{"a job is settled by a shutdown", PLANT_SETTLED_BY_SHUTDOWN, RULE_SHUTDOWN},
 };

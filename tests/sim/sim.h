@@ -178,6 +178,7 @@ struct sim_batch {
 	unsigned life;                   /* the process that it was submitted to */
 	bool needs_room;                 /* best_effort batches that were here had to make some for it */
 	bool too_much;                   /* there was no room for all of it when it came */
+	bool has_part, may_have_part;    /* its tenant had its part of the items: surely, perhaps */
 	int64_t ready_us;                /* since then it has had something ready in its lane; NEVER: it has not */
 	struct sim_item *items;
 	int64_t submit_us;
@@ -255,7 +256,8 @@ enum plant {
 	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT,
 	PLANT_OLD_LIMITS, PLANT_DEBT_FORGIVEN,
 	/* who is let in */
-	PLANT_MORE_QUEUED, PLANT_MORE_ITEMS, PLANT_MORE_OF_TENANT, PLANT_NEVER_SHEDS, PLANT_SHEDS_EARLY, PLANT_TENANT_LEAK
+	PLANT_MORE_QUEUED, PLANT_MORE_ITEMS, PLANT_MORE_OF_TENANT, PLANT_NEVER_SHEDS, PLANT_SHEDS_EARLY, PLANT_TENANT_LEAK,
+	PLANT_TENANT_TAKES_ALL, PLANT_CALLER_LEAK
 };
 
 /* A configuration as a dispatcher has it. */
@@ -451,7 +453,8 @@ enum race {
 	RACE_KEY_EXISTS, RACE_ACCEPT_REFUSED, RACE_CANCEL_IN_STORE, RACE_WATCHED, RACE_OTHER_SHARDS,
 	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
 	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
-	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_RELOADED, RACE_MAX
+	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_TENANT_HAS_PART,
+	RACE_RELOADED, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);

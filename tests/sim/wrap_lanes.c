@@ -143,6 +143,18 @@ WRAPPED(uint64_t, admission_share, uint64_t limit, unsigned priority, bool best_
 	return sim.plant == PLANT_SHEDS_EARLY ? share / 8 : share;
 }
 
+WRAPPED(bool, config_has_several_tenants, const struct config *c)
+{
+	return __real_config_has_several_tenants(c) && sim.plant != PLANT_TENANT_TAKES_ALL;
+}
+
+WRAPPED(void, admission_give_caller, struct live *lv)
+{
+	if (sim.plant == PLANT_CALLER_LEAK && lv->awaited && dice_chance(10))
+		atomic_fetch_add(&sim.group.tenants.of[lv->tenant].callers, 1);
+	__real_admission_give_caller(lv);
+}
+
 WRAPPED(void, tenant_unqueue, struct dispatch *d, unsigned tenant, uint32_t n)
 {
 	if (sim.plant != PLANT_TENANT_LEAK || dice_chance(90))

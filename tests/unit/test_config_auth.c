@@ -61,11 +61,12 @@ static void keys_and_tenants_are_read(void **state)
 		"auth:\n  keys:\n    - {name: one, tenant: shop, sha256: " A "}\n"
 		"    - {name: two, scope: admin, sha256: '" B "'}\n"
 		"    - {name: three, tenant: new-one, scope: tenant, sha256: 00000000000000000000000000000000000000000000000000000000000000ff}\n"
+		"    - {name: four, tenant: mail, sha256: 00000000000000000000000000000000000000000000000000000000000000fe}\n"
 		"tenants:\n  mail: {}\n  shop: {weight: 3, max_priority: 7, batches_per_second: 0.5, items_per_second: 2000.125, "
 		"queued_items: 9}\n");
 
 	(void)state;
-	assert_int_equal(c->n_keys, 3);
+	assert_int_equal(c->n_keys, 4);
 	assert_string_equal(c->keys[0].name, "one");
 	assert_true(slice_eq(c->keys[0].tenant, SLICE("shop")));
 	assert_int_equal(c->keys[0].scope, KEY_TENANT);
@@ -154,6 +155,20 @@ static void no_two_keys_are_the_same(void **state)
 		"4:39: auth.keys[1].sha256: the same as that of the key a: give each its own\n");
 }
 
+#define KEY_OF_A "auth: {keys: [{name: k, tenant: a, sha256: " A "}]}\n"
+
+static void a_tenant_that_nobody_can_be_is_refused(void **state)
+{
+	(void)state;
+	refused("tenants:\n  a: {}\n  b: {weight: 2}\n" KEY_OF_A,
+		"3:3: tenants.b: nobody can be this tenant: name it in one of auth.keys, or take it away\n");
+	refused("tenants: {a: {}}\n", "1:11: tenants.a: nobody can be this tenant: name it in one of auth.keys, or take it away\n");
+	refused("tenants: {a: {}}\nauth: {keys: [{name: k, scope: admin, sha256: " A "}]}\n",
+		"1:11: tenants.a: nobody can be this tenant: name it in one of auth.keys, or take it away\n");
+	/* One error at a time: what is wrong are the keys. */
+	refused("tenants: {a: {}}\nauth: {keys: none}\n", "2:14: auth.keys: not a list: give [{name: N, tenant: T, sha256: HEX}]\n");
+}
+
 static void tenants_are_named_and_bounded(void **state)
 {
 	struct buf text = {0}, err = {0};
@@ -161,17 +176,17 @@ static void tenants_are_named_and_bounded(void **state)
 	(void)state;
 	refused("tenants: [a]\n", "1:1: tenants: not a map: give tenants as NAME: {weight: 1}\n");
 	refused("tenants:\n  A: {}\n", "2:3: tenants.A: not a tenant's name: use 1 to 64 of a-z, 0-9, _ and -\n");
-	refused("tenants:\n  a: {wight: 2}\n", "2:7: tenants.a.wight: unknown key: did you mean weight?\n");
-	refused("tenants:\n  a: {weight: 0}\n", "2:15: tenants.a.weight: 0 is out of range: give 1 to 1000 shares\n");
-	refused("tenants:\n  a: {max_priority: 10}\n",
+	refused("tenants:\n  a: {wight: 2}\n" KEY_OF_A, "2:7: tenants.a.wight: unknown key: did you mean weight?\n");
+	refused("tenants:\n  a: {weight: 0}\n" KEY_OF_A, "2:15: tenants.a.weight: 0 is out of range: give 1 to 1000 shares\n");
+	refused("tenants:\n  a: {max_priority: 10}\n" KEY_OF_A,
 		"2:21: tenants.a.max_priority: 10 is out of range: give 0 to 9 levels\n");
-	buf_add_str(&text, "tenants:\n");
+	buf_add_str(&text, "auth:\n  keys:\n");
 	for (unsigned i = 0; i < TENANTS_MAX; i++)
-		buf_printf(&text, "  t%u: {}\n", i);
+		buf_printf(&text, "    - {name: k%u, tenant: t%u, sha256: '%064x'}\n", i, i, i + 1);
 	buf_add_char(&text, '\0');
 	config_unref(load(text.p));
 	text.n--;
-	buf_add_str(&text, "  one-more: {}\n");
+	buf_add_str(&text, "tenants: {one-more: {}}\n");
 	buf_add_char(&text, '\0');
 	assert_null(load_text(text.p, &err));
 	buf_add_char(&err, '\0');
@@ -237,6 +252,7 @@ int main(void)
 		cmocka_unit_test(a_key_is_whole),
 		cmocka_unit_test(a_hash_has_64_digits),
 		cmocka_unit_test(no_two_keys_are_the_same),
+		cmocka_unit_test(a_tenant_that_nobody_can_be_is_refused),
 		cmocka_unit_test(tenants_are_named_and_bounded),
 		cmocka_unit_test(keys_are_bounded),
 		cmocka_unit_test(open_and_keys_contradict_each_other),

@@ -80,18 +80,25 @@ static void services_keep_their_places(void **state)
 	config_unref(c);
 }
 
+/* Each tenant's own. */
+#define KEY(tenant) "{name: " #tenant ", tenant: " #tenant ", sha256: " #tenant SHA256_REST "}"
+#define SHA256_REST "c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
+
 static void tenants_keep_their_numbers(void **state)
 {
-	struct config *c = load("tenants: {a: {weight: 2}, b: {}}");
+	struct config *c = load("tenants: {a: {weight: 2}}\nauth: {keys: [" KEY(a) ", " KEY(b) "]}");
 
 	(void)state;
-	c = lay(c, "tenants: {c: {}, b: {weight: 5}}", NULL);
+	assert_true(config_has_several_tenants(c));
+	c = lay(c, "tenants: {b: {weight: 5}}\nauth: {keys: [" KEY(c) ", " KEY(b) "]}", NULL);
 	assert_int_equal(config_find_tenant(c, SLICE("a")), 1);
 	assert_int_equal(config_find_tenant(c, SLICE("b")), 2);
 	assert_int_equal(config_find_tenant(c, SLICE("c")), 3);
 	assert_true(c->tenants[1].removed && c->tenants[1].weight == 1 && c->tenants[2].weight == 5);
-	c = lay(c, "tenants: {a: {weight: 7}}", NULL);
+	assert_true(config_has_several_tenants(c));
+	c = lay(c, "tenants: {a: {weight: 7}}\nauth: {keys: [" KEY(a) "]}", NULL);
 	assert_true(!c->tenants[1].removed && c->tenants[1].weight == 7 && c->n_tenants == 4);
+	assert_false(config_has_several_tenants(c));
 	config_unref(c);
 }
 
@@ -164,7 +171,7 @@ static void what_would_open_it_to_everybody_is_refused(void **state)
 
 static void a_file_that_says_nothing_is_refused(void **state)
 {
-	struct config *c = load("tenants: {shop: {}}\n");
+	struct config *c = load("limits: {items: 3}\n");
 
 	(void)state;
 	refused(c, "", "the file is empty");
@@ -181,6 +188,14 @@ static void add_many(struct buf *text, const char *section, unsigned from, unsig
 	buf_add_char(text, '\0');
 }
 
+static void add_tenants(struct buf *text, unsigned n)
+{
+	buf_add_str(text, "auth:\n  keys:\n");
+	for (unsigned i = 0; i < n; i++)
+		buf_printf(text, "    - {name: n%u, tenant: n%u, sha256: '%064x'}\n", i, i, i + 1);
+	buf_add_char(text, '\0');
+}
+
 static void there_is_room_for_so_many(void **state)
 {
 	struct buf services = {0}, tenants = {0};
@@ -190,9 +205,9 @@ static void there_is_room_for_so_many(void **state)
 	add_many(&services, "services", 0, 256, "{kind: webhook}");
 	refused(c, services.p, "257 services");
 	config_unref(c);
-	add_many(&tenants, "tenants", 0, 1000, "{}");
+	add_tenants(&tenants, 1000);
 	c = load(tenants.p);
-	refused(c, "tenants: {another: {}}", "1001 tenants");
+	refused(c, "auth: {keys: [" KEY(a) "]}", "1001 tenants");
 	config_unref(c);
 	buf_free(&services);
 	buf_free(&tenants);

@@ -6,6 +6,14 @@
 
 enum { ONE, TWO };
 
+enum { NOBODY, SHOP, POST };
+
+static struct tenant tenants[] = {
+	[NOBODY] = {.name = "", .weight = 1, .max_priority = PRIORITY_MAX},
+	[SHOP] = {.name = "shop", .weight = 1, .max_priority = PRIORITY_MAX},
+	[POST] = {.name = "post", .weight = 1, .max_priority = PRIORITY_MAX},
+};
+
 /* ---- batches of any size ---- */
 
 static struct batch *ask_for(uint32_t n, uint16_t service, enum contract contract, unsigned priority)
@@ -100,6 +108,11 @@ static int close_and_check(void **state)
 		assert_int_equal(rig.group.loads[s].items, 0);
 		assert_int_equal(rig.group.loads[s].batches, 0);
 		assert_int_equal(rig.group.loads[s].bytes, 0);
+	}
+	for (unsigned t = 0; t < ARRAY_LEN(tenants); t++) {
+		assert_int_equal(rig.group.tenants.of[t].unfinished, 0);
+		assert_int_equal(rig.group.tenants.of[t].callers, 0);
+		assert_int_equal(rig.group.tenants.of[t].bytes, 0);
 	}
 	dispatch_group_free(&rig.group);
 	return 0;
@@ -220,8 +233,8 @@ static void bytes_have_the_same_slices(void **state)
 	assert_refused(plain(2, ONE, 5), "bytes");
 	assert_accepted(plain(2, ONE, 9));
 	assert_refused(effort(1, ONE, 9), "bytes");
-	assert_true(admission_is_full(rig.d, 1, true));
-	assert_false(admission_is_full(rig.d, 0, true));
+	assert_true(admission_is_full(rig.d, 0, 1, true));
+	assert_false(admission_is_full(rig.d, 0, 0, true));
 }
 
 /* ---- callers ---- */
@@ -258,18 +271,183 @@ static void callers_of_one_service_leave_connections_to_the_others(void **state)
 	assert_accepted(plain(1, TWO, 9));
 }
 
+/* ---- tenants ---- */
+
+static void two_tenants_and(uint32_t queued_items)
+{
+	one_service_and(queued_items);
+	tenants[POST].removed = false;
+	rig.config.tenants = tenants;
+	rig.config.n_tenants = ARRAY_LEN(tenants);
+}
+
+/* Of the first service, as urgent as can be. */
+static struct batch *of_tenant(unsigned tenant, uint32_t n, enum contract contract)
+{
+	struct batch *b = ask_for(n, ONE, contract, PRIORITY_MAX);
+
+	b->tenant = slice_str(tenants[tenant].name);
+	return submit(b);
+}
+
+static struct batch *sent_by(unsigned tenant, uint32_t n)
+{
+	return of_tenant(tenant, n, CONTRACT_PARTIAL_SUCCESS);
+}
+
+static void assert_all_shed(struct batch *b)
+{
+	assert_non_null(b);
+	assert_int_equal(count_shed(b), b->n_items);
+	batch_unref(b);
+	run_for(1);
+}
+
+static void one_of_several_tenants_holds_less_than_what_is_left(void **state)
+{
+	(void)state;
+	two_tenants_and(100);
+	assert_accepted(sent_by(SHOP, 30));
+	assert_accepted(sent_by(SHOP, 25));
+	assert_refused(sent_by(SHOP, 1), "items of its tenant");
+	assert_accepted(sent_by(POST, 40));
+	assert_int_equal(rig.group.tenants.of[SHOP].unfinished, 55);
+	assert_int_equal(rig.group.tenants.of[POST].unfinished, 40);
+}
+
+/* Another one that a reload took away wants nothing of what it would leave. */
+static void a_tenant_that_is_alone_takes_all(void **state)
+{
+	(void)state;
+	two_tenants_and(100);
+	tenants[POST].removed = true;
+	rig.config.limits.connections = 3;
+	assert_accepted(sent_by(SHOP, 60));
+	assert_accepted(sent_by(SHOP, 39));
+	assert_accepted(sent_by(SHOP, 1));
+}
+
+/* The second of its services is asked when the first one's items are counted: as one batch. */
+static void what_a_batch_takes_itself_is_not_held_against_it(void **state)
+{
+	(void)state;
+	two_tenants_and(6);
+	rig.config.n_services = 2;
+	assert_accepted(submit(mixed(CONTRACT_PARTIAL_SUCCESS)));
+	assert_int_equal(rig.group.tenants.of[NOBODY].unfinished, 6);
+	/* And what is not taken after all is not held. */
+	rig.config.limits.queued_items = 100;
+	rig.services[ONE].max_queued = 4;
+	assert_refused(submit(mixed(CONTRACT_PARTIAL_SUCCESS)), "of one of its services");
+	assert_int_equal(rig.group.tenants.of[NOBODY].unfinished, 6);
+}
+
+static void bytes_of_one_tenant_leave_room_to_the_others(void **state)
+{
+	(void)state;
+	two_tenants_and(1000);
+	rig.config.limits.queued_bytes = 10 * sizeof(struct item);
+	assert_accepted(sent_by(SHOP, 4));
+	assert_all_shed(of_tenant(SHOP, 1, CONTRACT_BEST_EFFORT));
+	assert_accepted(sent_by(SHOP, 1));
+	assert_refused(sent_by(SHOP, 1), "bytes are held for unfinished batches of its tenant");
+	assert_refused(sent_by(POST, 6), "bytes are held for unfinished batches;");
+	assert_accepted(sent_by(POST, 5));
+}
+
+static void callers_of_one_tenant_leave_connections_to_the_others(void **state)
+{
+	(void)state;
+	two_tenants_and(1000);
+	rig.config.limits.connections = 10;
+	for (unsigned i = 0; i < 4; i++)
+		assert_accepted(sent_by(SHOP, 1));
+	assert_all_shed(of_tenant(SHOP, 1, CONTRACT_BEST_EFFORT));
+	assert_accepted(sent_by(SHOP, 1));
+	assert_refused(sent_by(SHOP, 1), "callers of its tenant");
+	for (unsigned i = 0; i < 3; i++)
+		assert_accepted(sent_by(POST, 1));
+	assert_refused(sent_by(POST, 1), "callers of its tenant");
+	assert_int_equal(rig.group.tenants.of[SHOP].callers, 5);
+	assert_int_equal(rig.group.callers, 8);
+}
+
+/* From its tenant's part of the first four fifths on; and what may be shed holds no place. */
+static void best_effort_of_a_tenant_is_shed_before_others_of_it_are_refused(void **state)
+{
+	(void)state;
+	two_tenants_and(100);
+	rig.config.limits.connections = 10;
+	assert_accepted(sent_by(SHOP, 40));
+	assert_all_shed(of_tenant(SHOP, 1, CONTRACT_BEST_EFFORT));
+	assert_accepted(of_tenant(POST, 20, CONTRACT_BEST_EFFORT));
+	/* It holds as much as nobody has, and what may be shed is as good as free. */
+	assert_accepted(sent_by(SHOP, 5));
+	assert_accepted(sent_by(SHOP, 1));
+	assert_accepted(sent_by(SHOP, 1));
+	assert_all_shed(of_tenant(SHOP, 1, CONTRACT_BEST_EFFORT));
+	assert_accepted(sent_by(SHOP, 1));
+	assert_refused(of_tenant(SHOP, 1, CONTRACT_BEST_EFFORT), "callers of its tenant");
+}
+
+/* How long it takes is told by the pace of its own part of the items. */
+static void a_tenant_is_told_when_its_part_has_room(void **state)
+{
+	(void)state;
+	two_tenants_and(1000);
+	assert_accepted(sent_by(SHOP, 600));
+	assert_accepted(sent_by(POST, 200));
+	rig.d->admission.outlooks[ONE].pace = (struct pace){.since_us = clock_now(), .per_second = 40};
+	assert_refused(sent_by(SHOP, 1), "items of its tenant");
+	/* 401 too many, and 30 of 40 a second are its own. */
+	assert_in_range(dispatch_last_refusal(rig.d).retry_after_s, 14, 18);
+}
+
+static void a_tenant_that_has_its_part_is_refused_unread(void **state)
+{
+	(void)state;
+	two_tenants_and(1000);
+	rig.config.limits.connections = 4;
+	for (unsigned i = 0; i < 2; i++) {
+		assert_false(dispatch_refuses_unread(rig.d, SHOP, 1, false));
+		assert_accepted(sent_by(SHOP, 1));
+	}
+	assert_true(dispatch_refuses_unread(rig.d, SHOP, 1, false));
+	assert_non_null(strstr(dispatch_last_refusal(rig.d).detail, "callers of its tenant"));
+	assert_in_range(dispatch_last_refusal(rig.d).retry_after_s, 1, 60);
+	assert_false(dispatch_refuses_unread(rig.d, SHOP, 1, true));
+	assert_false(dispatch_refuses_unread(rig.d, POST, 1, false));
+}
+
+/* A late shard refused one tenant: of another it knows nothing by that. */
+static void a_late_shard_reads_what_another_tenant_sends(void **state)
+{
+	(void)state;
+	two_tenants_and(100);
+	assert_accepted(sent_by(SHOP, 46));
+	for (unsigned i = 0; i < 100; i++) {
+		struct batch *b = ask_for(1, ONE, CONTRACT_PARTIAL_SUCCESS, 0);
+
+		b->tenant = slice_str(tenants[SHOP].name);
+		assert_refused(submit(b), "items of its tenant");
+	}
+	rig.d->throttle.late_until_us = clock_now() + SEC_US;
+	for (unsigned i = 0; i < 100; i++)
+		assert_false(dispatch_refuses_unread(rig.d, POST, 1, false));
+}
+
 /* ---- before the body ---- */
 
 static void a_full_process_says_so_before_it_reads(void **state)
 {
 	(void)state;
 	one_service_and(10);
-	assert_false(admission_is_full(rig.d, 1, false));
+	assert_false(admission_is_full(rig.d, 0, 1, false));
 	assert_accepted(plain(10, ONE, 9));
-	assert_true(admission_is_full(rig.d, 1, false));
+	assert_true(admission_is_full(rig.d, 0, 1, false));
 	assert_in_range(dispatch_last_refusal(rig.d).retry_after_s, 1, 60);
 	/* A job's items are not counted here. */
-	assert_false(admission_is_full(rig.d, 1, true));
+	assert_false(admission_is_full(rig.d, 0, 1, true));
 }
 
 /* ---- shedding ---- */
@@ -348,7 +526,7 @@ static void items_that_may_be_shed_stand_in_nobodys_way(void **state)
 	one_service_and(100);
 	b = effort(80, ONE, 9);
 	run_until(four_sent);
-	assert_false(admission_is_full(rig.d, 1, false));
+	assert_false(admission_is_full(rig.d, 0, 1, false));
 	assert_accepted(plain(82, ONE, 0));
 	assert_refused(plain(20, ONE, 0), "too many");
 	run_for(1);
@@ -521,18 +699,18 @@ static void a_late_shard_does_not_read_what_it_would_refuse(void **state)
 	assert_accepted(plain(10, ONE, 9));
 	for (unsigned i = 0; i < 100; i++)
 		assert_refused(plain(1, ONE, 9), "of one of its services");
-	assert_false(dispatch_refuses_unread(rig.d, 1, false));
+	assert_false(dispatch_refuses_unread(rig.d, 0, 1, false));
 	rig.d->throttle.late_until_us = clock_now() + SEC_US;
 	for (unsigned i = 0; i < 100; i++)
-		unread += dispatch_refuses_unread(rig.d, 1, false);
+		unread += dispatch_refuses_unread(rig.d, 0, 1, false);
 	assert_in_range(unread, 80, 100);
-	assert_false(dispatch_refuses_unread(rig.d, 1, true));
+	assert_false(dispatch_refuses_unread(rig.d, 0, 1, true));
 	/* Room again: everything is read. */
 	run_until(four_sent);
 	answer_one(&rig.sent[0], 200, RETRY_AFTER_NONE);
 	run_for(1);
 	for (unsigned i = 0; i < 100; i++)
-		assert_false(dispatch_refuses_unread(rig.d, 1, false));
+		assert_false(dispatch_refuses_unread(rig.d, 0, 1, false));
 }
 
 static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
@@ -562,6 +740,15 @@ int main(void)
 		RIG(bytes_have_the_same_slices),
 		RIG(callers_who_wait_have_the_same_slices),
 		RIG(callers_of_one_service_leave_connections_to_the_others),
+		RIG(one_of_several_tenants_holds_less_than_what_is_left),
+		RIG(a_tenant_that_is_alone_takes_all),
+		RIG(what_a_batch_takes_itself_is_not_held_against_it),
+		RIG(bytes_of_one_tenant_leave_room_to_the_others),
+		RIG(callers_of_one_tenant_leave_connections_to_the_others),
+		RIG(best_effort_of_a_tenant_is_shed_before_others_of_it_are_refused),
+		RIG(a_tenant_is_told_when_its_part_has_room),
+		RIG(a_tenant_that_has_its_part_is_refused_unread),
+		RIG(a_late_shard_reads_what_another_tenant_sends),
 		RIG(a_full_process_says_so_before_it_reads),
 		RIG(what_has_no_room_is_shed_when_it_comes),
 		RIG(of_a_mixed_batch_those_go_that_have_no_room),
