@@ -160,14 +160,14 @@ class LameDuck(Case):
     def start(self, **limits):
         super().start(limits={"drain_ms": FOR_EVER, "lame_duck_ms": FOR_EVER, **limits}, shards=2)
 
-    def wait_lame_duck(self):
+    def wait_both(self, event):
         for shard in range(2):
-            self.settled.wait_line(f"event=lame_duck shard={shard} ")
+            self.settled.wait_line(f"event={event} shard={shard} ")
 
     def test_it_says_that_it_is_not_ready_and_takes_new_batches(self):
         self.start()
         self.signal()
-        self.wait_lame_duck()
+        self.wait_both("lame_duck")
         ready = self.settled.ask("GET", "/readyz")
         self.assertEqual((ready.status, ready.json["code"]), (503, "shutting_down"))
         self.assertEqual(self.settled.ask("GET", "/livez").status, 200)
@@ -191,7 +191,7 @@ class LameDuck(Case):
             kept.sendall(ASK)
             self.assertNotIn("connection", rawhttp.read_answer(stream).headers)
             self.signal()
-            self.wait_lame_duck()
+            self.wait_both("lame_duck")
             kept.sendall(ASK)
             answer = rawhttp.read_answer(stream)
             self.assertEqual((answer.status, answer.headers["connection"]), (200, "close"))
@@ -203,7 +203,7 @@ class LameDuck(Case):
         self.start(lame_duck_ms=1)
         sock, conn = self.in_flight()
         self.signal()
-        self.settled.wait_line("event=draining")
+        self.wait_both("draining")
         self.assertEqual(self.settled.post({"items": [item(1, self.gate.url)]}).status, 503)
         conn.sendall(gate.OK)
         self.assertEqual(self.answer(sock).status, 200)
@@ -213,9 +213,9 @@ class LameDuck(Case):
         self.start()
         sock, _ = self.in_flight()
         self.signal()
-        self.wait_lame_duck()
+        self.wait_both("lame_duck")
         self.signal()
-        self.settled.wait_line("event=draining")
+        self.wait_both("draining")
         self.signal(signal.SIGINT)
         self.assertEqual(self.answer(sock).json["stop_reason"], "shutdown")
         self.ended()
