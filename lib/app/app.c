@@ -10,6 +10,7 @@
  * with status 1.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -377,6 +378,8 @@ int app_run(const char *path, struct config *take, const char *version)
 	    start_operations(app) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
+		/* The kernel gets back what the start alone needed, such as for files of certificates. */
+		malloc_trim(0);
 		serve(app);
 		log_event(LOG_INFO, "stopped");
 		ret = 0;
