@@ -10,6 +10,7 @@
  * with status 1.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -330,7 +331,8 @@ static void free_app(struct app *app)
 	config_unref(app->config);
 	close(app->done_fd);
 	close(app->signal_fd);
-	free(app);
+	/* What it points at by now is lost, as a leak check should see. */
+	*app = (struct app){0};
 }
 
 static bool load_certificates(const struct config *c)
@@ -348,7 +350,10 @@ static bool load_certificates(const struct config *c)
 
 int app_run(const char *path, struct config *take, const char *version)
 {
-	struct app *app = xcalloc(1, sizeof *app);
+	/* Room for more shards and tenants than there are: of that which is static, only
+	 * what is written takes memory. */
+	static struct app process;
+	struct app *app = &process;
 	const struct config *config = take;
 	struct rng rng;
 	unsigned port = 0;
@@ -373,6 +378,8 @@ int app_run(const char *path, struct config *take, const char *version)
 	    start_operations(app) == 0 && recover(app)) {
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
+		/* The kernel gets back what the start alone needed, such as for files of certificates. */
+		malloc_trim(0);
 		serve(app);
 		log_event(LOG_INFO, "stopped");
 		ret = 0;

@@ -217,7 +217,7 @@ struct jobs {
 	struct idmap by_id;
 	struct heap asleep;              /* by due time */
 	struct heap deadlines;           /* of those that wait and are not urgent */
-	struct shelf *shelves;           /* by service; the last for ITEM_NO_SERVICE */
+	struct shelf **shelves;          /* by service, NULL until it has a job; the last for ITEM_NO_SERVICE */
 	struct list urgent;              /* to be ended, or over: past the others, and room */
 	struct residency residency;
 	size_t turn;                     /* the service whose turn it is */

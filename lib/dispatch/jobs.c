@@ -70,9 +70,22 @@ static size_t index_of(const struct dispatch *d, uint16_t service)
 	return MIN((size_t)service, d->jobs.residency.n_services);
 }
 
+static struct shelf *shelf_new(void)
+{
+	struct shelf *shelf = xcalloc(1, sizeof *shelf);
+
+	for (size_t i = 0; i < JOB_CLASSES; i++)
+		list_init(&shelf->due[i]);
+	return shelf;
+}
+
 static struct shelf *shelf_of(const struct dispatch *d, uint16_t service)
 {
-	return &d->jobs.shelves[index_of(d, service)];
+	struct shelf **shelf = &d->jobs.shelves[index_of(d, service)];
+
+	if (*shelf == NULL)
+		*shelf = shelf_new();
+	return *shelf;
 }
 
 /* Of its tenant and, where a service has many, of the origin of its first item. */
@@ -161,8 +174,6 @@ void jobs_init(struct dispatch *d)
 	size_t n = d->env.config->service_slots;
 
 	j->shelves = xcalloc(n + 1, sizeof *j->shelves);
-	for (size_t i = 0; i < (n + 1) * JOB_CLASSES; i++)
-		list_init(&j->shelves[i / JOB_CLASSES].due[i % JOB_CLASSES]);
 	list_init(&j->urgent);
 	residency_init(&j->residency, n);
 	j->backoff_us = BACKOFF_MIN_US;
@@ -191,6 +202,13 @@ static void abandon_list(struct dispatch *d, struct list *from)
 		abandon(d, list_entry(node, struct job, due));
 }
 
+static void shelf_free(struct dispatch *d, struct shelf *shelf)
+{
+	for (size_t i = 0; shelf != NULL && i < JOB_CLASSES; i++)
+		abandon_list(d, &shelf->due[i]);
+	free(shelf);
+}
+
 void jobs_free(struct dispatch *d)
 {
 	struct jobs *j = &d->jobs;
@@ -199,8 +217,8 @@ void jobs_free(struct dispatch *d)
 	REQUIRE(j->loads == 0);
 	while ((node = heap_pop(&j->asleep, HEAP_NONE)) != NULL)
 		abandon(d, container_of(node, struct job, asleep));
-	for (size_t i = 0; i < (j->residency.n_services + 1) * JOB_CLASSES; i++)
-		abandon_list(d, &j->shelves[i / JOB_CLASSES].due[i % JOB_CLASSES]);
+	for (size_t i = 0; i <= j->residency.n_services; i++)
+		shelf_free(d, j->shelves[i]);
 	abandon_list(d, &j->urgent);
 	free(j->shelves);
 	heap_free(&j->asleep);

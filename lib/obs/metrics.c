@@ -38,6 +38,7 @@ struct metrics {
 	struct family *families;
 	unsigned n_families, n_blocks;
 	_Atomic int64_t **blocks;        /* one per shard, and the process's */
+	void *memory;                    /* of all blocks */
 };
 
 static size_t family_init(struct family *f, const struct metric_def *def, size_t first)
@@ -76,6 +77,7 @@ struct metrics *metrics_new(const struct metric_def *defs, unsigned n_defs, unsi
 {
 	struct metrics *m = xcalloc(1, sizeof *m);
 	size_t numbers = 0, bytes;
+	char *at;
 
 	m->families = xcalloc(MAX(n_defs, 1u), sizeof *m->families);
 	m->blocks = xcalloc(shards + 1, sizeof *m->blocks);
@@ -83,14 +85,11 @@ struct metrics *metrics_new(const struct metric_def *defs, unsigned n_defs, unsi
 	for (unsigned i = 0; i < n_defs; i++)
 		numbers = family_init(&m->families[i], &defs[i], numbers);
 	bytes = (numbers * sizeof **m->blocks / CACHE_LINE + 1) * CACHE_LINE;
-	for (; m->n_blocks < shards + 1; m->n_blocks++) {
-		m->blocks[m->n_blocks] = aligned_alloc(CACHE_LINE, bytes);
-		if (m->blocks[m->n_blocks] == NULL) {
-			metrics_free(m);
-			return NULL;
-		}
-		memset(m->blocks[m->n_blocks], 0, bytes);
-	}
+	/* Zero as it comes from the kernel: reserved cells take no memory until they count. */
+	m->memory = xcalloc(1, (shards + 1) * bytes + CACHE_LINE);
+	at = (char *)m->memory + CACHE_LINE - (uintptr_t)m->memory % CACHE_LINE;
+	for (; m->n_blocks < shards + 1; at += bytes)
+		m->blocks[m->n_blocks++] = (_Atomic int64_t *)at;
 	return m;
 }
 
@@ -98,8 +97,7 @@ void metrics_free(struct metrics *m)
 {
 	if (m == NULL)
 		return;
-	for (unsigned i = 0; i < m->n_blocks; i++)
-		free(m->blocks[i]);
+	free(m->memory);
 	free(m->blocks);
 	for (unsigned i = 0; i < m->n_families; i++)
 		family_done(&m->families[i]);

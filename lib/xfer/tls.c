@@ -45,6 +45,13 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static X509_STORE *store;
 static struct xfer_tls_set *current;
 
+/* At its first error, even one that is none, OpenSSL would load the texts of all,
+ * which nobody reads here: half a megabyte. */
+bool xfer_tls_init(void)
+{
+	return OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL) == 1;
+}
+
 /* c_rehash names: eight hexadecimal digits, a dot, a number. */
 static bool is_hashed(const char *name)
 {

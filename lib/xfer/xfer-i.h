@@ -176,7 +176,8 @@ extern struct resolver *xfer_resolver;           /* from xfer_global_init() to x
 void xfer_start_soon(struct transfer *t);        /* SPARE, or UNRESOLVED: its name is known */
 void xfer_give_up(struct transfer *t, CURLcode rc);
 
-/* tls.c. NULL is the profile of services without files of their own. */
+/* tls.c. A NULL profile is that of services without files of their own. */
+bool xfer_tls_init(void) MUST_CHECK;                     /* before curl_global_init(), which sets OpenSSL up */
 struct tls_profile *xfer_tls_profile(unsigned service);  /* a reference */
 void xfer_tls_unref(struct tls_profile *p);              /* any thread */
 CURLcode xfer_tls_configure(const struct tls_profile *p, void *ssl_ctx);

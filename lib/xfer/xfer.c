@@ -44,7 +44,7 @@ int xfer_global_init(const struct xfer_names *names)
 {
 	/* CURLOPT_NOSIGNAL leaves to us what a TLS write to a closed peer raises. */
 	signal(SIGPIPE, SIG_IGN);
-	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+	if (!xfer_tls_init() || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		return -ENOMEM;
 	xfer_resolver = resolver_new(names);
 	return 0;
