@@ -68,6 +68,7 @@ bool app_wait(struct app *app, uint64_t *seen, uint64_t want, bool signals, int6
 
 /* reload.c: in the main thread, while the shards run. */
 void app_reload(struct app *app);
+void app_warn_of_tenants(const struct config *c);         /* of those that no key has */
 void app_refuse_reload(struct app *app, const char *why);
 struct store_limits app_store_limits(const struct config *c);
 const char **app_service_names(const struct config *c);      /* to be freed; the names are the configuration's */

@@ -376,6 +376,7 @@ int app_run(const char *path, struct config *take, const char *version)
 	app->group.hash_seed = rng_u64(&rng);
 	if (load_certificates(config) && open_tls(app) && open_store(app) && start_shards(app, &port) == 0 &&
 	    start_operations(app) == 0 && recover(app)) {
+		app_warn_of_tenants(config);
 		log_event(LOG_INFO, "listening", LOG_STR("host", config->listen_host), LOG_INT("port", port),
 			  LOG_INT("shards", app->n), LOG_STR("version", version));
 		/* The kernel gets back what the start alone needed, such as for files of certificates. */

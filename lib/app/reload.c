@@ -76,6 +76,16 @@ static void refuse_all(struct app *app, const struct buf *errors)
 	}
 }
 
+/* An error would keep in force the key that somebody takes away in a hurry. */
+void app_warn_of_tenants(const struct config *c)
+{
+	for (unsigned i = 1; i < c->n_tenants; i++) {
+		if (!c->tenants[i].removed && !config_tenant_has_key(c, i))
+			log_event(LOG_WARN, "tenant_without_key", LOG_STR("tenant", c->tenants[i].name),
+				  LOG_STR("do", "if the name is misspelt, write it as in auth.keys; else take it out of tenants"));
+	}
+}
+
 static void log_reloaded(const struct config_changes *ch)
 {
 	if (ch->restart.n > 0)
@@ -131,6 +141,7 @@ static void install(struct app *app, struct config *take, struct files *files)
 	httpd_tls_unref(app->tls);
 	app->tls = STEAL_PTR(files->inbound);
 	log_set(take->log_format, take->log_level);
+	app_warn_of_tenants(take);
 }
 
 static bool name_services(struct app *app, const struct config *fresh, struct buf *reterr)

@@ -136,6 +136,9 @@ int config_find_service(const struct config *c, struct slice name);
 /* Index of a tenant by name; 0 if it is not configured, or has no name. */
 unsigned config_find_tenant(const struct config *c, struct slice name);
 
+/* Is there a key of this tenant? One without may be misspelt: the one that was meant has no limits. */
+bool config_tenant_has_key(const struct config *c, unsigned tenant);
+
 /* Are there several tenants, who share what the process has? Not counting removed ones. */
 bool config_has_several_tenants(const struct config *c);
 

@@ -133,8 +133,7 @@ static const struct setting table[] = {
 	 "Whose key it is. Required for scope tenant."},
 
 	{"tenants", &cfg_type_apart, NOWHERE, NULL, 0, 0, "", NULL, ONLY_NONE,
-	 "A map from a tenant's name to what it may have; one that only a key names has the defaults, one that no key names "
-	 "is an error."},
+	 "A map from a tenant's name to what it may have; one that only a key names has the defaults."},
 	{"tenants.*.weight", &cfg_type_integer, IN_TENANT(weight), "1", 1, 1000, "shares", NULL, ONLY_NONE,
 	 "Its part of a busy downstream's turns, against those of other tenants."},
 	{"tenants.*.max_priority", &cfg_type_integer, IN_TENANT(max_priority), "9", 0, PRIORITY_MAX, "levels", NULL, ONLY_NONE,

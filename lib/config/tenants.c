@@ -1,6 +1,6 @@
 /*
  * auth.keys and tenants: who may ask, and what each of them may have. A tenant
- * that only a key names has the defaults; one that no key names is an error.
+ * that only a key names has the defaults.
  */
 #include "config/config-i.h"
 
@@ -86,24 +86,6 @@ static void check_key(const struct config *c, const struct node *n, const struct
 				other->name == NULL ? "before" : other->name);
 }
 
-static bool has_key(const struct config *c, struct slice tenant)
-{
-	for (size_t i = 0; i < c->n_keys; i++) {
-		if (slice_eq(c->keys[i].tenant, tenant))
-			return true;
-	}
-	return false;
-}
-
-/* A name that is misspelt here would leave the one that was meant without its limits. */
-static void check_tenants(const struct config *c, const struct node *map, struct report *rep)
-{
-	for (const struct node *n = map->first; n != NULL; n = n->next) {
-		if (config_find_tenant(c, n->key) != 0 && !has_key(c, n->key))
-			cfg_report_key(rep, n, "nobody can be this tenant: name it in one of auth.keys, or take it away");
-	}
-}
-
 static void read_keys(struct config *c, const struct node *list, struct report *rep)
 {
 	if (list->kind != NODE_LIST) {
@@ -145,9 +127,6 @@ void cfg_auth_read(struct config *c, const struct node *root, struct report *rep
 		read_tenants(c, tenants, rep);
 	if (keys != NULL)
 		read_keys(c, keys, rep);
-	/* Not where all keys are wrong. */
-	if (tenants != NULL && (c->keys != NULL || keys == NULL || cfg_node_is_null(keys)))
-		check_tenants(c, tenants, rep);
 	open = auth == NULL ? NULL : cfg_node_find(auth, "open");
 	if (c->open && c->n_keys > 0 && open != NULL)
 		cfg_report_node(rep, open, "auth.keys asks every caller for a key: leave one of the two out");
@@ -163,6 +142,15 @@ void cfg_auth_free(struct config *c)
 	for (size_t i = 0; i < c->n_tenants; i++)
 		free((char *)c->tenants[i].name);
 	free(c->tenants);
+}
+
+bool config_tenant_has_key(const struct config *c, unsigned tenant)
+{
+	for (size_t i = 0; i < c->n_keys; i++) {
+		if (slice_eq(c->keys[i].tenant, slice_str(c->tenants[tenant].name)))
+			return true;
+	}
+	return false;
 }
 
 bool config_has_several_tenants(const struct config *c)

@@ -264,6 +264,15 @@ class Keys(Reloading):
         text = self.settled.ask("GET", "/metrics", headers={"Authorization": "Bearer boss"}).body
         self.assertIn(b'tenant="three"', text)
 
+    def test_the_last_key_of_a_tenant_goes_and_what_is_left_of_it_is_told(self):
+        self.set_keys("one", "two")
+        self.file["tenants"] = {"one": {"max_priority": 3}}
+        self.reload()
+        self.set_keys("two")
+        self.reload()
+        self.settled.wait_line("event=tenant_without_key tenant=one ")
+        self.assertEqual([self.ask(k) for k in ("one", "two")], [401, 200])
+
     def test_a_batch_stays_its_tenants_over_reloads(self):
         self.set_keys("one", "two")
         self.reload()
