@@ -16,9 +16,6 @@
 
 #include "obs/log.h"
 
-/* So early what will start is claimed: as long as a slow commit may take. */
-enum { CLAIM_AHEAD_US = 100000 };
-
 /* ---- slots ---- */
 
 bool slots_may_take(const struct dispatch *d, uint16_t service)
@@ -133,6 +130,13 @@ struct outcome lane_refusal(const struct dispatch *d, const struct lane *lane, i
 	};
 }
 
+/* ---- the pause ---- */
+
+bool lane_pauses(const struct lane *lane, int64_t now_us)
+{
+	return lane->paused_until_us - now_us > LANE_AHEAD_US;
+}
+
 /* ---- what may start ---- */
 
 /* When pause and rate let the next one start. */
@@ -191,12 +195,12 @@ struct attempt *lane_next(struct dispatch *d, struct lane *lane, int64_t now_us)
 unsigned lane_claims(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
 	const struct service *s = lane_service(d, lane);
-	int64_t soon_us = now_us + CLAIM_AHEAD_US, at_us = opens_us(d, lane);
+	int64_t soon_us = now_us + LANE_AHEAD_US, at_us = opens_us(d, lane);
 
 	if (lane_refuses(d, lane, now_us))
 		return 0;
 	if (at_us > soon_us) {
-		lane_again(lane, at_us - CLAIM_AHEAD_US);
+		lane_again(lane, at_us - LANE_AHEAD_US);
 		return 0;
 	}
 	if (lane->breaker.state != BREAKER_CLOSED)

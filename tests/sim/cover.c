@@ -70,6 +70,8 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_TENANT_FULL] = "refused_for_its_tenant",
 	[RACE_TENANT_HAS_PART] = "refused_for_its_tenants_part",
 	[RACE_RELOADED] = "limits_changed_while_it_runs",
+	[RACE_HELD] = "held_while_its_lane_pauses",
+	[RACE_HELD_TOO_LONG] = "paused_beyond_the_deadline",
 	[RACE_BUDGET_HELD] = "repeat_held_by_the_budget",
 };
 
