@@ -75,6 +75,10 @@ extern const struct route route_post_batch, route_get_batch, route_cancel, route
 /* auth.c: may this caller ask for that? False: no, and the request was answered. */
 bool auth_admits(struct routes *r, struct http_request *req, const struct route *route) MUST_CHECK;
 
+/* Keys have changed: may this caller, whose request is under way, go on? If not, the
+ * request ends, or is asked for its key again when its body is there. */
+void auth_ask_again(struct routes *r, struct http_request *req, const struct route *route, enum http_stage stage);
+
 /* The caller's tenant: its number in the configuration, and its name, which is
  * valid as long as the process. 0, and n 0: where there are no keys. */
 unsigned auth_tenant(const struct http_request *req);
