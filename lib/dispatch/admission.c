@@ -315,6 +315,51 @@ static void count_wanted(struct dispatch *d, const struct batch *b, uint32_t *fi
 	}
 }
 
+/* Nothing stays wanted for the next batch. */
+static void want_nothing(struct dispatch *d, uint32_t first)
+{
+	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next)
+		d->admission.outlooks[s].wanted = 0;
+}
+
+/* How many of a counted batch's items an empty process would take. */
+static uint64_t most_waiting(struct dispatch *d, const struct batch *b)
+{
+	const struct config *c = d->env.config;
+	uint64_t sum = 0;
+	uint32_t first;
+
+	count_wanted(d, b, &first);
+	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next) {
+		uint32_t most = c->services[s].max_queued;
+
+		sum += MIN(d->admission.outlooks[s].wanted, most == 0 ? UINT32_MAX : most);
+	}
+	want_nothing(d, first);
+	return MIN(sum, c->limits.queued_items);
+}
+
+bool admission_counts(const struct batch *b)
+{
+	return !b->asynchronous || b->policy.continue_on_disconnect;
+}
+
+uint64_t dispatch_most(struct dispatch *d, const struct batch *b, unsigned tenant)
+{
+	const struct config *c = d->env.config;
+	uint64_t n = b->counts.pending, of_tenant = c->tenants[tenant].queued_items;
+	uint64_t most = of_tenant == 0 ? n : MIN(n, of_tenant), kept = n;
+
+	if (admission_counts(b))
+		kept = MIN(n, most_waiting(d, b));
+	/* What best_effort sheds is no reason to refuse it, nor does it go to the store. */
+	if (b->policy.contract != CONTRACT_BEST_EFFORT)
+		most = MIN(most, kept);
+	if (b->durable && kept > c->limits.stored_items)
+		most = MIN(most, c->limits.stored_items);
+	return most;
+}
+
 /* All items, or those that best_effort may send: then outlook.wanted is how many of each
  * service. False: none, and nothing is counted. */
 static bool take_items(struct dispatch *d, struct ask *q, uint32_t first)
@@ -351,13 +396,6 @@ static void shed_unwanted(struct dispatch *d, struct batch *b)
 		n++;
 	}
 	meter_add(d->env.meter, METRIC_SHED, 0, 0, n);
-}
-
-/* Nothing stays wanted for the next batch. */
-static void want_nothing(struct dispatch *d, uint32_t first)
-{
-	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next)
-		d->admission.outlooks[s].wanted = 0;
 }
 
 static bool admit_items(struct dispatch *d, struct batch *b, bool shed_all)

@@ -309,6 +309,7 @@ void tenant_accepted(struct live *lv);
 /* admission.c: room for the batch. False: it is refused, see d->admission.refusal, and
  * nothing is counted; else of best_effort the items without room are final. */
 bool admission_take(struct dispatch *d, struct batch *b, bool counted);
+bool admission_counts(const struct batch *b);    /* its caller waits: its items count for the bounds in memory */
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
 void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */

@@ -101,6 +101,10 @@ struct dispatch_listener {
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
 
+/* How many of its items there may be at once where nothing else is: if that is less than
+ * its unfinished ones, dispatch_submit() would refuse it for ever. In the shard's thread. */
+uint64_t dispatch_most(struct dispatch *d, const struct batch *b, unsigned tenant);
+
 /* Why there was no room, and how long it is expected to take until there is, from the
  * pace of the last seconds: of the last -EBUSY, or of dispatch_refuses_unread(). */
 struct dispatch_refusal {

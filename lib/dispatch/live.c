@@ -340,7 +340,7 @@ static void tell_store(struct live *lv)
 
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg)
 {
-	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
+	bool counted = admission_counts(take);
 	uint16_t tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant);
 	uint32_t n = take->counts.pending;
 	struct live *lv;

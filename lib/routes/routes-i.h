@@ -169,6 +169,10 @@ struct submission {
 };
 void submit_batch(const struct submission *s);
 
+/* No room is ever enough for it: then the request was answered with what is wrong at
+ * `pointer`, and the batch is gone. */
+bool submit_never_fits(const struct submission *s, const char *pointer) MUST_CHECK;
+
 /* A job was accepted: 202. */
 void answer_accepted(struct http_request *req, struct batch_id id, struct blob *take_document, struct prefer applied,
 		     bool replayed);

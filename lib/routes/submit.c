@@ -317,6 +317,22 @@ static void refuse(const struct submission *s, int err, unsigned wait_s)
 	refuse_unknown(&known, s->take->key, kind, problem_document(kind, why));
 }
 
+bool submit_never_fits(const struct submission *s, const char *pointer)
+{
+	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
+					     .stream = s->stream && !s->job};
+	uint64_t n = s->take->counts.pending;
+	uint64_t most = dispatch_most(s->routes->env.dispatch, s->take, auth_tenant(s->req));
+	struct buf text = {0};
+
+	if (most >= n)
+		return false;
+	wire_never_fits(&text, pointer, n, most);
+	refuse_unknown(&known, s->take->key, PROBLEM_VALIDATION_FAILED, blob_from_buf(&text));
+	batch_unref(s->take);
+	return true;
+}
+
 static int submit(const struct submission *s, struct post *p, unsigned *ret_wait_s)
 {
 	struct routes *r = s->routes;
