@@ -153,16 +153,22 @@ bool admission_still_refuses(const struct dispatch *d)
 	return a->level > 0 && level(d, a->bound, a->service) >= a->level;
 }
 
-/* There is `excess` too much of what is bounded, and so much of it goes in a second. Callers
- * that were refused together are not to come back together. */
-static void refuse(struct dispatch *d, enum bound bound, uint16_t service, double excess, double per_second)
+/* Callers that were refused together are not to come back together. */
+unsigned dispatch_retry_after(struct dispatch *d, double excess, double per_second)
 {
 	double seconds = per_second > 0 ? excess / per_second : RETRY_UNKNOWN_S;
 	double jittered = seconds * (1 + (double)rng_below(&d->rng, 256) / 1024);
+
+	return (unsigned)MIN(jittered + 1, RETRY_MAX_S);
+}
+
+/* There is `excess` too much of what is bounded, and so much of it goes in a second. */
+static void refuse(struct dispatch *d, enum bound bound, uint16_t service, double excess, double per_second)
+{
 	double left = (double)level(d, bound, service) - excess;
 
 	d->admission.refusal = (struct dispatch_refusal){
-		.detail = details[bound], .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
+		.detail = details[bound], .retry_after_s = dispatch_retry_after(d, excess, per_second)};
 	d->admission.bound = bound;
 	d->admission.service = service;
 	d->admission.level = 1 + (uint64_t)MAX(left, 0);

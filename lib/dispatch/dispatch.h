@@ -113,6 +113,10 @@ struct dispatch_refusal {
 };
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
 
+/* The same for another bound, of which there is `excess` too much: 1 to 60 s, at random a
+ * little more than it takes. per_second 0: nobody knows. In the shard's thread. */
+unsigned dispatch_retry_after(struct dispatch *d, double excess, double per_second);
+
 /* Before the body of a batch is read: is there room for none, or no time to read what
  * would probably be refused? `job`: its items are not counted in memory. */
 bool dispatch_refuses_unread(struct dispatch *d, size_t body_bytes, bool job);

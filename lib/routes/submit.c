@@ -246,12 +246,14 @@ static void key_exists(struct post *p, const struct store_accept *said)
 }
 
 /* Its key may be known all the same: the store had no look at it. */
-static void not_stored(struct post *p, const struct batch *b, enum store_answer answer)
+static void not_stored(struct post *p, const struct batch *b, const struct store_accept *said)
 {
-	const struct replay_request known = hand_over(p, (struct batch_id){0});
+	struct replay_request known = hand_over(p, (struct batch_id){0});
 
+	if (said->excess > 0)
+		known.retry_after_s = dispatch_retry_after(known.routes->env.dispatch, (double)said->excess, said->per_second);
 	refuse_unknown(&known, b->key, PROBLEM_OVERLOADED,
-		       problem_document(PROBLEM_OVERLOADED, store_trouble(answer)));
+		       problem_document(PROBLEM_OVERLOADED, store_trouble(said->op.answer)));
 }
 
 static void on_accepted(void *arg, struct batch *b, const struct store_accept *said)
@@ -275,7 +277,7 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 	case STORE_UNAVAILABLE:
 	case STORE_NOT_FOUND:
 	case STORE_NOT_DONE:
-		not_stored(p, b, said->op.answer);
+		not_stored(p, b, said);
 		return;
 	}
 }
