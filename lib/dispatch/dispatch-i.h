@@ -250,6 +250,7 @@ struct dispatch {
 	struct jobs jobs;
 	/* admission.c, throttle.c, shed.c */
 	struct admission admission;
+	unsigned quota_wait_s;           /* tenants.c: of the last batch that its tenant may not send yet */
 	struct throttle throttle;
 	struct list efforts[PRIORITY_MAX + 1];           /* batches that may be shed, oldest first */
 	struct loop_msg shed;
@@ -300,8 +301,10 @@ struct live *live_adopt(struct dispatch *d, struct batch *take, uint16_t tenant)
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */
 
-/* tenants.c: the unfinished items of each tenant. False: they would be more than it may have. */
-bool tenant_queue(struct dispatch *d, unsigned tenant, uint32_t n) MUST_CHECK;
+/* tenants.c: take a new batch of what its tenant may send, and have unfinished. False: it
+ * would be too much, see d->quota_wait_s, and nothing was taken. */
+bool tenant_take(struct dispatch *d, unsigned tenant, const struct batch *b) MUST_CHECK;
+void tenant_give_back(struct dispatch *d, unsigned tenant, const struct batch *b);        /* it was refused */
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
 void tenant_accepted(struct live *lv);

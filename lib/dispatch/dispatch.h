@@ -94,12 +94,18 @@ struct dispatch_listener {
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
  * reference on success. -EBUSY: there is no room for it, see dispatch_last_refusal();
- * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a
+ * -EDQUOT: its tenant sends too fast, or has too many unfinished items, see
+ * dispatch_quota_wait_s(); -ESHUTDOWN: draining. What the store then refuses, as it
+ * does where the key is known, costs its tenant nothing either. Of a
  * best_effort batch the items for which there is no room are shed instead, and of
  * one that is here already, too. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
+
+/* Of the last -EDQUOT: in how many seconds the batch may be sent again; 0: nobody knows
+ * when items will have ended. */
+unsigned dispatch_quota_wait_s(const struct dispatch *d);
 
 /* How many of its items there may be at once where nothing else is: if that is less than
  * its unfinished ones, dispatch_submit() would refuse it for ever. In the shard's thread. */

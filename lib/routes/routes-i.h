@@ -92,11 +92,6 @@ struct slice auth_key_name(const struct routes *r, const struct http_request *re
 void quota_show(struct http_request *req);
 size_t quota_headers(struct routes *r, struct http_request *req, struct http_header *ret);
 
-/* Take a batch of n items of what the caller may send. 0; or in how many seconds it
- * may be sent again, and nothing was taken. */
-unsigned quota_take(struct routes *r, const struct http_request *req, uint32_t n) MUST_CHECK;
-void quota_give_back(struct routes *r, const struct http_request *req, uint32_t n);       /* it was refused */
-
 /* The key of the one line of Authorization; n 0: it has none. */
 struct slice auth_bearer(const char *line);
 const struct auth_key *auth_find(const struct config *c, struct slice key);      /* NULL: it is not known */

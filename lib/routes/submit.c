@@ -260,9 +260,6 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 {
 	struct post *p = arg;
 
-	/* Nothing was done, or not now. */
-	if (said->op.answer != STORE_OK)
-		quota_give_back(p->routes, p->req, b->n_items);
 	switch (said->op.answer) {
 	case STORE_OK:
 		if (p->job)
@@ -304,17 +301,19 @@ static void set_trace(struct routes *r, struct http_request *req, struct batch *
 		b->trace.flags = TRACE_SAMPLED;
 }
 
-/* What an error of dispatch_submit(), or the caller's quota, is for its answer. */
-static void refuse(const struct submission *s, int err, unsigned wait_s)
+/* What an error of dispatch_submit() is for its answer. */
+static void refuse(const struct submission *s, int err)
 {
-	const struct dispatch_refusal full = dispatch_last_refusal(s->routes->env.dispatch);
+	const struct dispatch *d = s->routes->env.dispatch;
+	const struct dispatch_refusal full = dispatch_last_refusal(d);
+	unsigned wait_s = err == -EBUSY ? full.retry_after_s : err == -EDQUOT ? dispatch_quota_wait_s(d) : 0;
 	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : err == -EDQUOT ? PROBLEM_QUOTA_EXCEEDED : PROBLEM_SHUTTING_DOWN;
 	const char *why = err == -EBUSY ? full.detail : err == -ESHUTDOWN ? NO_NEW_BATCHES :
 			  wait_s > 0 ? "faster than your quota; nothing was sent" :
 				       "more unfinished items than your quota; nothing was sent";
 	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
 					     .stream = s->stream && !s->job,
-					     .retry_after_s = err == -EBUSY ? full.retry_after_s : wait_s};
+					     .retry_after_s = wait_s};
 
 	refuse_unknown(&known, s->take->key, kind, problem_document(kind, why));
 }
@@ -335,27 +334,11 @@ bool submit_never_fits(const struct submission *s, const char *pointer)
 	return true;
 }
 
-static int submit(const struct submission *s, struct post *p, unsigned *ret_wait_s)
-{
-	struct routes *r = s->routes;
-	uint32_t n = s->take->n_items;
-	int err;
-
-	*ret_wait_s = quota_take(r, s->req, n);
-	if (*ret_wait_s > 0)
-		return -EDQUOT;
-	err = dispatch_submit(r->env.dispatch, s->take, p->stream ? &streamed : &whole, p);
-	if (err < 0)
-		quota_give_back(r, s->req, n);
-	return err;
-}
-
 void submit_batch(const struct submission *s)
 {
 	struct routes *r = s->routes;
 	struct post *p = xcalloc(1, sizeof *p);
 	struct batch *b = s->take;
-	unsigned wait_s;
 	int err;
 
 	*p = (struct post){.data.on_end = on_end, .routes = r, .req = s->req, .live = true, .job = s->job,
@@ -364,10 +347,10 @@ void submit_batch(const struct submission *s)
 	set_trace(r, s->req, b);
 	b->tenant = auth_tenant_name(r, s->req);
 	b->caller = arena_copy(&b->arena, auth_key_name(r, s->req));
-	err = submit(s, p, &wait_s);
+	err = dispatch_submit(r->env.dispatch, b, p->stream ? &streamed : &whole, p);
 	if (err < 0) {
 		free(p);
-		refuse(s, err, wait_s);
+		refuse(s, err);
 		batch_unref(b);
 		return;
 	}

@@ -549,6 +549,54 @@ static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
 
 #define RIG(test) cmocka_unit_test_setup_teardown(test, rig_open, close_and_check)
 
+/* ---- quotas ---- */
+
+static struct batch *with_key(void)
+{
+	static const struct batch_key key = {.scope = {"here", 4}, .key = {"k", 1}, .digest = {1}};
+	struct batch *b = make_batch(2, ONE, false, true);
+
+	b->key = &key;
+	return b;
+}
+
+static uint64_t left_of(unsigned quota)
+{
+	struct dispatch_quota q[DISPATCH_QUOTAS];
+
+	assert_in_range(quota, 0, dispatch_quotas(&rig.group.tenants.of[0], &rig.tenant, clock_now(), q) - 1);
+	return q[quota].left;
+}
+
+/* Its key is known, and its caller leaves before the store has said so. */
+static void what_the_store_refuses_costs_nothing_whoever_listens(void **state)
+{
+	(void)state;
+	rig.answers = 200;
+	submit_batch(with_key());
+	run_for(SEC_US);
+	rig.tenant.batches_per_second = rig.tenant.items_per_second = 0.001;
+	rig.tenant.queued_items = 5;
+	for (unsigned leaves = 0; leaves < 2; leaves++) {
+		struct batch_id id;
+
+		store_set(&rig.store, true, false);
+		id = submit_batch(with_key());
+		assert_int_equal(left_of(0) + left_of(1), 0);
+		assert_int_equal(left_of(2), 3);
+		if (leaves) {
+			dispatch_detach(rig.d, id);
+			dispatch_cancel(rig.d, id, WHY_DISCONNECTED);
+		}
+		store_set(&rig.store, false, false);
+		run_for(1000);
+		assert_int_equal(left_of(0), 1);
+		assert_int_equal(left_of(1), 1);
+		assert_int_equal(left_of(2), 5);
+	}
+	assert_int_equal(rig.n_sent, 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -575,6 +623,7 @@ int main(void)
 		cmocka_unit_test(only_who_is_late_refuses_unread_most_of_what_is_refused),
 		RIG(a_late_shard_does_not_read_what_it_would_refuse),
 		RIG(a_shard_that_refuses_looks_whether_it_is_late),
+		RIG(what_the_store_refuses_costs_nothing_whoever_listens),
 	};
 
 	log_init(LOG_LOGFMT, LOG_ERROR);
