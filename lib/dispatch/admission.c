@@ -86,13 +86,25 @@ static struct service_load *load_of(const struct dispatch_group *g, uint16_t ser
 	return &g->loads[MIN(service, g->service_slots)];
 }
 
-/* Items of a service that are not in flight. */
+/* Counted items of a service that are not in flight. Other shards count meanwhile. */
 static uint32_t waiting(const struct dispatch *d, uint16_t service)
 {
-	int64_t in_flight = metrics_read(d->env.meter.metrics, METRIC_IN_FLIGHT, service, 0);
-	int64_t n = (int64_t)atomic_load(&load_of(d->env.group, service)->items) - in_flight;
+	const struct service_load *l = load_of(d->env.group, service);
+	uint32_t in_flight = atomic_load(&l->in_flight), n = atomic_load(&l->items);
 
-	return (uint32_t)MAX(n, 0);
+	return n - MIN(n, in_flight);
+}
+
+void admission_start(struct dispatch *d, const struct attempt *a)
+{
+	if (a->counted)
+		atomic_fetch_add(&load_of(d->env.group, a->service)->in_flight, 1);
+}
+
+void admission_end(struct dispatch *d, const struct attempt *a)
+{
+	if (a->counted)
+		atomic_fetch_sub(&load_of(d->env.group, a->service)->in_flight, 1);
 }
 
 static void look(struct dispatch *d, uint16_t service)

@@ -47,6 +47,7 @@ struct attempt {
 	enum service_kind kind;          /* of its service when it was submitted, which takes the item */
 	bool repeat;                     /* not the item's first attempt */
 	bool durable;                    /* it needs a claim before it starts */
+	bool counted;                    /* its item is: see admission.c */
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */
 	int64_t batch_deadline_us;
@@ -313,6 +314,8 @@ void tenant_accepted(struct live *lv);
  * nothing is counted; else of best_effort the items without room are final. */
 bool admission_take(struct dispatch *d, struct batch *b, bool counted);
 bool admission_counts(const struct batch *b);    /* its caller waits: its items count for the bounds in memory */
+void admission_start(struct dispatch *d, const struct attempt *a);       /* it goes out */
+void admission_end(struct dispatch *d, const struct attempt *a);         /* it is back */
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
 void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */

@@ -26,7 +26,8 @@ struct dispatch;
 
 /* What is counted of one service: of batches whose callers wait. */
 struct service_load {
-	atomic_uint items;               /* not final */
+	atomic_uint items;               /* not final ... */
+	atomic_uint in_flight;           /* ... and those of them that are in flight */
 	atomic_uint settled;             /* that have come to an end; wraps */
 	atomic_uint emptied;             /* how often none was left; wraps */
 	atomic_uint batches;             /* not done; of those whose first item is its own ... */

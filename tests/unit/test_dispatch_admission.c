@@ -428,16 +428,21 @@ static void a_pace_of_few_says_not_what_a_service_can_do(void **state)
 	assert_true(p.of_many);
 }
 
-/* 2,000 items wait for a service that settles 100 a second. */
-static void fall_behind(void)
+/* n items wait for a service that settles 100 a second. */
+static void fall_behind_by(uint32_t n)
 {
 	struct service_load *l = &rig.group.loads[ONE];
 	struct pace *p;
 
-	one_service_and(100000);
-	assert_accepted(plain(2000, ONE, 9));
+	assert_accepted(plain(n, ONE, 9));
 	p = &rig.d->admission.outlooks[ONE].pace;
-	*p = (struct pace){.since_us = clock_now(), .then = {l->settled, l->emptied, 2000}, .per_second = 100, .of_many = true};
+	*p = (struct pace){.since_us = clock_now(), .then = {l->settled, l->emptied, n}, .per_second = 100, .of_many = true};
+}
+
+static void fall_behind(void)
+{
+	one_service_and(100000);
+	fall_behind_by(2000);
 }
 
 static void a_service_that_is_behind_refuses_what_would_wait_too_long(void **state)
@@ -454,6 +459,27 @@ static void a_service_that_is_behind_refuses_what_would_wait_too_long(void **sta
 	assert_accepted(plain(400, ONE, 9));
 	rig.config.limits.queue_ms = 0;
 	assert_accepted(plain(2000, ONE, 9));
+}
+
+static bool fifty_sent(void)
+{
+	return rig.n_sent == 50;
+}
+
+/* They are in flight, and none of those that wait here. */
+static void jobs_in_flight_hide_nobody_who_waits(void **state)
+{
+	struct batch *jobs = ask_for(50, ONE, CONTRACT_PARTIAL_SUCCESS, 9);
+
+	(void)state;
+	rig.config.limits.queue_ms = 5000;
+	one_service_and(100000);
+	rig.services[ONE].max_in_flight = jobs->policy.concurrency = 50;
+	jobs->asynchronous = jobs->durable = true;
+	submit_batch(jobs);
+	run_until(fifty_sent);
+	fall_behind_by(1030);
+	assert_refused(plain(1030, ONE, 9), "too far behind");
 }
 
 static void a_batch_waits_at_most_for_half_of_its_deadline(void **state)
@@ -619,6 +645,7 @@ int main(void)
 		cmocka_unit_test(a_pace_is_forgotten_with_its_queue),
 		cmocka_unit_test(a_pace_of_few_says_not_what_a_service_can_do),
 		RIG(a_service_that_is_behind_refuses_what_would_wait_too_long),
+		RIG(jobs_in_flight_hide_nobody_who_waits),
 		RIG(a_batch_waits_at_most_for_half_of_its_deadline),
 		cmocka_unit_test(only_who_is_late_refuses_unread_most_of_what_is_refused),
 		RIG(a_late_shard_does_not_read_what_it_would_refuse),
