@@ -153,6 +153,7 @@ static void on_use(struct loop_msg *msg)
 	const struct httpd_config cfg = httpd_config(s->next, 0, s->next_tls), plain = httpd_config(s->next, 0, NULL);
 
 	routes_reload(s->routes, s->next);
+	httpd_each(s->httpd, routes_recheck, s->routes);
 	httpd_reload(s->httpd, &cfg);
 	if (s->operations != NULL)
 		httpd_reload(s->operations, &plain);

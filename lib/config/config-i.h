@@ -31,6 +31,7 @@ struct node {
 	struct slice text;               /* a text after ${...}; often the same bytes as raw */
 	bool plain;                      /* not in quotes */
 	bool expanded;                   /* held ${...}: show raw, never text */
+	bool optional;                   /* held ${NAME:-}: nothing is as good as not there */
 	bool broken;                     /* its error is reported already */
 	unsigned line, column, key_line, key_column;
 };
@@ -48,7 +49,7 @@ void cfg_node_free(struct node *n);                  /* wipes; NULL is fine */
 struct node *cfg_node_find(const struct node *map, const char *key);
 bool cfg_node_is_null(const struct node *n);         /* nothing, ~ or null, unquoted */
 
-/* expand.c. Replaces every ${...} below `n`. */
+/* expand.c. Replaces every ${...} below `n`, and takes out what is optional and not given. */
 void cfg_expand_tree(struct node *n, struct report *rep);
 
 /* certs.c: a service's certificates and keys, read and forgotten again. */

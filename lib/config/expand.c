@@ -1,8 +1,9 @@
 /*
- * ${NAME} is an environment variable, ${file:PATH} a file's content without its
- * last newline (PATH as open(2) takes it), $${ a literal ${. Values are expanded
- * after the YAML was parsed, so what comes in stays one value whatever it holds.
- * Nothing that came in is ever shown.
+ * ${NAME} is an environment variable, ${NAME:-TEXT} the same, or TEXT where that is
+ * unset or empty, ${file:PATH} a file's content without its last newline (PATH as
+ * open(2) takes it), $${ a literal ${. Values are expanded after the YAML was parsed,
+ * so what comes in stays one value whatever it holds. Nothing that came in is ever
+ * shown. An unquoted value of which an empty TEXT leaves nothing is not there at all.
  */
 #include "config/config-i.h"
 
@@ -34,17 +35,26 @@ static bool add_file(struct node *n, const char *path, struct buf *out, struct r
 }
 
 /* What stands between ${ and }. */
-static bool add_reference(struct node *n, const char *what, struct buf *out, struct report *rep)
+static bool add_reference(struct node *n, char *what, struct buf *out, struct report *rep)
 {
-	const char *value;
+	const char *value, *instead = NULL;
+	char *end;
 
 	if (strncmp(what, "file:", 5) == 0 && what[5] != '\0')
 		return add_file(n, what + 5, out, rep);
+	end = strstr(what, ":-");
+	if (end != NULL) {
+		*end = '\0';
+		instead = end + 2;
+		n->optional |= *instead == '\0';
+	}
 	if (!is_name(what)) {
 		cfg_report_node(rep, n, "${...} needs a variable's name or file:PATH: write $${ for a plain ${");
 		return false;
 	}
 	value = getenv(what);
+	if (instead != NULL && (value == NULL || *value == '\0'))
+		value = instead;
 	if (value == NULL) {
 		cfg_report_node(rep, n, "the environment variable %s is not set: set it, or write $${ for a plain ${", what);
 		return false;
@@ -108,10 +118,26 @@ static void expand_text(struct node *n, struct report *rep)
 	buf_wipe(&out);
 }
 
+static bool is_absent(const struct node *n)
+{
+	return n->kind == NODE_TEXT && n->optional && n->plain && !n->broken && n->text.n == 0;
+}
+
 void cfg_expand_tree(struct node *n, struct report *rep)
 {
+	struct node **at = &n->first, *child;
+
 	if (n->kind == NODE_TEXT)
 		expand_text(n, rep);
-	for (struct node *child = n->first; child != NULL; child = child->next)
+	n->last = NULL;
+	while ((child = *at) != NULL) {
 		cfg_expand_tree(child, rep);
+		if (is_absent(child)) {
+			*at = child->next;
+			cfg_node_free(child);
+		} else {
+			n->last = child;
+			at = &child->next;
+		}
+	}
 }

@@ -134,6 +134,13 @@ int64_t breaker_next_us(const struct breaker *b, const struct breaker_policy *p)
 	return b->probing ? INT64_MAX : 0;
 }
 
+int64_t breaker_moves_us(const struct breaker *b, const struct breaker_policy *p)
+{
+	if (b->state == BREAKER_CLOSED || b->probing)
+		return INT64_MAX;
+	return b->until_us + (b->state == BREAKER_OPEN ? 0 : BREAKER_FORGETS * p->window_ms * 1000);
+}
+
 bool breaker_idle(struct breaker *b, const struct breaker_policy *p, int64_t now_us)
 {
 	if (p->failure_ratio <= 0)

@@ -72,5 +72,8 @@ void breaker_ended(struct breaker *b, const struct breaker_policy *p, uint32_t p
 /* When the next attempt may be admitted: now or earlier, now; INT64_MAX: when the probe is back. */
 int64_t breaker_next_us(const struct breaker *b, const struct breaker_policy *p);
 
+/* When breaker_admits() will move it by time alone; INT64_MAX: it will not. */
+int64_t breaker_moves_us(const struct breaker *b, const struct breaker_policy *p);
+
 /* Is it as if nothing had ever happened? Then nothing need remember it. */
 bool breaker_idle(struct breaker *b, const struct breaker_policy *p, int64_t now_us);

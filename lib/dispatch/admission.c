@@ -11,11 +11,9 @@
  * tenant of several, may take more only while it holds less than is left: dynamic
  * thresholds, as in residency.c.
  *
- * A service is too far behind if its queue, at the pace of the last seconds, would
- * make the batch wait for more than limits.queue_ms or half of its deadline. Turns
- * are fair, so a small batch waits for as much of each other one as it has itself.
- * The pace of a queue is known only while there is a long one: of a short one it is
- * that of those who send, and who comes with much after it is not to be refused for it.
+ * A service is too far behind if its queue, at its pace (pace.c), would make the batch
+ * wait for more than limits.queue_ms or half of its deadline. Turns are fair, so a
+ * small batch waits for as much of each other one as it has itself.
  *
  * Invariants
  *  1. An item of a counted batch is in group.unfinished, in its service's load and in
@@ -28,8 +26,6 @@
 
 #include "dispatch-i.h"
 
-/* A queue that is shorter is never too long; a pace is not known from fewer results. */
-enum { BEHIND_MIN = 1000, PACE_MIN = 32, PACE_US = 100000, PACE_MAX_US = 1000000 };
 /* Seconds. Nothing has finished lately, so nobody knows: long enough to matter. */
 enum { RETRY_MAX_S = 60, RETRY_UNKNOWN_S = 10 };
 
@@ -50,25 +46,6 @@ static bool tenant_has_its_part(const struct dispatch *d, uint64_t held, uint64_
 	return dispatch_has_its_part(config_has_several_tenants(d->env.config), held, left);
 }
 
-/* ---- the pace of a service ---- */
-
-void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now)
-{
-	int64_t elapsed_us = now_us - p->since_us;
-	uint32_t n = now->settled - p->then.settled;
-
-	if (now->emptied != p->then.emptied) {
-		p->per_second = 0;
-	} else if (p->then.waiting > 0 && now->waiting > 0) {
-		if (elapsed_us < PACE_US || (n < PACE_MIN && elapsed_us < PACE_MAX_US))
-			return;
-		p->per_second += ((double)n * 1e6 / (double)elapsed_us - p->per_second) * (p->per_second > 0 ? 0.25 : 1);
-		p->of_many = p->then.waiting >= BEHIND_MIN && now->waiting >= BEHIND_MIN;
-	}
-	p->since_us = now_us;
-	p->then = *now;
-}
-
 void admission_init(struct dispatch *d)
 {
 	d->admission.outlooks = xcalloc(d->env.config->service_slots, sizeof *d->admission.outlooks);
@@ -79,39 +56,16 @@ void admission_free(struct dispatch *d)
 	free(d->admission.outlooks);
 }
 
-static struct service_load *load_of(const struct dispatch_group *g, uint16_t service)
+void admission_start(struct dispatch *d, const struct attempt *a)
 {
-	return &g->loads[MIN(service, g->service_slots)];
+	if (a->counted)
+		atomic_fetch_add(&load_of_service(d->env.group, a->service)->in_flight, 1);
 }
 
-/* Items of a service that are not in flight. */
-static uint32_t waiting(const struct dispatch *d, uint16_t service)
+void admission_end(struct dispatch *d, const struct attempt *a)
 {
-	int64_t in_flight = metrics_read(d->env.meter.metrics, METRIC_IN_FLIGHT, service, 0);
-	int64_t n = (int64_t)atomic_load(&load_of(d->env.group, service)->items) - in_flight;
-
-	return (uint32_t)MAX(n, 0);
-}
-
-static void look(struct dispatch *d, uint16_t service)
-{
-	struct service_load *l = load_of(d->env.group, service);
-	struct pace *p = &d->admission.outlooks[service].pace;
-	int64_t now_us = loop_now_us(d->env.loop);
-
-	if (now_us - p->since_us >= PACE_US || atomic_load(&l->emptied) != p->then.emptied)
-		pace_look(p, now_us, &(struct queue_sight){.settled = atomic_load(&l->settled),
-							   .emptied = atomic_load(&l->emptied),
-							   .waiting = waiting(d, service)});
-}
-
-static double pace_of_all(const struct dispatch *d)
-{
-	double sum = 0;
-
-	for (size_t i = 0; i < d->env.config->n_services; i++)
-		sum += d->admission.outlooks[i].pace.per_second;
-	return sum;
+	if (a->counted)
+		atomic_fetch_sub(&load_of_service(d->env.group, a->service)->in_flight, 1);
 }
 
 /* ---- refusals ---- */
@@ -140,9 +94,9 @@ static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t of)
 	case BOUND_CALLERS:
 		return atomic_load(&g->callers);
 	case BOUND_SERVICE:
-		return atomic_load(&load_of(g, of)->items);
+		return atomic_load(&load_of_service(g, of)->items);
 	case BOUND_PACE:
-		return waiting(d, of);
+		return service_waiting(d, of);
 	case BOUND_TENANT_ITEMS:
 		return atomic_load(&g->tenants.of[of].unfinished);
 	case BOUND_TENANT_BYTES:
@@ -162,16 +116,22 @@ bool admission_still_refuses(const struct dispatch *d, unsigned tenant)
 	return a->level > 0 && level(d, a->bound, a->of) >= a->level;
 }
 
-/* There is `excess` too much of what is bounded, and so much of it goes in a second. Callers
- * that were refused together are not to come back together. */
-static void refuse(struct dispatch *d, enum bound bound, uint16_t of, double excess, double per_second)
+/* Callers that were refused together are not to come back together. */
+unsigned dispatch_retry_after(struct dispatch *d, double excess, double per_second)
 {
 	double seconds = per_second > 0 ? excess / per_second : RETRY_UNKNOWN_S;
 	double jittered = seconds * (1 + (double)rng_below(&d->rng, 256) / 1024);
+
+	return (unsigned)MIN(jittered + 1, RETRY_MAX_S);
+}
+
+/* There is `excess` too much of what is bounded, and so much of it goes in a second. */
+static void refuse(struct dispatch *d, enum bound bound, uint16_t of, double excess, double per_second)
+{
 	double left = (double)level(d, bound, of) - excess;
 
 	d->admission.refusal = (struct dispatch_refusal){
-		.detail = details[bound], .retry_after_s = (unsigned)MIN(jittered + 1, RETRY_MAX_S)};
+		.detail = details[bound], .retry_after_s = dispatch_retry_after(d, excess, per_second)};
 	d->admission.bound = bound;
 	d->admission.of = of;
 	d->admission.level = 1 + (uint64_t)MAX(left, 0);
@@ -269,7 +229,7 @@ static double too_far_behind(struct dispatch *d, const struct ask *q, uint16_t s
 {
 	int64_t patience_ms = MIN(d->env.config->limits.queue_ms, q->b->policy.deadline_ms / 2);
 	const struct pace *p = &d->admission.outlooks[service].pace;
-	uint64_t ahead = waiting(d, service), others = atomic_load(&load_of(d->env.group, service)->batches);
+	uint64_t ahead = service_waiting(d, service), others = atomic_load(&load_of_service(d->env.group, service)->batches);
 
 	if (ahead < BEHIND_MIN || !p->of_many || p->per_second <= 0 || patience_ms == 0)
 		return 0;
@@ -303,7 +263,7 @@ static uint32_t take_of_all(struct dispatch *d, struct ask *q, uint32_t n, uint6
 static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_t service, uint32_t n, uint64_t free_items)
 {
 	const struct config *c = d->env.config;
-	struct service_load *l = load_of(d->env.group, service);
+	struct service_load *l = load_of_service(d->env.group, service);
 	uint64_t held = atomic_fetch_add(&l->items, n), most = c->services[service].max_queued;
 	uint64_t share = most == 0 ? UINT64_MAX : held == 0 ? most : share_of(q, most);
 	uint32_t room = (uint32_t)MIN(share - MIN(held, share), n);
@@ -335,7 +295,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 	double excess;
 	uint32_t fit, room;
 
-	look(d, service);
+	pace_note(d, service);
 	excess = too_far_behind(d, q, service, n);
 	if (excess > 0) {
 		refuse(d, BOUND_PACE, service, excess, d->admission.outlooks[service].pace.per_second);
@@ -354,7 +314,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 
 static void give(struct dispatch *d, unsigned tenant, uint16_t service, uint32_t n)
 {
-	struct service_load *l = load_of(d->env.group, service);
+	struct service_load *l = load_of_service(d->env.group, service);
 
 	atomic_fetch_sub(&d->env.group->unfinished, n);
 	atomic_fetch_sub(&d->env.group->tenants.of[tenant].unfinished, n);
@@ -377,6 +337,51 @@ static void count_wanted(struct dispatch *d, const struct batch *b, uint32_t *fi
 			*first = b->items[i].service;
 		}
 	}
+}
+
+/* Nothing stays wanted for the next batch. */
+static void want_nothing(struct dispatch *d, uint32_t first)
+{
+	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next)
+		d->admission.outlooks[s].wanted = 0;
+}
+
+/* How many of a counted batch's items an empty process would take. */
+static uint64_t most_waiting(struct dispatch *d, const struct batch *b)
+{
+	const struct config *c = d->env.config;
+	uint64_t sum = 0;
+	uint32_t first;
+
+	count_wanted(d, b, &first);
+	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next) {
+		uint32_t most = c->services[s].max_queued;
+
+		sum += MIN(d->admission.outlooks[s].wanted, most == 0 ? UINT32_MAX : most);
+	}
+	want_nothing(d, first);
+	return MIN(sum, c->limits.queued_items);
+}
+
+bool admission_counts(const struct batch *b)
+{
+	return !b->asynchronous || b->policy.continue_on_disconnect;
+}
+
+uint64_t dispatch_most(struct dispatch *d, const struct batch *b, unsigned tenant)
+{
+	const struct config *c = d->env.config;
+	uint64_t n = b->counts.pending, of_tenant = c->tenants[tenant].queued_items;
+	uint64_t most = of_tenant == 0 ? n : MIN(n, of_tenant), kept = n;
+
+	if (admission_counts(b))
+		kept = MIN(n, most_waiting(d, b));
+	/* What best_effort sheds is no reason to refuse it, nor does it go to the store. */
+	if (b->policy.contract != CONTRACT_BEST_EFFORT)
+		most = MIN(most, kept);
+	if (b->durable && kept > c->limits.stored_items)
+		most = MIN(most, c->limits.stored_items);
+	return most;
 }
 
 /* All items, or those that best_effort may send: then outlook.wanted is how many of each
@@ -417,13 +422,6 @@ static void shed_unwanted(struct dispatch *d, struct batch *b)
 	meter_add(d->env.meter, METRIC_SHED, 0, 0, n);
 }
 
-/* Nothing stays wanted for the next batch. */
-static void want_nothing(struct dispatch *d, uint32_t first)
-{
-	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next)
-		d->admission.outlooks[s].wanted = 0;
-}
-
 static bool admit_items(struct dispatch *d, struct ask *q, bool shed_all)
 {
 	bool taken;
@@ -449,7 +447,7 @@ struct sight {
 
 static struct service_load *first_load(const struct dispatch *d, const struct batch *b)
 {
-	return load_of(d->env.group, b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service);
+	return load_of_service(d->env.group, b->n_items == 0 ? (uint16_t)ITEM_NO_SERVICE : b->items[0].service);
 }
 
 /* Up to where the batch may fill it, and what is left of that. */
@@ -569,9 +567,9 @@ void admission_give_item(struct live *lv, const struct item *it)
 	if (!lv->counted)
 		return;
 	give(d, lv->tenant, it->service, 1);
-	atomic_fetch_add(&load_of(d->env.group, it->service)->settled, 1);
+	atomic_fetch_add(&load_of_service(d->env.group, it->service)->settled, 1);
 	shed_uncount(lv, 1);
-	look(d, it->service);
+	pace_note(d, it->service);
 }
 
 void admission_give_rest(struct live *lv)

@@ -37,6 +37,7 @@ static void submit(struct live *lv, struct item *it)
 	a->priority = (uint8_t)MIN(b->policy.priority, (unsigned)PRIORITY_MAX);
 	a->repeat = it->attempts > 0;
 	a->durable = b->durable;
+	a->counted = lv->counted;
 	/* Of a batch that is not durable the row is the store's alone to look at. */
 	if (b->durable)
 		a->claim = (struct store_claim){.row = b->store_row, .index = it->index,

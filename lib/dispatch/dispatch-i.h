@@ -47,6 +47,7 @@ struct attempt {
 	enum service_kind kind;          /* of its service when it was submitted, which takes the item */
 	bool repeat;                     /* not the item's first attempt */
 	bool durable;                    /* it needs a claim before it starts */
+	bool counted;                    /* its item is: see admission.c */
 	struct buf origin;               /* the lane's name */
 	uint64_t hash;                   /* of service and origin */
 	int64_t batch_deadline_us;
@@ -168,7 +169,13 @@ struct pace {
 	bool of_many;                    /* many waited while it was measured last */
 };
 
+/* pace.c. A queue that is shorter is never too long. */
+enum { BEHIND_MIN = 1000 };
 void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now);
+void pace_note(struct dispatch *d, uint16_t service);     /* look at it, if it is time */
+double pace_of_all(const struct dispatch *d);    /* of all services, a second */
+struct service_load *load_of_service(const struct dispatch_group *g, uint16_t service);
+uint32_t service_waiting(const struct dispatch *d, uint16_t service);    /* counted items that are not in flight */
 
 /* What a shard knows of a service. See admission.c. */
 struct outlook {
@@ -258,6 +265,7 @@ struct dispatch {
 	struct jobs jobs;
 	/* admission.c, throttle.c, shed.c */
 	struct admission admission;
+	unsigned quota_wait_s;           /* tenants.c: of the last batch that its tenant may not send yet */
 	struct throttle throttle;
 	struct list efforts[PRIORITY_MAX + 1];           /* batches that may be shed, oldest first */
 	struct loop_msg shed;
@@ -308,8 +316,10 @@ struct live *live_adopt(struct dispatch *d, struct batch *take, uint16_t tenant)
 void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
 void live_end(struct live *lv);                  /* every item is final */
 
-/* tenants.c: the unfinished items of each tenant. False: they would be more than it may have. */
-bool tenant_queue(struct dispatch *d, unsigned tenant, uint32_t n) MUST_CHECK;
+/* tenants.c: take a new batch of what its tenant may send, and have unfinished. False: it
+ * would be too much, see d->quota_wait_s, and nothing was taken. */
+bool tenant_take(struct dispatch *d, unsigned tenant, const struct batch *b) MUST_CHECK;
+void tenant_give_back(struct dispatch *d, unsigned tenant, const struct batch *b);        /* it was refused */
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
 void tenant_accepted(struct live *lv);
@@ -317,6 +327,9 @@ void tenant_accepted(struct live *lv);
 /* admission.c: room for the tenant's batch. False: it is refused, see d->admission.refusal,
  * and nothing is counted; else of best_effort the items without room are final. */
 bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted);
+bool admission_counts(const struct batch *b);    /* its caller waits: its items count for the bounds in memory */
+void admission_start(struct dispatch *d, const struct attempt *a);       /* it goes out */
+void admission_end(struct dispatch *d, const struct attempt *a);         /* it is back */
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
 void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */

@@ -26,7 +26,8 @@ struct dispatch;
 
 /* What is counted of one service: of batches whose callers wait. */
 struct service_load {
-	atomic_uint items;               /* not final */
+	atomic_uint items;               /* not final ... */
+	atomic_uint in_flight;           /* ... and those of them that are in flight */
 	atomic_uint settled;             /* that have come to an end; wraps */
 	atomic_uint emptied;             /* how often none was left; wraps */
 	atomic_uint batches;             /* not done; of those whose first item is its own ... */
@@ -94,12 +95,22 @@ struct dispatch_listener {
 
 /* Accept a batch: gives it its id, its times and its place. Takes the caller's
  * reference on success. -EBUSY: there is no room for it, see dispatch_last_refusal();
- * -EDQUOT: its tenant has too many unfinished items; -ESHUTDOWN: draining. Of a
+ * -EDQUOT: its tenant sends too fast, or has too many unfinished items, see
+ * dispatch_quota_wait_s(); -ESHUTDOWN: draining. What the store then refuses, as it
+ * does where the key is known, costs its tenant nothing either. Of a
  * best_effort batch the items for which there is no room are shed instead, and of
  * one that is here already, too. A durable batch goes to the store first, and
  * nothing of it starts before the store's answer; on_done follows the commit of
  * its end. An asynchronous one may leave memory at any time, and come back. */
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg);
+
+/* Of the last -EDQUOT: in how many seconds the batch may be sent again; 0: nobody knows
+ * when items will have ended. */
+unsigned dispatch_quota_wait_s(const struct dispatch *d);
+
+/* How many of its items there may be at once where nothing else is: if that is less than
+ * its unfinished ones, dispatch_submit() would refuse it for ever. In the shard's thread. */
+uint64_t dispatch_most(struct dispatch *d, const struct batch *b, unsigned tenant);
 
 /* Why there was no room, and how long it is expected to take until there is, from the
  * pace of the last seconds: of the last -EBUSY, or of dispatch_refuses_unread(). */
@@ -108,6 +119,10 @@ struct dispatch_refusal {
 	unsigned retry_after_s;          /* 1 to 60 */
 };
 struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d);
+
+/* The same for another bound, of which there is `excess` too much: 1 to 60 s, at random a
+ * little more than it takes. per_second 0: nobody knows. In the shard's thread. */
+unsigned dispatch_retry_after(struct dispatch *d, double excess, double per_second);
 
 /* Before the body of a batch is read: is there room for none, or for none of its tenant (by
  * its number in the configuration), or no time to read what would probably be refused?

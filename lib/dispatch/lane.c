@@ -407,6 +407,7 @@ static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
 
 	lane->again_us = HEAP_NONE;
 	lane_unpause(d, lane, now_us);
+	lane_move_breaker(d, lane, now_us);
 	if (lane->stale) {
 		move_away(d, &lane->ready);
 		move_away(d, &lane->unclaimed);

@@ -118,6 +118,17 @@ bool lane_refuses(const struct dispatch *d, const struct lane *lane, int64_t now
 	return breaker_next_us(&lane->breaker, &lane_service(d, lane)->breaker) > now_us;
 }
 
+/* It moves with time, also while nobody asks: what is shown of it is true. */
+void lane_move_breaker(struct dispatch *d, struct lane *lane, int64_t now_us)
+{
+	const struct breaker_policy *p = &lane_service(d, lane)->breaker;
+	enum breaker_state before = lane->breaker.state;
+
+	(void)breaker_admits(&lane->breaker, p, now_us);
+	note_breaker(d, lane, before);
+	lane_again(lane, breaker_moves_us(&lane->breaker, p));
+}
+
 /* With the probe out nobody knows how long. */
 struct outcome lane_refusal(const struct dispatch *d, const struct lane *lane, int64_t now_us)
 {

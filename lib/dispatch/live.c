@@ -312,6 +312,9 @@ static void on_accept(struct store_op *op)
 	struct live *lv = container_of(op, struct live, ask.accept.op);
 
 	KILL_POINT("accepted_before_answer");
+	/* Whoever asked may have left, and the answer shows what there is of the quota. */
+	if (op->answer != STORE_OK)
+		tenant_give_back(lv->d, lv->tenant, lv->batch);
 	if (lv->listener != NULL && lv->listener->on_accepted != NULL)
 		lv->listener->on_accepted(lv->arg, lv->batch, &lv->ask.accept);
 	if (op->answer == STORE_OK) {
@@ -319,7 +322,6 @@ static void on_accept(struct store_op *op)
 		place(lv);
 	} else {
 		uncount(lv);
-		tenant_unqueue(lv->d, lv->tenant, lv->batch->counts.pending);
 		gone(lv);
 	}
 }
@@ -340,7 +342,7 @@ static void tell_store(struct live *lv)
 
 int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatch_listener *l, void *arg)
 {
-	bool counted = !take->asynchronous || take->policy.continue_on_disconnect;
+	bool counted = admission_counts(take);
 	uint16_t tenant = (uint16_t)config_find_tenant(d->env.config, take->tenant);
 	uint32_t n = take->counts.pending;
 	struct live *lv;
@@ -349,14 +351,16 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	REQUIRE(take->durable || !take->asynchronous);
 	if (d->draining)
 		return -ESHUTDOWN;
-	if (!tenant_queue(d, tenant, n))
+	if (!tenant_take(d, tenant, take))
 		return -EDQUOT;
 	taken = admission_take(d, take, tenant, counted);
-	tenant_unqueue(d, tenant, n - (taken ? take->counts.pending : 0));
 	if (counted)
 		throttle_note(d, taken);
-	if (!taken)
+	if (!taken) {
+		tenant_give_back(d, tenant, take);
 		return -EBUSY;
+	}
+	tenant_unqueue(d, tenant, n - take->counts.pending);
 	take->created_unix_ms = loop_unix_ms(d->env.loop);
 	take->accepted_us = loop_now_us(d->env.loop);
 	take->id = batch_id_new(&d->rng, take->created_unix_ms, d->env.shard);

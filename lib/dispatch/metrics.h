@@ -19,6 +19,7 @@ enum metric {
 	METRIC_ABORTS,                   /* reason - STOP_REASON_FIRST_FAILURE */
 	METRIC_IN_FLIGHT,                /* service */
 	METRIC_QUEUED,
+	METRIC_UNFINISHED,
 	METRIC_LANE_QUEUED,              /* service */
 	METRIC_REPEATS_QUEUED,           /* service */
 	METRIC_LANES,                    /* service */

@@ -78,17 +78,37 @@ void dispatch_tenant_give(atomic_uint *of_all, atomic_uint *of_tenant)
 	atomic_fetch_sub(of_tenant, 1);
 }
 
-/* ---- unfinished items ---- */
+/* ---- what it sends, and has unfinished ---- */
 
-bool tenant_queue(struct dispatch *d, unsigned tenant, uint32_t n)
+static unsigned wait_s(int64_t wait_us)
 {
-	uint32_t most = d->env.config->tenants[tenant].queued_items;
-	struct dispatch_tenant *t = &d->env.group->tenants.of[tenant];
+	return (unsigned)MIN((wait_us + 999999) / 1000000, (int64_t)INT32_MAX);
+}
 
-	if (atomic_fetch_add(&t->queued, n) + n <= most || most == 0)
+bool tenant_take(struct dispatch *d, unsigned tenant, const struct batch *b)
+{
+	const struct tenant *may = &d->env.config->tenants[tenant];
+	struct dispatch_tenant *t = &d->env.group->tenants.of[tenant];
+	uint32_t n = b->counts.pending;
+
+	d->quota_wait_s = wait_s(dispatch_quota_take(t, may, b->n_items, loop_now_us(d->env.loop)));
+	if (d->quota_wait_s > 0)
+		return false;
+	if (atomic_fetch_add(&t->queued, n) + n <= may->queued_items || may->queued_items == 0)
 		return true;
-	atomic_fetch_sub(&t->queued, n);
+	tenant_give_back(d, tenant, b);
 	return false;
+}
+
+void tenant_give_back(struct dispatch *d, unsigned tenant, const struct batch *b)
+{
+	dispatch_quota_give_back(&d->env.group->tenants.of[tenant], &d->env.config->tenants[tenant], b->n_items);
+	tenant_unqueue(d, tenant, b->counts.pending);
+}
+
+unsigned dispatch_quota_wait_s(const struct dispatch *d)
+{
+	return d->quota_wait_s;
 }
 
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n)

@@ -199,6 +199,41 @@ void httpd_reload(struct httpd *h, const struct httpd_config *cfg)
 	httpd_tls_unref(was.tls);
 }
 
+static bool stage_of(const struct http_request *r, enum http_stage *ret)
+{
+	switch (r->state) {
+	case REQ_BODY:
+		*ret = HTTP_COMING;
+		return r->seen;
+	case REQ_PARKED:
+		*ret = HTTP_PARKED;
+		return true;
+	case REQ_STREAM:
+		*ret = HTTP_STREAMING;
+		return true;
+	case REQ_NONE:
+	case REQ_HEAD:
+	case REQ_REFUSED:
+	case REQ_HANDLER:
+	case REQ_ANSWERED:
+	case REQ_GONE:
+	case REQ_STATE_MAX:
+		return false;
+	}
+	return false;
+}
+
+void httpd_each(struct httpd *h, void (*each)(void *arg, struct http_request *r, enum http_stage stage), void *arg)
+{
+	list_foreach(node, &h->conns) {
+		struct http_request *r = &list_entry(node, struct conn, node)->req;
+		enum http_stage stage;
+
+		if (stage_of(r, &stage))
+			each(arg, r, stage);
+	}
+}
+
 void httpd_last_answers(struct httpd *h)
 {
 	h->last_answers = true;
@@ -232,7 +267,7 @@ static void close_connections(struct httpd *h)
 		struct conn *c = list_entry(node, struct conn, node);
 
 		if (c->req.state == REQ_PARKED || c->req.state == REQ_STREAM)
-			request_gone(&c->req);
+			http_drop(&c->req);
 		shutdown(c->fd, SHUT_RDWR);
 	}
 	for (int i = 0; i < STOP_ROUNDS && !list_empty(&h->conns); i++)

@@ -15,8 +15,8 @@
  *
  * Invariants
  *  1. on_end runs exactly once for each request that on_head or on_request has
- *     seen, never inside a call of the handler's into httpd; the request is
- *     invalid after it.
+ *     seen, never inside a call of the handler's into httpd but http_drop(); the
+ *     request is invalid after it.
  *  2. A parked request's client is watched for FIN and RST, also behind
  *     pipelined bytes, which are drained and cost the connection its keep-alive.
  *  3. Requests that could be smuggled are refused before a handler sees them
@@ -97,6 +97,16 @@ struct httpd *httpd_new(struct loop *l, int take_listen_fd, const struct httpd_c
  * that begin. In the shard's thread. */
 void httpd_reload(struct httpd *h, const struct httpd_config *cfg);
 
+/* What goes on with a request that the handler has seen and not answered in whole. */
+enum http_stage {
+	HTTP_COMING,                     /* its body */
+	HTTP_PARKED,                     /* it waits for its answer, which may be given */
+	HTTP_STREAMING,
+};
+
+/* Each of these. From the loop alone. */
+void httpd_each(struct httpd *h, void (*each)(void *arg, struct http_request *r, enum http_stage stage), void *arg);
+
 /* From now on every answer closes its connection; new ones are still accepted. */
 void httpd_last_answers(struct httpd *h);
 
@@ -135,6 +145,7 @@ bool http_each_query(struct http_request *r, bool (*each)(void *arg, struct slic
 size_t http_headers(struct http_request *r, const char *name, const char **ret, size_t max);
 struct blob *http_take_body(struct http_request *r);         /* one reference; NULL: no body */
 void http_set_data(struct http_request *r, void *data);
+void *http_data(const struct http_request *r);
 void http_set_label(struct http_request *r, unsigned label); /* for on_over */
 
 /* A number of the handler's own, from on_head or on_request on; 0 at first. */
@@ -158,3 +169,7 @@ void http_refuse(struct http_request *r, enum problem p, const char *detail, uns
 void http_stream(struct http_request *r, int status, const struct http_header *headers,
 		 size_t n_headers, ssize_t (*fill)(void *data, char *out, size_t max));
 void http_stream_wake(struct http_request *r);
+
+/* End one that is parked or a stream as if its client had left: on_end comes from within
+ * this call, and the connection closes. From the loop alone. */
+void http_drop(struct http_request *r);

@@ -9,7 +9,7 @@
  *   HANDLER ── on_request answers ──► ANSWERED or STREAM                │
  *   HANDLER ── hand_over ──► PARKED ── http_respond ──► ANSWERED        │
  *                             │ └───── http_stream ───► STREAM          │
- *                             └─ request_gone ─► GONE ◄─ STREAM         │
+ *                             └─ http_drop ────► GONE ◄─ STREAM         │
  *   any ── request_on_completed ──► NONE
  *
  * Invariants
@@ -66,8 +66,8 @@ void request_end(struct http_request *r, bool gone)
 	handler->on_end(handler->arg, r, STEAL_PTR(r->data), gone);
 }
 
-/* The client has left while parked or streaming. From the loop alone. */
-void request_gone(struct http_request *r)
+/* The client has left while parked or streaming, or might as well have. */
+void http_drop(struct http_request *r)
 {
 	watch_stop(r);
 	request_set_state(r, REQ_GONE);
@@ -471,6 +471,11 @@ void http_set_label(struct http_request *r, unsigned label)
 void http_set_data(struct http_request *r, void *data)
 {
 	r->data = data;
+}
+
+void *http_data(const struct http_request *r)
+{
+	return r->data;
 }
 
 void http_set_tag(struct http_request *r, uint64_t tag)

@@ -58,7 +58,7 @@ static void on_ready(void *arg, unsigned events)
 	struct http_request *r = arg;
 
 	if ((events & LOOP_CLOSED) != 0 || watch_hung_up(request_conn(r)->fd) || !drain(r))
-		request_gone(r);
+		http_drop(r);
 }
 
 void watch_start(struct http_request *r)

@@ -5,6 +5,10 @@
  * The presented key is hashed once, and compared with every key that there is,
  * each in constant time and without an early end: how long it takes tells
  * nothing of the keys.
+ *
+ * After a reload each request that is under way is asked again. Whose key is gone
+ * reads nothing more: a poll is answered with 401, and a stream breaks off. What a
+ * POST was accepted for goes on, and is answered.
  */
 #include <strings.h>
 
@@ -59,8 +63,8 @@ static void answer_unauthenticated(struct routes *r, struct http_request *req, c
 		     problem_document(PROBLEM_UNAUTHENTICATED, detail));
 }
 
-/* 0: none that we know, and the request was answered. */
-static uint64_t identify(struct routes *r, struct http_request *req)
+/* 0: none that we know, and *retwhy says so. */
+static uint64_t identify(const struct routes *r, struct http_request *req, const char **retwhy)
 {
 	const struct config *c = r->env.config;
 	const char *line;
@@ -68,11 +72,9 @@ static uint64_t identify(struct routes *r, struct http_request *req)
 	struct slice key = auth_bearer(n == 1 ? line : NULL);
 	const struct auth_key *found = auth_find(c, key);
 
-	if (found != NULL)
-		return tag_of(c, found);
-	answer_unauthenticated(r, req, n == 0 ? "send your key as Authorization: Bearer KEY"
-				       : key.n == 0 ? "Authorization is not Bearer and a key" : "this key is not known here");
-	return 0;
+	*retwhy = n == 0 ? "send your key as Authorization: Bearer KEY"
+		  : key.n == 0 ? "Authorization is not Bearer and a key" : "this key is not known here";
+	return found == NULL ? 0 : tag_of(c, found);
 }
 
 static bool may(enum access access, uint64_t tag)
@@ -92,12 +94,15 @@ static bool may(enum access access, uint64_t tag)
 bool auth_admits(struct routes *r, struct http_request *req, const struct route *route)
 {
 	uint64_t tag = http_tag(req);
+	const char *why;
 
 	if (route->access == ACCESS_ANYBODY || r->env.config->n_keys == 0 || (tag & TAG_KNOWN) != 0)
 		return true;
-	tag = identify(r, req);
-	if (tag == 0)
+	tag = identify(r, req, &why);
+	if (tag == 0) {
+		answer_unauthenticated(r, req, why);
 		return false;
+	}
 	if (!may(route->access, tag)) {
 		answer_problem(r, req, PROBLEM_FORBIDDEN, tag & TAG_ADMIN ? "this is for the keys of tenants"
 								       : "this is for admin keys");
@@ -105,6 +110,45 @@ bool auth_admits(struct routes *r, struct http_request *req, const struct route 
 	}
 	http_set_tag(req, tag);
 	return true;
+}
+
+/* Its keys have changed: is it the same one's who asked? */
+static bool is_still_known(const struct routes *r, struct http_request *req)
+{
+	const uint64_t who = TAG_KNOWN | TAG_ADMIN | ((UINT64_C(1) << TAG_KEY_SHIFT) - (UINT64_C(1) << TAG_TENANT_SHIFT));
+	bool open = r->env.config->n_keys == 0;
+	const char *why;
+	uint64_t was = http_tag(req), is = open ? 0 : identify(r, req, &why);
+
+	if ((!open && is == 0) || ((was ^ is) & who) != 0)
+		return false;
+	http_set_tag(req, is | (was & TAG_METERED));
+	return true;
+}
+
+/* What the route still holds goes as if the client had left. */
+static void end_reading(struct routes *r, struct http_request *req, enum http_stage stage)
+{
+	struct route_data *d = http_data(req);
+
+	if (stage == HTTP_STREAMING) {
+		http_drop(req);
+		return;
+	}
+	http_set_data(req, NULL);
+	if (d != NULL)
+		d->on_end(d, true);
+	answer_unauthenticated(r, req, "this key is not known here any more");
+}
+
+void auth_ask_again(struct routes *r, struct http_request *req, const struct route *route, enum http_stage stage)
+{
+	if (route->access == ACCESS_ANYBODY || is_still_known(r, req))
+		return;
+	/* Whose it was counts on; the place of its key may be another's now. */
+	http_set_tag(req, stage == HTTP_COMING ? 0 : (uint32_t)http_tag(req));
+	if (stage != HTTP_COMING && route->method == HTTP_GET)
+		end_reading(r, req, stage);
 }
 
 unsigned auth_tenant(const struct http_request *req)
@@ -117,10 +161,7 @@ struct slice auth_key_name(const struct routes *r, const struct http_request *re
 	const struct config *c = r->env.config;
 	uint64_t n = http_tag(req) >> TAG_KEY_SHIFT;
 
-	/* After a reload the place may be another key's: it is named only if it is the same tenant's. */
-	if (n == 0 || n > c->n_keys || config_find_tenant(c, c->keys[n - 1].tenant) != auth_tenant(req))
-		return (struct slice){0};
-	return slice_str(c->keys[n - 1].name);
+	return n == 0 ? (struct slice){0} : slice_str(c->keys[n - 1].name);
 }
 
 struct slice auth_tenant_name(struct routes *r, const struct http_request *req)

@@ -1,6 +1,6 @@
 /*
- * GET /v1/limits: every setting under `limits`, as it is in force, and what the
- * caller's tenant may have.
+ * GET /v1/limits: every setting under `limits`, as it is in force, what services take
+ * besides, and what the caller's tenant may have.
  */
 #include "routes-i.h"
 
@@ -12,6 +12,23 @@ static void add_limit(void *arg, const char *name, int64_t value)
 	buf_add_str(text, name);
 	buf_add_str(text, "\":");
 	buf_add_i64(text, value);
+}
+
+/* Of the services that have a bound of their own. */
+static void add_max_queued(struct buf *text, const struct config *c)
+{
+	const char *before = "";
+
+	buf_add_str(text, ",\"max_queued\":{");
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service *s = &c->services[i];
+
+		if (s->removed || s->max_queued == 0)
+			continue;
+		buf_printf(text, "%s\"%s\":%u", before, s->name, s->max_queued);
+		before = ",";
+	}
+	buf_add_char(text, '}');
 }
 
 /* 0, which is no limit, is null. */
@@ -39,6 +56,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 
 	(void)id;
 	config_each_limit(r->env.config, add_limit, &text);
+	add_max_queued(&text, r->env.config);
 	add_tenant(&text, &r->env.config->tenants[auth_tenant(req)]);
 	answer_text(req, 200, "application/json", blob_from_buf(&text));
 }

@@ -38,11 +38,8 @@ static size_t service_takes(const void *ctx, int service, const char **retname)
 
 static struct wire_rules rules(const struct config *config, const struct tenant *tenant, bool job)
 {
-	/* More than a tenant may ever have is no matter of time. */
-	uint32_t items = tenant->queued_items == 0 ? config->limits.items : MIN(config->limits.items, tenant->queued_items);
-
 	return (struct wire_rules){
-		.max_items = items,
+		.max_items = config->limits.items,
 		.max_payload = config->limits.payload_bytes,
 		.max_depth = config->limits.json_depth,
 		.max_priority = tenant->max_priority,
@@ -133,18 +130,21 @@ static bool set_keeping(struct batch *b, const struct request *q)
 static void settle(struct request *q)
 {
 	struct batch *b = read_batch(q);
+	const struct submission s = {.routes = q->routes, .req = q->req, .take = b, .prefer = q->prefer,
+				     .job = q->prefer.respond_async, .stream = q->accept == MEDIA_NDJSON};
 
 	if (b == NULL)
 		return;
-	if (b->policy.validate_only) {
-		answer_valid(q->req, b);
-		batch_unref(b);
-	} else if (!set_keeping(b, q)) {
+	if (!set_keeping(b, q)) {
 		batch_unref(b);
 		refuse_no_memory(q);
+	} else if (submit_never_fits(&s, "#/items")) {
+		return;
+	} else if (b->policy.validate_only) {
+		answer_valid(q->req, b);
+		batch_unref(b);
 	} else {
-		submit_batch(&(struct submission){.routes = q->routes, .req = q->req, .take = b, .prefer = q->prefer,
-						  .job = q->prefer.respond_async, .stream = q->accept == MEDIA_NDJSON});
+		submit_batch(&s);
 	}
 }
 

@@ -71,15 +71,3 @@ size_t quota_headers(struct routes *r, struct http_request *req, struct http_hea
 		ret[i] = (struct http_header){names[i], r->quota_text[i]};
 	return HTTP_MORE;
 }
-
-unsigned quota_take(struct routes *r, const struct http_request *req, uint32_t n)
-{
-	int64_t wait_us = dispatch_quota_take(state_of(r, req), may_of(r, req), n, loop_now_us(r->env.loop));
-
-	return (unsigned)MIN((wait_us + 999999) / 1000000, (int64_t)INT32_MAX);
-}
-
-void quota_give_back(struct routes *r, const struct http_request *req, uint32_t n)
-{
-	dispatch_quota_give_back(state_of(r, req), may_of(r, req), n);
-}

@@ -123,12 +123,16 @@ static void bound_priority(struct again *a)
 
 static void submit(struct again *a)
 {
+	struct submission s = {.routes = a->here, .req = a->req, .take = a->batch, .prefer = a->prefer, .job = true};
+
 	bound_priority(a);
-	if (a->key.claim.key.n > 0 && !key_attach(a->batch, &a->key.claim))
+	if (a->key.claim.key.n > 0 && !key_attach(a->batch, &a->key.claim)) {
 		a->error = -ENOMEM;
-	else
-		submit_batch(&(struct submission){.routes = a->here, .req = a->req, .take = STEAL_PTR(a->batch),
-						  .prefer = a->prefer, .job = true});
+		return;
+	}
+	a->batch = NULL;
+	if (!submit_never_fits(&s, "#"))
+		submit_batch(&s);
 }
 
 static void answer(struct again *a, enum store_answer answer)

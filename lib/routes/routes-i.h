@@ -75,6 +75,10 @@ extern const struct route route_post_batch, route_get_batch, route_cancel, route
 /* auth.c: may this caller ask for that? False: no, and the request was answered. */
 bool auth_admits(struct routes *r, struct http_request *req, const struct route *route) MUST_CHECK;
 
+/* Keys have changed: may this caller, whose request is under way, go on? If not, the
+ * request ends, or is asked for its key again when its body is there. */
+void auth_ask_again(struct routes *r, struct http_request *req, const struct route *route, enum http_stage stage);
+
 /* The caller's tenant: its number in the configuration, and its name, which is
  * valid as long as the process. 0, and n 0: where there are no keys. */
 unsigned auth_tenant(const struct http_request *req);
@@ -87,11 +91,6 @@ struct slice auth_key_name(const struct routes *r, const struct http_request *re
 /* quota.c: whatever the answer is, it says what is left of the caller's quotas. */
 void quota_show(struct http_request *req);
 size_t quota_headers(struct routes *r, struct http_request *req, struct http_header *ret);
-
-/* Take a batch of n items of what the caller may send. 0; or in how many seconds it
- * may be sent again, and nothing was taken. */
-unsigned quota_take(struct routes *r, const struct http_request *req, uint32_t n) MUST_CHECK;
-void quota_give_back(struct routes *r, const struct http_request *req, uint32_t n);       /* it was refused */
 
 /* The key of the one line of Authorization; n 0: it has none. */
 struct slice auth_bearer(const char *line);
@@ -166,6 +165,10 @@ struct submission {
 	bool stream;                     /* the answer is a stream of lines */
 };
 void submit_batch(const struct submission *s);
+
+/* No room is ever enough for it: then the request was answered with what is wrong at
+ * `pointer`, and the batch is gone. */
+bool submit_never_fits(const struct submission *s, const char *pointer) MUST_CHECK;
 
 /* A job was accepted: 202. */
 void answer_accepted(struct http_request *req, struct batch_id id, struct blob *take_document, struct prefer applied,

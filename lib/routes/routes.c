@@ -346,6 +346,17 @@ void routes_reload(struct routes *r, const struct config *config)
 	r->env.config = config;
 }
 
+void routes_recheck(void *arg, struct http_request *req, enum http_stage stage)
+{
+	CLEANUP(buf_free) struct buf allow = {0};
+	struct routes *r = arg;
+	struct slice id;
+	const struct route *route = find(&r->front, req, &id, &allow);
+
+	if (route != NULL)
+		auth_ask_again(r, req, route, stage);
+}
+
 void routes_free(struct routes *r)
 {
 	if (r == NULL)

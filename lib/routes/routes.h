@@ -29,6 +29,10 @@ void routes_free(struct routes *r);              /* no request is open any more,
  * the next, or the end. In the shard's thread. */
 void routes_reload(struct routes *r, const struct config *config);
 
+/* The next step of a reload: a request that is under way, of httpd_each(), ends if its
+ * caller's key is gone. `r`: the routes. */
+void routes_recheck(void *r, struct http_request *req, enum http_stage stage);
+
 /* From now on /readyz says that the process ends; all else goes on. In the shard's thread. */
 void routes_not_ready(struct routes *r);
 

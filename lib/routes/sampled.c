@@ -108,6 +108,7 @@ void sample(struct routes *r)
 	config_each_limit(r->env.config, sample_limit, &limits);
 	sample_tenants(m, r);
 	sample_process(m);
+	metrics_set(m, METRIC_UNFINISHED, 0, 0, (int64_t)atomic_load(&r->env.group->unfinished));
 	metrics_set(m, METRIC_HELD_BYTES, 0, 0, (int64_t)atomic_load(&r->env.group->held_bytes));
 	metrics_set(m, METRIC_RECOVERY_SECONDS, 0, 0, r->env.group->recovery_ms * 1000);
 	metrics_set(m, METRIC_PROCESS_START, 0, 0, r->env.group->started_unix_ms * 1000);

@@ -246,21 +246,20 @@ static void key_exists(struct post *p, const struct store_accept *said)
 }
 
 /* Its key may be known all the same: the store had no look at it. */
-static void not_stored(struct post *p, const struct batch *b, enum store_answer answer)
+static void not_stored(struct post *p, const struct batch *b, const struct store_accept *said)
 {
-	const struct replay_request known = hand_over(p, (struct batch_id){0});
+	struct replay_request known = hand_over(p, (struct batch_id){0});
 
+	if (said->excess > 0)
+		known.retry_after_s = dispatch_retry_after(known.routes->env.dispatch, (double)said->excess, said->per_second);
 	refuse_unknown(&known, b->key, PROBLEM_OVERLOADED,
-		       problem_document(PROBLEM_OVERLOADED, store_trouble(answer)));
+		       problem_document(PROBLEM_OVERLOADED, store_trouble(said->op.answer)));
 }
 
 static void on_accepted(void *arg, struct batch *b, const struct store_accept *said)
 {
 	struct post *p = arg;
 
-	/* Nothing was done, or not now. */
-	if (said->op.answer != STORE_OK)
-		quota_give_back(p->routes, p->req, b->n_items);
 	switch (said->op.answer) {
 	case STORE_OK:
 		if (p->job)
@@ -275,7 +274,7 @@ static void on_accepted(void *arg, struct batch *b, const struct store_accept *s
 	case STORE_UNAVAILABLE:
 	case STORE_NOT_FOUND:
 	case STORE_NOT_DONE:
-		not_stored(p, b, said->op.answer);
+		not_stored(p, b, said);
 		return;
 	}
 }
@@ -302,34 +301,37 @@ static void set_trace(struct routes *r, struct http_request *req, struct batch *
 		b->trace.flags = TRACE_SAMPLED;
 }
 
-/* What an error of dispatch_submit(), or the caller's quota, is for its answer. */
-static void refuse(const struct submission *s, int err, unsigned wait_s)
+/* What an error of dispatch_submit() is for its answer. */
+static void refuse(const struct submission *s, int err)
 {
-	const struct dispatch_refusal full = dispatch_last_refusal(s->routes->env.dispatch);
+	const struct dispatch *d = s->routes->env.dispatch;
+	const struct dispatch_refusal full = dispatch_last_refusal(d);
+	unsigned wait_s = err == -EBUSY ? full.retry_after_s : err == -EDQUOT ? dispatch_quota_wait_s(d) : 0;
 	enum problem kind = err == -EBUSY ? PROBLEM_OVERLOADED : err == -EDQUOT ? PROBLEM_QUOTA_EXCEEDED : PROBLEM_SHUTTING_DOWN;
 	const char *why = err == -EBUSY ? full.detail : err == -ESHUTDOWN ? NO_NEW_BATCHES :
 			  wait_s > 0 ? "faster than your quota; nothing was sent" :
 				       "more unfinished items than your quota; nothing was sent";
 	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
 					     .stream = s->stream && !s->job,
-					     .retry_after_s = err == -EBUSY ? full.retry_after_s : wait_s};
+					     .retry_after_s = wait_s};
 
 	refuse_unknown(&known, s->take->key, kind, problem_document(kind, why));
 }
 
-static int submit(const struct submission *s, struct post *p, unsigned *ret_wait_s)
+bool submit_never_fits(const struct submission *s, const char *pointer)
 {
-	struct routes *r = s->routes;
-	uint32_t n = s->take->n_items;
-	int err;
+	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
+					     .stream = s->stream && !s->job};
+	uint64_t n = s->take->counts.pending;
+	uint64_t most = dispatch_most(s->routes->env.dispatch, s->take, auth_tenant(s->req));
+	struct buf text = {0};
 
-	*ret_wait_s = quota_take(r, s->req, n);
-	if (*ret_wait_s > 0)
-		return -EDQUOT;
-	err = dispatch_submit(r->env.dispatch, s->take, p->stream ? &streamed : &whole, p);
-	if (err < 0)
-		quota_give_back(r, s->req, n);
-	return err;
+	if (most >= n)
+		return false;
+	wire_never_fits(&text, pointer, n, most);
+	refuse_unknown(&known, s->take->key, PROBLEM_VALIDATION_FAILED, blob_from_buf(&text));
+	batch_unref(s->take);
+	return true;
 }
 
 void submit_batch(const struct submission *s)
@@ -337,7 +339,6 @@ void submit_batch(const struct submission *s)
 	struct routes *r = s->routes;
 	struct post *p = xcalloc(1, sizeof *p);
 	struct batch *b = s->take;
-	unsigned wait_s;
 	int err;
 
 	*p = (struct post){.data.on_end = on_end, .routes = r, .req = s->req, .live = true, .job = s->job,
@@ -346,10 +347,10 @@ void submit_batch(const struct submission *s)
 	set_trace(r, s->req, b);
 	b->tenant = auth_tenant_name(r, s->req);
 	b->caller = arena_copy(&b->arena, auth_key_name(r, s->req));
-	err = submit(s, p, &wait_s);
+	err = dispatch_submit(r->env.dispatch, b, p->stream ? &streamed : &whole, p);
 	if (err < 0) {
 		free(p);
-		refuse(s, err, wait_s);
+		refuse(s, err);
 		batch_unref(b);
 		return;
 	}

@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 
+#include "core/window.h"
 #include "store/backend-i.h"
 
 struct store {
@@ -28,6 +29,7 @@ struct store {
 	struct store_status status;      /* queued_*: in inbox, in todo, or in the group that runs */
 	struct store_timings timings;
 	uint64_t reserved;               /* items of durable accepts that are not answered */
+	struct window went;              /* `first`: items that got their final result */
 
 	/* The writer's. */
 	struct list todo, group;
@@ -63,6 +65,9 @@ bool store_op_lost(const struct store_op *op);
 void store_op_end(struct store_op *op, enum store_answer answer);
 
 int64_t store_now_us(void);
+
+/* How far back the pace is looked for at which unfinished items go. */
+enum { STORE_PACE_MS = 10000 };
 
 static inline struct store_op *store_op_of(struct list *node)
 {

@@ -108,11 +108,20 @@ void store_op_end(struct store_op *op, enum store_answer said)
 	loop_post(op->reply_to, &op->msg);
 }
 
+/* Under the lock: no room for so many items more than there are. */
+static void refuse(struct store *s, struct store_accept *a, uint64_t excess)
+{
+	(void)window_now(&s->went, STORE_PACE_MS, store_now_us());
+	a->excess = excess;
+	a->per_second = window_sum(&s->went, WINDOW_PARTS).first * 1000.0 / STORE_PACE_MS;
+}
+
 /* Under the lock. STORE_OK: there is room. */
 static enum store_answer admit(struct store *s, struct store_op *op, size_t bytes)
 {
 	bool full = s->status.queued_ops > 0 && s->status.queued_bytes + bytes > s->cfg.queue_bytes;
-	const struct batch *b;
+	struct store_accept *a;
+	uint64_t n;
 
 	if (op->what != STORE_ACCEPT && op->what != STORE_DELETE)
 		return STORE_OK;
@@ -120,12 +129,15 @@ static enum store_answer admit(struct store *s, struct store_op *op, size_t byte
 		return s->status.failing ? STORE_UNAVAILABLE : STORE_BUSY;
 	if (op->what != STORE_ACCEPT)
 		return STORE_OK;
-	b = container_of(op, struct store_accept, op)->batch;
-	if (!b->durable)
+	a = container_of(op, struct store_accept, op);
+	if (!a->batch->durable)
 		return STORE_OK;
-	if (s->status.unfinished_items + s->reserved + b->counts.pending > s->cfg.stored_items)
+	n = s->status.unfinished_items + s->reserved + a->batch->counts.pending;
+	if (n > s->cfg.stored_items) {
+		refuse(s, a, n - s->cfg.stored_items);
 		return STORE_BUSY;
-	s->reserved += b->counts.pending;
+	}
+	s->reserved += a->batch->counts.pending;
 	return STORE_OK;
 }
 

@@ -64,6 +64,8 @@ struct store_accept {
 	uint32_t n_settled;
 	struct batch_id existing;        /* STORE_KEY_EXISTS: which of its tenant's has batch->key in its scope ... */
 	bool same_body;                  /* ... and whether its digest is the same */
+	uint64_t excess;                 /* STORE_BUSY: by so many items there are too many in the store ... */
+	double per_second;               /* ... and so many went in a second lately */
 };
 
 /* The item may be in flight from now on: after a crash it counts as an attempt

@@ -43,7 +43,7 @@ static int64_t unix_ms(void)
 /* What ends changes the counts, all of it under one lock. */
 struct ended {
 	struct list ops;
-	uint64_t n, bytes, reserved, dropped;
+	uint64_t n, bytes, reserved, dropped, came;
 };
 
 static void ended_init(struct ended *e)
@@ -55,16 +55,26 @@ static void ended_init(struct ended *e)
 /* It is in no list any more. */
 static void end(struct ended *e, struct store_op *op, enum store_answer said)
 {
-	const struct batch *accepted = op->what != STORE_ACCEPT ? NULL :
-				       container_of(op, struct store_accept, op)->batch;
+	const struct store_accept *a = op->what != STORE_ACCEPT ? NULL : container_of(op, struct store_accept, op);
 
 	op->answer = said;
 	e->n++;
 	e->bytes += store_op_bytes(op);
 	e->dropped += said == STORE_UNAVAILABLE && store_op_lost(op);
-	if (accepted != NULL && accepted->durable)
-		e->reserved += accepted->counts.pending;
+	if (a != NULL && a->batch->durable)
+		e->reserved += a->batch->counts.pending;
+	if (a != NULL && said == STORE_OK)
+		e->came += a->batch->counts.total - a->n_settled;
 	list_append(&e->ops, &op->msg.node);
+}
+
+/* Under the lock: of what was there, and of what came, so many items are final now. */
+static void count_went(struct store *s, uint64_t came)
+{
+	uint64_t before = s->status.unfinished_items + came;
+
+	window_now(&s->went, STORE_PACE_MS, store_now_us())->first +=
+		(uint32_t)(before - MIN(before, s->backend->unfinished));
 }
 
 static void answer_all(struct store *s, struct ended *e)
@@ -76,6 +86,7 @@ static void answer_all(struct store *s, struct ended *e)
 	s->status.queued_bytes -= e->bytes;
 	s->status.dropped += e->dropped;
 	s->reserved -= e->reserved;
+	count_went(s, e->came);
 	s->status.unfinished_items = s->backend->unfinished;
 	pthread_mutex_unlock(&s->lock);
 	while ((node = list_pop(&e->ops)) != NULL)

@@ -258,6 +258,19 @@ void wire_invalid_query(struct buf *out, const struct query_error *v, size_t n, 
 	buf_add_str(out, "]}");
 }
 
+void wire_never_fits(struct buf *out, const char *pointer, uint64_t n, uint64_t most)
+{
+	char detail[DETAIL_MAX];
+
+	if (!begin_list(out, 1))
+		return;
+	snprintf(detail, sizeof detail, "%llu items; at most %llu of them can be unfinished at once: send several batches",
+		 (unsigned long long)n, (unsigned long long)most);
+	buf_printf(out, "{\"pointer\":\"%s\"", pointer);
+	write_error(out, FAULT_TOO_MANY_ITEMS, detail);
+	buf_add_str(out, "]}");
+}
+
 /* The faults were found in two rounds over the items: put them in order. Few,
  * and nearly sorted, so by insertion, which keeps equal ones as they were. */
 static void sort_by_item(struct fault_list *list, size_t n)

@@ -54,6 +54,10 @@ struct query_error {
  * of which the first n are listed. */
 void wire_invalid_query(struct buf *out, const struct query_error *v, size_t n, uint64_t total);
 
+/* The same for a batch of n items, at `pointer` in its request, of which there may never
+ * be more than `most` at once. */
+void wire_never_fits(struct buf *out, const char *pointer, uint64_t n, uint64_t most);
+
 /* What validation asks of the rest of the program. */
 struct wire_rules {
 	uint32_t max_items;

@@ -113,6 +113,14 @@ class Start(Case):
         self.assertEqual(c.inside("/usr/local/bin/settled", "healthcheck").returncode, 0)
         self.assertEqual(c.end(signal.SIGTERM), 0)
 
+    def test_metrics_are_shown_where_the_environment_says(self):
+        c = self.start(env={"SETTLED_KEY_SHA256": KEY_SHA256, "SETTLED_OPERATIONS": "0.0.0.0:9090"})
+        c.wait_serving()
+        self.assertEqual(c.ask("GET", "/metrics").status, 401)
+        c.port = 9090
+        self.assertIn(b"settled_build_info", c.ask("GET", "/metrics").body)
+        self.assertEqual(c.post({"items": []}).status, 404)
+
     def test_common_settings_come_from_the_environment(self):
         c = self.start(env={"SETTLED_KEY_SHA256": KEY_SHA256, "SETTLED_LISTEN": "127.0.0.1:8081", "SETTLED_LOG_FORMAT": "logfmt",
                             "SETTLED_LAME_DUCK_MS": "1", "SETTLED_DRAIN_MS": "2"})

@@ -250,7 +250,9 @@ class Container(unittest.TestCase):
 
     def test_every_variable_of_the_image_s_file_has_a_default_but_the_key(self):
         with open(os.path.join(DEPLOY, "container.yaml"), encoding="utf-8") as f:
-            used = set(re.findall(r"^[^#\n]*\$\{(\w+)\}", f.read(), re.M))
+            text = f.read()
+        used = set(re.findall(r"^[^#\n]*\$\{(\w+)\}", text, re.M))
+        self.assertEqual(re.findall(r"\$\{(\w+):-\}", text), ["SETTLED_OPERATIONS"])
         with open(os.path.join(DEPLOY, "..", "Dockerfile"), encoding="utf-8") as f:
             given = dict(re.findall(r"(SETTLED_\w+)=([^\s\\]+)(?: \\)?$", f.read(), re.M))
         self.assertEqual(used - {"SETTLED_KEY_SHA256"}, set(given) - {"SETTLED_CONFIG"})

@@ -56,6 +56,64 @@ class Bytes(harness.Case):
         self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
 
 
+class NeverFits(harness.Case):
+    """More items than there may ever be: no time to wait is true."""
+
+    services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}
+    config = {"limits": {"queued_items": 8, "stored_items": 6},
+              "services": {**services, "small": {**services["webhook"], "max_queued": 3},
+                           "tiny": {**services["webhook"], "max_queued": 2}}}
+
+    def ask(self, n, headers=None, service="webhook", **more):
+        items = [item(i, self.url("/ok"), service=service if i < n else "tiny") for i in range(n + more.pop("tiny", 0))]
+        return self.settled.post({"items": items, **more}, headers)
+
+    def never(self, answer, n, most, pointer="#/items"):
+        self.assertEqual((answer.status, answer.json["code"], answer.json["error_count"]), (422, "validation_failed", 1))
+        error = answer.json["errors"][0]
+        self.assertEqual((error["pointer"], error["code"]), (pointer, "too_many_items"))
+        self.assertIn(f"{n} items; at most {most} ", error["detail"])
+        self.assertIsNone(answer.headers["Retry-After"])
+
+    def test_a_batch_that_its_caller_waits_for(self):
+        self.assertEqual([self.ask(8).status, self.ask(3, service="small").status, self.ask(3, service="small", tiny=2).status],
+                         [200] * 3)
+        self.never(self.ask(9), 9, 8)
+        self.never(self.ask(9, {"Accept": "application/x-ndjson"}), 9, 8)
+        self.never(self.ask(9, contract="all_or_nothing"), 9, 8)
+        self.never(self.ask(4, service="small"), 4, 3)
+        self.never(self.ask(2, tiny=3), 5, 4)
+        self.never(self.ask(9, validate_only=True), 9, 8)
+        self.assertEqual(len(self.down.ledger()), 16)
+
+    def test_what_goes_to_the_store(self):
+        async_, key = {"Prefer": "respond-async, wait=60"}, {"Idempotency-Key": "k"}
+        self.assertEqual([self.ask(6, async_).status, self.ask(6, {"Idempotency-Key": "fits"}).status,
+                          self.ask(6, async_, service="small").status], [200] * 3)
+        self.never(self.ask(7, async_), 7, 6)
+        self.never(self.ask(7, async_, contract="best_effort"), 7, 6)
+        self.never(self.ask(7, key), 7, 6)
+        self.never(self.ask(7, on_disconnect="continue"), 7, 6)
+
+    def test_a_retry(self):
+        first = self.settled.post({"items": [item(i, self.url("/gone")) for i in range(8)]})
+        self.assertEqual(first.status, 207)
+        answer = self.settled.ask("POST", first.headers["Location"] + "/retry",
+                                  json.dumps({"ids": [f"i{n}" for n in range(8)]}).encode(), {"Content-Type": "application/json"})
+        self.never(answer, 8, 6, "#")
+
+    def test_best_effort_is_shed_instead(self):
+        for headers, service in (({}, "webhook"), ({"Idempotency-Key": "e"}, "small")):
+            answer = self.ask(9, headers, service, contract="best_effort")
+            self.assertEqual(answer.status, 207, answer.body)
+            self.assertEqual({r["stop"] for r in answer.json["results"] if not r["ok"]}, {"shed"})
+            kit.until(lambda: self.settled.metrics()["settled_store_unfinished_items"] == 0, "the store has no room yet")
+
+    def test_the_bounds_are_shown(self):
+        limits = self.settled.ask("GET", "/v1/limits").json
+        self.assertEqual((limits["queued_items"], limits["stored_items"], limits["max_queued"]), (8, 6, {"small": 3, "tiny": 2}))
+
+
 class Metrics(harness.Case):
     config = {"limits": {"body_bytes": 1000}}
 

@@ -111,6 +111,18 @@ class Items(Case):
         self.assertEqual(answer.status, 200)
         self.leave(sock)
 
+    def test_the_gauge_shows_what_the_bound_counts(self):
+        job = self.settled.post({"items": self.items(3, "job")}, {"Prefer": "respond-async"})
+        self.held.wait("job0", "job1", "job2")
+        sock = self.hold(40, "a")
+        m = self.settled.metrics()
+        self.assertEqual(m["settled_items_unfinished"], 40)
+        self.assertEqual(m["settled_items_queued"] + m['settled_attempts_in_flight{service="webhook"}'], 43)
+        for n in range(3):
+            self.held.answer(f"job{n}")
+        self.settled.wait_line("event=batch_done batch=" + job.headers["Batch-Id"])
+        self.leave(sock)
+
     def test_refusals_are_counted(self):
         sock = self.hold(50, "a", priority=9)
         name = 'settled_requests_refused_total{problem="overloaded"}'

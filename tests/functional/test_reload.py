@@ -11,6 +11,7 @@ import unittest
 
 import gate
 import harness
+import kit
 import rawhttp
 from harness import item
 
@@ -316,6 +317,28 @@ class Keys(Reloading):
         hung.close()
         self.settled.wait_line("stop_reason=disconnected")
         self.assertEqual(send("one", "push"), (200, None))
+
+    def test_a_replay_whose_caller_leaves_costs_nothing(self):
+        """It hangs up while the store is asked for its key, mostly."""
+        self.set_keys("one")
+        self.reload()
+        batch = {"service": "push", "items": [item(1, "ok")]}
+        mine = {"Authorization": "Bearer one", "Idempotency-Key": "known"}
+        self.assertEqual(self.settled.post(batch, mine).status, 200)
+        self.file["tenants"] = {"one": {"batches_per_second": 0.001, "items_per_second": 0.001}}
+        self.reload()
+
+        def asked():
+            text = self.settled.ask("GET", "/metrics", headers={"Authorization": "Bearer boss"}).body.decode()
+            return sum(float(n) for n in re.findall(r'^settled_http_requests_total{route="POST /v1/batches",.*} (\S+)$', text, re.M))
+
+        for n in range(1, 31):
+            before = asked()
+            self.settled.start_post(batch, mine).close()
+            kit.until(lambda: asked() == before + 1, "it is not over")
+            left = self.settled.post({**batch, "validate_only": True}, mine).headers["RateLimit"]
+            self.assertRegex(left, '"batches";r=1;.*"items";r=1;', n)
+        self.assertEqual(len(self.down.ledger()), 1)
 
     def test_a_retry_is_as_urgent_as_its_tenant_may_be_now(self):
         self.set_keys("one")

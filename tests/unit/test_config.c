@@ -323,6 +323,37 @@ static void the_environment_and_files_fill_in_values(void **state)
 	config_unref(c);
 }
 
+/* An empty variable is as good as none, as in a shell. */
+static void what_has_a_default_need_not_be_in_the_environment(void **state)
+{
+	struct config *c;
+
+	(void)state;
+	setenv("T_N", "7", 1);
+	setenv("T_EMPTY", "", 1);
+	c = load("operations: ${T_NONE:-}\nlimits: {items: '${T_N:-8}', waiting: '${T_NONE:-9}', json_depth: '${T_EMPTY:-10}'}\n"
+	         "services:\n  a:\n    kind: http\n    url: http://h/\n    secret: ${T_EMPTY:-}\n    headers:\n"
+	         "      a: ${T_NONE:-}\n      b: x${T_NONE:-}\n"
+	         "  w:\n    kind: webhook\n    allow:\n      - 127.0.0.0/8\n      - ${T_NONE:-}\n");
+	assert_null(c->operations_host);
+	assert_int_equal(c->limits.items, 7);
+	assert_int_equal(c->limits.waiting, 9);
+	assert_int_equal(c->limits.json_depth, 10);
+	assert_int_equal(c->services[0].n_secrets, 0);
+	assert_int_equal(c->services[0].n_headers, 1);
+	assert_string_equal(c->services[0].headers[0], "b: x");
+	config_unref(c);
+	setenv("T_OPERATIONS", "127.0.0.1:81", 1);
+	c = load("operations: ${T_OPERATIONS:-}\n");
+	assert_string_equal(c->operations_host, "127.0.0.1");
+	config_unref(c);
+	refused(SERVICE "    headers:\n      a: '${T_NONE:-}'\n      b: ${1x:-POST}\n",
+	        LINE("7:10", "services.a.headers.b: ${...} needs a variable's name or file:PATH: write $${ for a plain ${")
+	        LINE("6:10", "services.a.headers.a: empty: give a value, or leave the header out"));
+	refused("services:\n  a:\n    kind: http\n    url: ${T_NONE:-}\n",
+	        LINE("2:3", "services.a.url: required for kind http: give the URL, with {to} where the recipient goes"));
+}
+
 static void what_cannot_be_filled_in_is_an_error(void **state)
 {
 	static char big[65537];
@@ -710,6 +741,7 @@ int main(void)
 		cmocka_unit_test(json_is_a_configuration_too),
 		cmocka_unit_test(ranges_are_parsed_as_such),
 		cmocka_unit_test(the_environment_and_files_fill_in_values),
+		cmocka_unit_test(what_has_a_default_need_not_be_in_the_environment),
 		cmocka_unit_test(what_cannot_be_filled_in_is_an_error),
 		cmocka_unit_test(an_error_never_shows_what_came_in),
 		cmocka_unit_test(what_is_not_yaml_says_where),

@@ -606,16 +606,21 @@ static void a_pace_of_few_says_not_what_a_service_can_do(void **state)
 	assert_true(p.of_many);
 }
 
-/* 2,000 items wait for a service that settles 100 a second. */
-static void fall_behind(void)
+/* n items wait for a service that settles 100 a second. */
+static void fall_behind_by(uint32_t n)
 {
 	struct service_load *l = &rig.group.loads[ONE];
 	struct pace *p;
 
-	one_service_and(100000);
-	assert_accepted(plain(2000, ONE, 9));
+	assert_accepted(plain(n, ONE, 9));
 	p = &rig.d->admission.outlooks[ONE].pace;
-	*p = (struct pace){.since_us = clock_now(), .then = {l->settled, l->emptied, 2000}, .per_second = 100, .of_many = true};
+	*p = (struct pace){.since_us = clock_now(), .then = {l->settled, l->emptied, n}, .per_second = 100, .of_many = true};
+}
+
+static void fall_behind(void)
+{
+	one_service_and(100000);
+	fall_behind_by(2000);
 }
 
 static void a_service_that_is_behind_refuses_what_would_wait_too_long(void **state)
@@ -632,6 +637,27 @@ static void a_service_that_is_behind_refuses_what_would_wait_too_long(void **sta
 	assert_accepted(plain(400, ONE, 9));
 	rig.config.limits.queue_ms = 0;
 	assert_accepted(plain(2000, ONE, 9));
+}
+
+static bool fifty_sent(void)
+{
+	return rig.n_sent == 50;
+}
+
+/* They are in flight, and none of those that wait here. */
+static void jobs_in_flight_hide_nobody_who_waits(void **state)
+{
+	struct batch *jobs = ask_for(50, ONE, CONTRACT_PARTIAL_SUCCESS, 9);
+
+	(void)state;
+	rig.config.limits.queue_ms = 5000;
+	one_service_and(100000);
+	rig.services[ONE].max_in_flight = jobs->policy.concurrency = 50;
+	jobs->asynchronous = jobs->durable = true;
+	submit_batch(jobs);
+	run_until(fifty_sent);
+	fall_behind_by(1030);
+	assert_refused(plain(1030, ONE, 9), "too far behind");
 }
 
 static void a_batch_waits_at_most_for_half_of_its_deadline(void **state)
@@ -727,6 +753,54 @@ static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
 
 #define RIG(test) cmocka_unit_test_setup_teardown(test, rig_open, close_and_check)
 
+/* ---- quotas ---- */
+
+static struct batch *with_key(void)
+{
+	static const struct batch_key key = {.scope = {"here", 4}, .key = {"k", 1}, .digest = {1}};
+	struct batch *b = make_batch(2, ONE, false, true);
+
+	b->key = &key;
+	return b;
+}
+
+static uint64_t left_of(unsigned quota)
+{
+	struct dispatch_quota q[DISPATCH_QUOTAS];
+
+	assert_in_range(quota, 0, dispatch_quotas(&rig.group.tenants.of[0], &rig.tenant, clock_now(), q) - 1);
+	return q[quota].left;
+}
+
+/* Its key is known, and its caller leaves before the store has said so. */
+static void what_the_store_refuses_costs_nothing_whoever_listens(void **state)
+{
+	(void)state;
+	rig.answers = 200;
+	submit_batch(with_key());
+	run_for(SEC_US);
+	rig.tenant.batches_per_second = rig.tenant.items_per_second = 0.001;
+	rig.tenant.queued_items = 5;
+	for (unsigned leaves = 0; leaves < 2; leaves++) {
+		struct batch_id id;
+
+		store_set(&rig.store, true, false);
+		id = submit_batch(with_key());
+		assert_int_equal(left_of(0) + left_of(1), 0);
+		assert_int_equal(left_of(2), 3);
+		if (leaves) {
+			dispatch_detach(rig.d, id);
+			dispatch_cancel(rig.d, id, WHY_DISCONNECTED);
+		}
+		store_set(&rig.store, false, false);
+		run_for(1000);
+		assert_int_equal(left_of(0), 1);
+		assert_int_equal(left_of(1), 1);
+		assert_int_equal(left_of(2), 5);
+	}
+	assert_int_equal(rig.n_sent, 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -758,10 +832,12 @@ int main(void)
 		cmocka_unit_test(a_pace_is_forgotten_with_its_queue),
 		cmocka_unit_test(a_pace_of_few_says_not_what_a_service_can_do),
 		RIG(a_service_that_is_behind_refuses_what_would_wait_too_long),
+		RIG(jobs_in_flight_hide_nobody_who_waits),
 		RIG(a_batch_waits_at_most_for_half_of_its_deadline),
 		cmocka_unit_test(only_who_is_late_refuses_unread_most_of_what_is_refused),
 		RIG(a_late_shard_does_not_read_what_it_would_refuse),
 		RIG(a_shard_that_refuses_looks_whether_it_is_late),
+		RIG(what_the_store_refuses_costs_nothing_whoever_listens),
 	};
 
 	log_init(LOG_LOGFMT, LOG_ERROR);

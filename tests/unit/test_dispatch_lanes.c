@@ -327,6 +327,31 @@ static void a_probe_that_is_cancelled_makes_room_for_the_next(void **state)
 	assert_int_equal(rig.n_sent, 3);
 }
 
+static int64_t breakers(enum breaker_state state)
+{
+	return metrics_read(rig.metrics, METRIC_BREAKERS, 0, state - 1);
+}
+
+/* Nobody asks for the origin, so nothing but time moves it. */
+static void what_is_shown_of_a_breaker_is_true_when_its_time_is_over(void **state)
+{
+	struct batch *b = make_batch(1, 0, false, false);
+
+	(void)state;
+	rig.services[0].breaker = after_one;
+	b->policy.retry.max_attempts = 1;
+	rig.answers = 500;
+	submit_batch(b);
+	run_for(4 * SEC_US);
+	assert_int_equal(breakers(BREAKER_OPEN), 1);
+	run_for(2 * SEC_US);
+	assert_int_equal(breakers(BREAKER_OPEN), 0);
+	assert_int_equal(breakers(BREAKER_HALF_OPEN), 1);
+	run_for(BREAKER_FORGETS * after_one.window_ms * 1000);
+	assert_int_equal(breakers(BREAKER_HALF_OPEN), 0);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_BREAKER_TRANSITIONS, 0, BREAKER_CLOSED), 1);
+}
+
 /* ---- other settings, later ---- */
 
 static void a_policy_is_looked_up_when_it_is_needed(void **state)
@@ -487,6 +512,7 @@ int main(void)
 		TEST(what_was_claimed_when_its_lane_pauses_is_given_back),
 		TEST(one_probe_alone_asks_and_what_waits_is_refused),
 		TEST(a_probe_that_is_cancelled_makes_room_for_the_next),
+		TEST(what_is_shown_of_a_breaker_is_true_when_its_time_is_over),
 		TEST(a_policy_is_looked_up_when_it_is_needed),
 		TEST(an_origin_that_its_service_has_left_is_forgotten),
 		TEST(a_service_leaves_the_others_a_part_of_the_slots),

@@ -337,6 +337,40 @@ static void unfinished_items_are_bounded(void **state)
 	batch_unref(again);
 }
 
+static void expect_refused(uint32_t n, uint64_t excess, double per_second)
+{
+	struct store_accept a = {.batch = rig_batch(n)};
+
+	rig_ask(s, &a.op, STORE_ACCEPT);
+	rig_wait();
+	assert_int_equal(a.op.answer, STORE_BUSY);
+	assert_int_equal(a.excess, excess);
+	assert_float_equal(a.per_second, per_second, 0.001);
+}
+
+/* So that who is refused can be told when to come back. */
+static void a_refusal_says_what_is_too_much_and_how_fast_it_goes(void **state)
+{
+	struct batch *b = rig_batch(10), *of_two;
+
+	(void)state;
+	cfg.stored_items = 10;
+	reopen_store();
+	assert_int_equal(rig_accept(s, b), STORE_OK);
+	expect_refused(3, 3, 0);
+	for (uint32_t i = 0; i < 5; i++) {
+		rig_settle(b, i, CODE_OK, DELIVERED_YES);
+		rig_update(s, b, i);
+	}
+	expect_refused(8, 3, 0.5);
+	/* What comes is not taken for what goes. */
+	of_two = rig_batch(2);
+	assert_int_equal(rig_accept(s, of_two), STORE_OK);
+	expect_refused(8, 5, 0.5);
+	batch_unref(b);
+	batch_unref(of_two);
+}
+
 /* Also while none of them is answered. */
 static void the_bound_holds_for_what_waits(void **state)
 {
@@ -405,6 +439,7 @@ static const struct rig_case cases[] = {
 	CASE(no_answer_comes_inside_the_call),
 	CASE(an_operation_without_a_reply_lets_go_of_its_batch),
 	CASE(unfinished_items_are_bounded),
+	CASE(a_refusal_says_what_is_too_much_and_how_fast_it_goes),
 	CASE(the_bound_holds_for_what_waits),
 	CASE(a_full_queue_is_written_before_the_end),
 	CASE(a_store_that_was_never_asked_closes),
