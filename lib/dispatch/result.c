@@ -274,6 +274,7 @@ void batch_on_result(struct loop_msg *msg)
 	struct dispatch *d = lv->d;
 
 	it->batch->attempts_out--;
+	spread_back(a);
 	atomic_store(&it->in_flight, false);
 	/* A lane's shard may see the end of the whole batch first. */
 	if (a->why == WHY_DEADLINE || (a->why == WHY_SHUTDOWN && !it->batch->asynchronous))

@@ -97,6 +97,7 @@ void plan_services(void)
 			.n_secrets = dice_chance(20) ? 1 + (size_t)dice_below(2) : 0,
 			.attempt_timeout_ms = dice_log(1, 10000),
 			.max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps)),
+			.lanes = 1,
 			.max_payload = dice_chance(10) ? 40 : 65536,
 			.refuses_with_503 = dice_chance(30),
 			.max_queued = dice_chance(10) ? (uint32_t)dice_log(1, 100) : 0,
