@@ -69,6 +69,8 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_SHED_LATER] = "shed_as_it_waited",
 	[RACE_TENANT_FULL] = "refused_for_its_tenant",
 	[RACE_RELOADED] = "limits_changed_while_it_runs",
+	[RACE_LANES_SHARE] = "lanes_of_one_origin_at_once",
+	[RACE_PAUSE_TOLD] = "lane_paused_by_another",
 	[RACE_BUDGET_HELD] = "repeat_held_by_the_budget",
 };
 
