@@ -122,10 +122,12 @@ static void count_state(struct dispatch *d, const struct lane *lane, enum breake
 
 static void log_breaker(const struct dispatch *d, const struct lane *lane)
 {
+	const struct service *s = lane_service(d, lane);
+
 	log_event(lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO, "breaker",
-		  LOG_STR("service", lane_service(d, lane)->name), LOG_SLICE("origin", lane->origin),
+		  LOG_STR("service", s->name), LOG_SLICE("origin", lane->origin),
 		  LOG_STR("state", breaker_state_str(lane->breaker.state)),
-		  LOG_INT(lane_service(d, lane)->lanes > 1 ? "lane" : NULL, lane->number));
+		  LOG_INT(s->lanes > 1 ? "lane" : NULL, lane->number));
 }
 
 /* The breaker may have moved on from `before`. */

@@ -262,7 +262,7 @@ static void log_attempt(const struct attempt *a)
 		  LOG_INT("http_status", a->outcome.http_status),
 		  LOG_INT("queued_us", a->started_us - a->queued_us), LOG_INT("started_at_us", a->started_us),
 		  LOG_INT("duration_us", a->done_us - a->started_us),
-		  LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail),
+		  LOG_INT("shard", a->at->env.shard), LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail),
 		  LOG_SLICE(a->quote.n > 0 ? "answer" : NULL, buf_slice(&a->quote)));
 }
 
