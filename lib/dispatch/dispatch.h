@@ -37,7 +37,8 @@ struct service_load {
 struct lane_loads {
 	atomic_uint turn;
 	atomic_uint load[LANES_MAX];     /* attempts that each has been given, and has not given back */
-	_Atomic int64_t rate_due_ns[LANES_MAX];  /* its own to write */
+	_Atomic int64_t rate_due_ns[LANES_MAX];  /* its own to write, as is the next one */
+	_Atomic int64_t refuses_until_us[LANES_MAX];     /* its breaker; INT64_MAX: until its probe is back */
 };
 
 /* What all shards share. Written before the shards run; then only the counters. */

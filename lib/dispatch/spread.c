@@ -4,8 +4,8 @@
  *
  * They follow each other over the shards, from the one that the origin's name hashes to.
  * Each keeps to its part of what its service allows, so no limit needs to be spoken of.
- * What they know of each other is how many attempts each has, which is a hint; and a
- * pause, as it is the origin that asks for it.
+ * What they know of each other is how many attempts each has and whether it refuses them,
+ * which are hints; and a pause, as it is the origin that asks for it.
  */
 #include <limits.h>
 #include <stdlib.h>
@@ -28,11 +28,14 @@ struct sight {
 	int room;                        /* less than nothing: so many wait */
 };
 
-static struct sight look(const struct lane_loads *l, const struct service *s, unsigned number)
+/* One that refuses is empty, and comes last all the same. */
+static struct sight look(const struct lane_loads *l, const struct service *s, unsigned number, int64_t now_us)
 {
 	unsigned load = atomic_load_explicit(&l->load[number], memory_order_relaxed);
+	bool refuses = atomic_load_explicit(&l->refuses_until_us[number], memory_order_relaxed) > now_us;
+	int room = (int)part_of(s->max_in_flight, s->lanes, number) - (int)load;
 
-	return (struct sight){.number = number, .room = (int)part_of(s->max_in_flight, s->lanes, number) - (int)load};
+	return (struct sight){.number = number, .room = refuses ? INT_MIN : room};
 }
 
 /* The one with the most room or the shortest queue, of equals the one whose turn it is.
@@ -42,10 +45,11 @@ static unsigned choose(struct dispatch *d, const struct service *s, const struct
 {
 	struct lane_loads *l = &d->env.group->lanes[a->service];
 	unsigned turn = atomic_fetch_add_explicit(&l->turn, 1, memory_order_relaxed);
-	struct sight best = {.room = INT_MIN}, here = {0};
+	int64_t now_us = loop_now_us(d->env.loop);
+	struct sight best = look(l, s, turn % s->lanes, now_us), here = {0};
 
 	for (unsigned i = 0; i < s->lanes; i++) {
-		struct sight it = look(l, s, (turn + i) % s->lanes);
+		struct sight it = look(l, s, (turn + i) % s->lanes, now_us);
 
 		if (it.room > best.room)
 			best = it;

@@ -403,6 +403,37 @@ static void retry_after_pauses_all_lanes_of_the_origin(void)
 	finish();
 }
 
+static void fails_on_shard_0(const struct request *r, struct script *s)
+{
+	answer(s, r->shard == 0 && elapsed_ms(r->start_us) < 900 ? 500 : 200, MS);
+}
+
+/* Which is empty, and so would have the most room. In the end its probe closes it. */
+static void a_lane_that_refuses_leaves_its_attempts_to_the_others(void)
+{
+	struct sim_batch *b, *c, *e;
+
+	with_lanes(2, 2, 64, fails_on_shard_0);
+	with_breaker(&sim.services[0]);
+	b = add_batch(8);
+	b->want.retry.max_attempts = 1;
+	c = add_batch(200);
+	e = add_batch(200);
+	e->want.concurrency = 10;
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	submit_at(c, 100);
+	run_to_done(c);
+	CHECK(REFUSED, started_from(0) == 8 && started_from(1) == 200, "%u and %u starts", started_from(0), started_from(1));
+	submit_at(e, 1100);
+	run_to_done(e);
+	CHECK(BREAKER, started_from(0) > 50, "%u starts in the lane that is back", started_from(0));
+	for (unsigned i = 0; i < 200; i++)
+		CHECK(REFUSED, c->items[i].status == STATUS_SUCCEEDED && e->items[i].status == STATUS_SUCCEEDED, "item %u fails", i);
+	finish();
+}
+
 /* ---- turns ---- */
 
 static unsigned starts_in_first(unsigned n, const struct sim_batch *b)
@@ -467,6 +498,7 @@ const struct scenario lane_scenarios[] = {
 	{"what needs no other lane stays on its shard", what_needs_no_other_lane_stays_on_its_shard},
 	{"a rate is used to the full by two lanes", a_rate_is_used_to_the_full_by_two_lanes},
 	{"Retry-After pauses all lanes of the origin", retry_after_pauses_all_lanes_of_the_origin},
+	{"a lane that refuses leaves its attempts to the others", a_lane_that_refuses_leaves_its_attempts_to_the_others},
 	{"tenants share a lane by weight", tenants_share_by_weight},
 	{"batches of a tenant share a lane by priority", batches_share_by_priority},
 };
