@@ -22,8 +22,8 @@
  *     new; but of those that are idle at most LANES_IDLE_MAX.
  *  5. No attempt starts once its batch's gate is closed, cancel seen or not.
  *  6. lane.claims counts its attempts whose claim is asked for or held and that
- *     have not started: <= its part of max_in_flight. They hold no slot in flight, so a store
- *     that does not answer stops no plain attempt.
+ *     have not started: <= its part of max_in_flight. They hold no slot in flight,
+ *     so a store that does not answer stops no plain attempt.
  *  7. Nothing starts in a stale lane: its attempts go back to their batches, and
  *     from there into the lane that their service has now, or to their end.
  */
