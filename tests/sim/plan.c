@@ -39,7 +39,7 @@ static void plan_rate(struct rate_policy *p)
 /* As many as can have a part each. */
 static unsigned plan_lanes(struct service *s)
 {
-	unsigned lanes = s->kind == SERVICE_HTTP && dice_chance(50) ? 1 + (unsigned)dice_below(3) : 1;
+	unsigned lanes = s->kind == SERVICE_HTTP && dice_chance(50) ? 2 + (unsigned)dice_below(2) : 1;
 
 	if (lanes > s->max_in_flight || (s->rate.per_second > 0 && lanes > s->rate.burst))
 		return 1;
