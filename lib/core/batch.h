@@ -12,6 +12,7 @@
  *      │                              │  └──────── its wait ended ──────┘
  *      └──────────► FINAL ◄───────────┴─────────────────────────────────┘
  *
+ * A QUEUED item whose lane pauses is WAITING too, until that is over: no try was made.
  * A QUEUED item whose attempt is handed back without a start, because its batch
  * leaves memory, is what it was before: PENDING, or WAITING if it had attempts.
  *
@@ -114,7 +115,7 @@ struct item {
 		struct item *next_settled;   /* FINAL: the next one that settled */
 		int64_t due_unix_ms;         /* WAITING: the end of the wait by the wall clock, which the store keeps */
 	};
-	struct heap_node wake;           /* end of the wait between attempts */
+	struct heap_node wake;           /* WAITING: end of the wait */
 	struct op op;                    /* live from QUEUED to FINAL */
 	int64_t ttl_ms;                  /* HEAP_NONE: none */
 	int64_t started_us;              /* first attempt, monotonic; 0: none */

@@ -5,7 +5,7 @@
  *  1. attempts_out counts a batch's items in QUEUED, and is at most the policy's
  *     concurrency, which is 1 if it is sequential.
  *  2. A WAITING item is in `waits` or, once its wait has ended, in the batch's
- *     ready queue.
+ *     ready queue. It waits for its next try, or for its lane, which pauses.
  *  3. Once the gate is closed no attempt is made; items that are not with a lane
  *     settle in the next pump, the others when they come back. But a job that is
  *     left to the next process keeps its items as they are.

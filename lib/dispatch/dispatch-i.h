@@ -72,7 +72,7 @@ struct attempt {
 	/* The result. */
 	bool started;                    /* false: nothing was tried, see `refused` and why */
 	bool refused;                    /* by the breaker: see outcome */
-	bool moved;                      /* its lane serves its service no longer */
+	int64_t paused_until_us;         /* its lane pauses until then, and does not keep it; 0: it does not pause */
 	bool no_budget;                  /* its deadline came while it waited for the retry budget */
 	enum why why;                    /* what ended it from outside */
 	struct outcome outcome;
@@ -80,6 +80,10 @@ struct attempt {
 	struct buf quote;                /* the start of an answer that is no success, for the log */
 	int64_t started_us, done_us, started_unix_ms;
 };
+
+/* So long before its lane may go on an attempt is there: what is durable is claimed by
+ * then, and all that want their turn have come. As long as a slow commit may take. */
+enum { LANE_AHEAD_US = 100000 };
 
 /* A configuration in use: the current one, or one that attempts in flight were
  * started under. */
@@ -244,7 +248,7 @@ struct dispatch {
 	struct idmap live_by_id;
 	struct list live;                /* every struct live, oldest first */
 	struct list dirty;               /* those that ask for the pump */
-	struct heap waits;               /* items between two attempts */
+	struct heap waits;               /* items between two attempts, or whose lane pauses */
 	struct list spare;               /* attempts to be used again */
 	unsigned n_spare, resident;      /* resident: jobs in memory */
 	bool draining;

@@ -89,6 +89,7 @@ bool lane_ends(struct dispatch *d, struct attempt *a, int64_t now_us);
 
 /* lane_policy.c: everything about time is pure arithmetic on the lane's state. */
 bool lane_refuses(const struct dispatch *d, const struct lane *lane, int64_t now_us);
+bool lane_pauses(const struct lane *lane, int64_t now_us);      /* for more than a moment */
 struct outcome lane_refusal(const struct dispatch *d, const struct lane *lane, int64_t now_us);
 /* The next attempt that may start now; NULL: none, and the lane knows when to look again. */
 struct attempt *lane_next(struct dispatch *d, struct lane *lane, int64_t now_us);

@@ -8,9 +8,12 @@
  *                             ▼              ▼          ▼
  *                           `ended`, handed back by the pump; an asked claim is waited for
  *
- * What waits may be refused as well: while the breaker is open nothing waits. A
- * visit is one batch's presence on this shard: the op that a cancel of the batch
- * arrives at.
+ * What waits may be turned away as well: while the breaker is open it is refused,
+ * and while the lane pauses it waits with its batch, where it counts as nothing
+ * that is under way. It is back LANE_AHEAD_US before the pause is over, so that
+ * claims are there and turns are taken among all who want one; what is shorter
+ * than that is waited for here. A visit is one batch's presence on this shard: the
+ * op that a cancel of the batch arrives at.
  *
  * Invariants
  *  1. lane.in_flight <= its part of max_in_flight; all lanes' together <= the
@@ -24,7 +27,9 @@
  *  6. lane.claims counts its attempts whose claim is asked for or held and that
  *     have not started: <= its part of max_in_flight. They hold no slot in flight,
  *     so a store that does not answer stops no plain attempt.
- *  7. Nothing starts in a stale lane: its attempts go back to their batches, and
+ *  7. Nothing is queued in a lane for longer than the pump takes while it refuses, or
+ *     pauses for more than LANE_AHEAD_US.
+ *  8. Nothing starts in a stale lane: its attempts go back to their batches, and
  *     from there into the lane that their service has now, or to their end.
  */
 #include <stdlib.h>
@@ -332,11 +337,10 @@ bool lane_ends(struct dispatch *d, struct attempt *a, int64_t now_us)
 	return true;
 }
 
-/* What has not started asks its batch where to go now. */
+/* What has not started goes to its batch, which knows what is next. */
 static void send_back(struct dispatch *d, struct attempt *a)
 {
 	lane_unqueue(d, a);
-	a->moved = true;
 	lane_give_back(d, a);
 }
 
@@ -366,14 +370,24 @@ static void start_ready(struct dispatch *d, struct lane *lane, int64_t until_us)
 	}
 }
 
-static void refuse_queue(struct dispatch *d, struct lane *lane, struct turns *q, int64_t until_us)
+static void refuse(struct dispatch *d, struct attempt *a, int64_t now_us)
+{
+	a->refused = true;
+	a->outcome = lane_refusal(d, a->lane, now_us);
+	a->done_us = now_us;
+	meter_add(d->env.meter, METRIC_REFUSALS, a->service, 0, 1);
+}
+
+/* An open breaker refuses what waits, and a pause lets it wait elsewhere. */
+static void turn_away(struct dispatch *d, struct lane *lane, struct turns *q, int64_t until_us)
 {
 	struct attempt *a;
 
 	while ((a = turns_next(q, TURN_ANY)) != NULL) {
 		int64_t now_us = loop_now_us(d->env.loop);
+		bool refuses = lane_refuses(d, lane, now_us);
 
-		if (!lane_refuses(d, lane, now_us))
+		if (!refuses && !lane_pauses(lane, now_us))
 			return;
 		if (now_us > until_us) {
 			lane_dirty(d, lane);
@@ -381,12 +395,11 @@ static void refuse_queue(struct dispatch *d, struct lane *lane, struct turns *q,
 		}
 		if (lane_ends(d, a, now_us))
 			continue;
-		a->refused = true;
-		a->outcome = lane_refusal(d, lane, now_us);
-		a->done_us = now_us;
-		meter_add(d->env.meter, METRIC_REFUSALS, lane->service, 0, 1);
-		lane_unqueue(d, a);
-		lane_give_back(d, a);
+		if (refuses)
+			refuse(d, a, now_us);
+		else
+			a->paused_until_us = lane->paused_until_us;
+		send_back(d, a);
 	}
 }
 
@@ -398,7 +411,7 @@ static void move_away(struct dispatch *d, struct turns *q)
 		send_back(d, a);
 }
 
-/* While the breaker is open nothing waits: its items fail fast, whatever slots
+/* While the breaker is open or the lane pauses nothing waits here, whatever slots
  * there are. Claims come after the starts: each start, and each claim that is
  * given back, makes place for one. */
 static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
@@ -412,8 +425,8 @@ static void lane_pump(struct dispatch *d, struct lane *lane, int64_t until_us)
 		move_away(d, &lane->unclaimed);
 	}
 	start_ready(d, lane, until_us);
-	refuse_queue(d, lane, &lane->ready, until_us);
-	refuse_queue(d, lane, &lane->unclaimed, until_us);
+	turn_away(d, lane, &lane->ready, until_us);
+	turn_away(d, lane, &lane->unclaimed, until_us);
 	claim_ahead(d, lane, until_us);
 	slots_wake(d);
 	if (lane->again_us == HEAP_NONE)

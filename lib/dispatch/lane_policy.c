@@ -19,9 +19,6 @@
 #include "core/part.h"
 #include "obs/log.h"
 
-/* So early what will start is claimed: as long as a slow commit may take. */
-enum { CLAIM_AHEAD_US = 100000 };
-
 /* ---- its part ---- */
 
 static unsigned max_in_flight_of(const struct service *s, const struct lane *lane)
@@ -179,6 +176,13 @@ struct outcome lane_refusal(const struct dispatch *d, const struct lane *lane, i
 	};
 }
 
+/* ---- the pause ---- */
+
+bool lane_pauses(const struct lane *lane, int64_t now_us)
+{
+	return lane->paused_until_us - now_us > LANE_AHEAD_US;
+}
+
 /* ---- what may start ---- */
 
 /* When pause and rate let the next one start. */
@@ -244,12 +248,12 @@ unsigned lane_claims(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
 	const struct service *s = lane_service(d, lane);
 	const struct rate_policy rate = rate_of(s, lane);
-	int64_t soon_us = now_us + CLAIM_AHEAD_US, at_us = opens_us(d, lane);
+	int64_t soon_us = now_us + LANE_AHEAD_US, at_us = opens_us(d, lane);
 
 	if (lane_refuses(d, lane, now_us))
 		return 0;
 	if (at_us > soon_us) {
-		lane_again(lane, at_us - CLAIM_AHEAD_US);
+		lane_again(lane, at_us - LANE_AHEAD_US);
 		return 0;
 	}
 	if (lane->breaker.state != BREAKER_CLOSED)

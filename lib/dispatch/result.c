@@ -151,15 +151,13 @@ void item_final(struct live *lv, struct item *it, enum code code, enum stop stop
 		op_cancel(&d->ops, &lv->batch->op, WHY_FIRST_FAILURE);
 }
 
-static void wait_until(struct live *lv, struct item *it, int64_t at_us)
+static void wait_until(struct dispatch *d, struct item *it, int64_t at_us)
 {
-	struct dispatch *d = lv->d;
 	int64_t wait_us = MAX(at_us - loop_now_us(d->env.loop), 0);
 
 	item_set_state(it, ITEM_WAITING);
 	it->due_unix_ms = loop_unix_ms(d->env.loop) + (wait_us + 999) / 1000;
 	heap_set(&d->waits, &it->wake, at_us);
-	tell_store(lv, it);
 }
 
 /* An end of the process ends no job: its items go on with the next one. */
@@ -199,12 +197,14 @@ static void conclude(struct live *lv, struct item *it, const struct outcome *o, 
 {
 	struct retry_answer r = decide(lv, it, o, why, done_us);
 
-	if (o->code == CODE_OK)
+	if (o->code == CODE_OK) {
 		item_final(lv, it, CODE_OK, STOP_NONE);
-	else if (r.stop != STOP_NONE)
+	} else if (r.stop != STOP_NONE) {
 		item_final(lv, it, CODE_NOT_ATTEMPTED, r.stop);
-	else
-		wait_until(lv, it, r.at_us);
+	} else {
+		wait_until(lv->d, it, r.at_us);
+		tell_store(lv, it);
+	}
 }
 
 /* A lane has not started it, because its job leaves memory or its service has changed:
@@ -214,15 +214,32 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 	struct batch *b = lv->batch;
 
 	if (it->attempts + it->refused > 0) {
-		item_set_state(it, ITEM_WAITING);
-		it->due_unix_ms = loop_unix_ms(lv->d->env.loop);
-		heap_set(&lv->d->waits, &it->wake, loop_now_us(lv->d->env.loop));
+		wait_until(lv->d, it, loop_now_us(lv->d->env.loop));
 	} else {
 		op_finish(&lv->d->ops, &it->op);
 		item_set_state(it, ITEM_PENDING);
 		b->next_pending = MIN(b->next_pending, (uint32_t)(it - b->items));
 	}
 	if (claimed)
+		tell_store(lv, it);
+}
+
+/* Its lane pauses, and that was no try. It will be there again when the lane goes on,
+ * those of one batch in the order of the request, unless its deadline is earlier. */
+static void wait_for_lane(struct live *lv, struct item *it, const struct attempt *a)
+{
+	int64_t early_us = LANE_AHEAD_US - MIN((int64_t)it->index, LANE_AHEAD_US);
+
+	if (a->paused_until_us >= it->op.deadline_us) {
+		if (it->attempts + it->refused == 0) {
+			it->detail = "its downstream asks for a pause that ends after the deadline";
+			it->retry_after_ms = MAX(a->paused_until_us - loop_now_us(lv->d->env.loop) + 999, 0) / 1000;
+		}
+		item_final(lv, it, CODE_NOT_ATTEMPTED, stop_from_why((enum why)it->op.at_deadline));
+		return;
+	}
+	wait_until(lv->d, it, a->paused_until_us - early_us);
+	if (a->claimed == CLAIM_HELD)
 		tell_store(lv, it);
 }
 
@@ -282,6 +299,9 @@ void batch_on_result(struct loop_msg *msg)
 	/* A shutdown may have come before it, but there is nothing left for the next process. */
 	if (a->why == WHY_DEADLINE && live_leaving(lv))
 		gate_close(&it->batch->gate, WHY_DEADLINE);
+	/* The batch may have ended since it was let go. */
+	if (!a->started && !a->refused && a->why == WHY_NONE)
+		a->why = gate_why(&it->batch->gate);
 	if (a->started) {
 		meter_observe_us(d->env.meter, METRIC_QUEUE_SECONDS, a->service, 0, a->started_us - a->queued_us);
 		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
@@ -294,11 +314,14 @@ void batch_on_result(struct loop_msg *msg)
 		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a->claimed == CLAIM_HELD);
 		live_hand_over(lv);
-	} else if (a->moved && a->why == WHY_NONE) {
-		hand_back(lv, it, a->claimed == CLAIM_HELD);
-	} else {
+	} else if (a->why != WHY_NONE) {
 		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED,
 			   a->no_budget ? STOP_RETRY_BUDGET : stop_from_why(a->why));
+	} else if (a->paused_until_us > 0) {
+		wait_for_lane(lv, it, a);
+	} else {
+		/* Its service leads elsewhere now. */
+		hand_back(lv, it, a->claimed == CLAIM_HELD);
 	}
 	attempt_put(d, a);
 	live_dirty(lv);

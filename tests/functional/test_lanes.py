@@ -287,6 +287,47 @@ class Pauses(Case):
         self.assertEqual((result["stop"], result["attempts"]), ("deadline", 0))
 
 
+class PausesInABatch(Case):
+    config = {"services": {"webhook": {**WEBHOOK, "max_pause_ms": 60000}, "other": WEBHOOK}}
+
+    def setUp(self):
+        super().setUp()
+        # A pause stays with its origin: each test has one of its own.
+        self.asks = harness.Downstream()
+        self.addCleanup(self.asks.stop)
+
+    def mixed(self, retry_after, headers=None, **more):
+        """Four at once: eight for who asks for a pause, and behind them eight for somebody else."""
+        self.settled.post({"retry": {"max_attempts": 1}, "items": [
+            item(0, self.asks.url + f"/x?status=503&retry_after={retry_after}")]})
+        return self.settled.post({"concurrency": 4, "items": [item(n, self.asks.url + "/ok") for n in range(8)] + [
+            {**item(n, self.url("/ok")), "service": "other"} for n in range(8, 16)], **more}, headers)
+
+    def test_items_of_other_services_go_on(self):
+        self.assertEqual(self.mixed(1).status, 200)
+        paused, healthy = self.asks.ledger()[1:], self.down.ledger()
+        self.assertEqual((len(paused), len(healthy)), (8, 8))
+        self.assertLess(max(e["arrived_us"] for e in healthy), min(e["arrived_us"] for e in paused))
+
+    def test_so_they_do_in_a_job(self):
+        job = self.mixed(3, {"Prefer": "respond-async"}).headers["Batch-Id"]
+        answer = self.settled.ask("GET", f"/v1/batches/{job}", headers={"Prefer": "wait=30"})
+        self.assertEqual(answer.json["counts"]["succeeded"], 16)
+        self.assertLess(max(e["arrived_us"] for e in self.down.ledger()),
+                        min(e["arrived_us"] for e in self.asks.ledger()[1:]))
+
+    def test_what_cannot_have_its_turn_in_time_ends_at_once(self):
+        answer = self.mixed(3600)
+        self.assertEqual((answer.status, answer.json["outcome"], answer.json["stop_reason"]), (207, "partial", "completed"))
+        self.assertEqual(len(self.asks.ledger()), 1)
+        for n in range(8):
+            result = answer.results[f"i{n}"]
+            self.assertEqual((result["status"], result["error"]["code"], result["stop"], result["attempts"],
+                              result["retryable"]), ("not_attempted", "not_attempted", "deadline", 0, True))
+            self.assertLessEqual(result["error"]["retry_after_ms"], 60000)
+            self.assertGreater(result["error"]["retry_after_ms"], 30000)
+
+
 class Order:
     """One at a time, held until all wait: the order is the lane's alone."""
 

@@ -412,6 +412,11 @@ bool account_refused_since(const struct sim_item *it, int64_t us)
 	return false;
 }
 
+int64_t account_paused_us(const struct sim_item *it)
+{
+	return account_of(it)->paused_us;
+}
+
 /* When the oldest repeat that counts has certainly left the window. */
 static int64_t repeats_leave_us(const struct account *a)
 {

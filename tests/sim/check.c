@@ -266,6 +266,26 @@ static void check_wait(const struct sim_batch *b, const struct item *it, const s
 	      "a wait that ends after the item's deadline");
 }
 
+/* May its lane have just let it go, because it pauses for more than a moment? */
+bool was_held(const struct sim_item *si)
+{
+	int64_t until = account_paused_us(si), slack = 2 * sim.set.delay_us + 8 * sim.set.turn_us + sim.set.late_us;
+
+	return until != NEVER && (sim.stalls || until - 100000 > clock_now() - slack);
+}
+
+/* It waits for its lane, which was no try: until that goes on, and before its deadline. */
+static void check_held(const struct sim_batch *b, const struct item *it, const struct sim_item *si)
+{
+	int64_t until = clock_from_loop(it->wake.key);
+
+	CHECK(HELD, was_held(si) && until <= account_paused_us(si), "item %u waits for %lld us, and its lane does not pause",
+	      it->index, (long long)(until - clock_now()));
+	CHECK(RETRY_WAIT, until < MIN(model_deadline_us(b), model_ttl_us(b, si)), "a pause that ends after the item's deadline");
+	cover_race(RACE_HELD);
+	trace("held: batch, item, us", b - sim.batches, it->index, until - clock_now());
+}
+
 /* Another try of the item is over: an attempt, or one that an open breaker refused. */
 void note_try(const struct sim_batch *b, struct sim_item *si, const struct item *it)
 {
@@ -283,7 +303,7 @@ void note_try(const struct sim_batch *b, struct sim_item *si, const struct item 
 	} else if (it->attempts > si->attempts) {
 		si->tried_us = sim.requests[si->last].done_us;
 	} else {
-		CHECK(REFUSED, it->state != ITEM_WAITING || si->state == ITEM_WAITING || world_goes_down(),
+		CHECK(REFUSED, it->state != ITEM_WAITING || si->state == ITEM_WAITING || world_goes_down() || was_held(si),
 		      "item %u is to be tried again, and was not tried", n);
 		return;
 	}
@@ -305,6 +325,8 @@ static void check_item(struct sim_batch *b, const struct item *it, struct sim_it
 	note_try(b, si, it);
 	if (it->state == ITEM_WAITING && heap_has(&it->wake) && tried)
 		check_wait(b, it, si);
+	else if (it->state == ITEM_WAITING && heap_has(&it->wake) && si->state != ITEM_WAITING)
+		check_held(b, it, si);
 	if (si->state == ITEM_FINAL) {
 		CHECK(STICKY,
 		      it->state == ITEM_FINAL && it->code == si->code && it->stop == si->stop &&
@@ -444,6 +466,12 @@ static void check_deadlines(const struct sim_batch *b)
 	}
 }
 
+/* Its lane has been pausing, and goes on to. */
+static bool is_paused(const struct sim_batch *b, unsigned i, int64_t slack)
+{
+	return b->items[i].running == 0 && account_paused_us(&b->items[i]) - 100000 > clock_now() + slack;
+}
+
 /* Handed out to lanes, running there or not: what concurrency counts. */
 static unsigned handed_out(const struct sim_batch *b)
 {
@@ -451,6 +479,16 @@ static unsigned handed_out(const struct sim_batch *b)
 
 	for (unsigned i = 0; i < b->n_items; i++)
 		n += b->b->items[i].state == ITEM_QUEUED;
+	return n;
+}
+
+/* Of these: those in lanes that pause. */
+static unsigned handed_to_paused(const struct sim_batch *b, int64_t slack)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->n_items; i++)
+		n += b->b->items[i].state == ITEM_QUEUED && is_paused(b, i, slack);
 	return n;
 }
 
@@ -489,6 +527,18 @@ static bool wants_to_run(const struct sim_batch *b, unsigned i, int64_t slack)
 	return false;
 }
 
+/* Something else of the batch could run, but for those that wait for a lane that pauses. */
+static void check_not_held_up(const struct sim_batch *b, int64_t slack)
+{
+	unsigned paused = handed_to_paused(b, slack);
+
+	if (paused == 0 || b->want.sequential || handed_out(b) < b->want.concurrency)
+		return;
+	for (unsigned i = 0; i < b->n_items; i++)
+		CHECK(HELD, b->b->items[i].state != ITEM_PENDING || !lane_is_free(b, i, slack),
+		      "item %u could run, and %u of its batch wait for a lane that pauses", i, paused);
+}
+
 /* A wake-up that is lost shows as nothing at all, until some deadline comes. */
 static void check_idle(const struct sim_batch *b)
 {
@@ -496,6 +546,7 @@ static void check_idle(const struct sim_batch *b)
 
 	if (!sim.exact || sim.shut_down || b->end.why != WHY_NONE || sim.last_us >= clock_now() - slack)
 		return;
+	check_not_held_up(b, slack);
 	for (unsigned i = 0; i < b->n_items; i++)
 		if (wants_to_run(b, i, slack))
 			CHECK(IDLE, !lane_is_free(b, i, slack), "item %u waits for nothing", i);
@@ -530,7 +581,7 @@ static void check_awake(const struct sim_batch *b)
 		return;
 	/* A lane that waits holds up the batches behind it; and a job that somebody waits
 	 * for stays in memory, and keeps its room. */
-	if (any_held(quiet))
+	if (any_held(quiet) || b->asleep_unix_ms >= clock_to_unix_ms(quiet))
 		return;
 	for (unsigned i = 0; i < sim.n_batches; i++)
 		if (sim.batches[i].running > 0 || (sim.batches[i].beyond && !sim.batches[i].finish_kept))

@@ -74,6 +74,17 @@ static unsigned stops_of_wait(const struct sim_batch *b, const struct sim_item *
 	return 1u << (ttl < deadline ? STOP_TTL : STOP_DEADLINE);
 }
 
+/* Its lane pauses for longer than the item has. */
+static unsigned stops_of_pause(const struct sim_batch *b, const struct sim_item *it)
+{
+	int64_t deadline = model_deadline_us(b), ttl = model_ttl_us(b, it);
+
+	if (account_paused_us(it) < MIN(deadline, ttl) - model_slack_us(b))
+		return 0;
+	cover_race(RACE_HELD_TOO_LONG);
+	return 1u << (ttl < deadline ? STOP_TTL : STOP_DEADLINE);
+}
+
 /* A repeat whose deadline came while its lane had no budget for it, which its batch may
  * have heard of a moment later. */
 bool model_lacks_budget(const struct sim_batch *b, const struct sim_item *it)
@@ -88,7 +99,7 @@ bool model_lacks_budget(const struct sim_batch *b, const struct sim_item *it)
 
 static unsigned stops_after_tries(const struct sim_batch *b, const struct sim_item *it)
 {
-	unsigned stops = stops_of_end(b, it) | stops_of_wait(b, it);
+	unsigned stops = stops_of_end(b, it) | stops_of_wait(b, it) | stops_of_pause(b, it);
 
 	if (it->starts + it->refused == b->want.retry.max_attempts)
 		stops |= 1u << STOP_MAX_ATTEMPTS;
@@ -118,7 +129,7 @@ static unsigned stops_unstarted(const struct sim_batch *b, const struct sim_item
 		return si->final_us >= model_ttl_us(b, si) - model_slack_us(b) ? 1u << STOP_TTL : 0;
 	if (si->refused > 0)
 		return si->code == CODE_CIRCUIT_OPEN ? stops_after_tries(b, si) : 0;
-	return si->code == CODE_NOT_ATTEMPTED ? stops_of_end(b, si) : 0;
+	return si->code == CODE_NOT_ATTEMPTED ? stops_of_end(b, si) | stops_of_pause(b, si) : 0;
 }
 
 static void check_never_started(const struct sim_batch *b, const struct sim_item *si, const struct item *it, unsigned n)
@@ -129,6 +140,8 @@ static void check_never_started(const struct sim_batch *b, const struct sim_item
 	CHECK(STOP, stops >> si->stop & 1, "item %u: %s, stop %s", n, code_str((enum code)si->code),
 	      stop_str((enum stop)si->stop));
 	CHECK(VERDICT, si->delivered == DELIVERED_NO, "item %u: delivered without an attempt", n);
+	CHECK(VERDICT, si->code != CODE_NOT_ATTEMPTED || it->retry_after_ms <= sim.services[si->service].max_pause_ms,
+	      "item %u: retry_after_ms %lld", n, (long long)it->retry_after_ms);
 	CHECK(REFUSED, si->code != CODE_CIRCUIT_OPEN || it->retry_after_ms <= sim.services[si->service].breaker.open_ms,
 	      "item %u: retry_after_ms %lld", n, (long long)it->retry_after_ms);
 }

@@ -238,6 +238,7 @@ static void check_due(const struct sim_batch *b, const struct sim_item *si, cons
 static void check_progress(const struct sim_batch *b, struct sim_item *si, const struct item *it, unsigned n)
 {
 	struct request *last = si->last < 0 ? NULL : &sim.requests[si->last];
+	bool tried;
 
 	CHECK(STICKY, si->state != ITEM_FINAL, "item %u: an update of a final item", n);
 	CHECK(STICKY, it->delivered >= si->delivered, "item %u: delivered went down", n);
@@ -248,9 +249,16 @@ static void check_progress(const struct sim_batch *b, struct sim_item *si, const
 	CHECK(UPDATE, it->state != ITEM_QUEUED, "item %u: an update with no news", n);
 	if (last != NULL && last->interrupted && last->done_us == NEVER)
 		last->done_us = clock_now();
+	tried = it->attempts != si->attempts || it->refused != si->refused;
 	note_try(b, si, it);
-	if (it->state == ITEM_WAITING && it->due_unix_ms != si->due_unix_ms)
+	if (it->state != ITEM_WAITING || it->due_unix_ms == si->due_unix_ms)
+		return;
+	if (tried)
 		check_due(b, si, it);
+	else
+		CHECK(HELD, it->due_unix_ms <= clock_unix_ms() ||
+				    (was_held(si) && it->due_unix_ms <= clock_to_unix_ms(account_paused_us(si)) + 1),
+		      "item %u waits for %lld ms, and its lane does not pause", n, (long long)(it->due_unix_ms - clock_unix_ms()));
 }
 
 static void update_asked(const struct store_update *u)
@@ -328,9 +336,18 @@ static void finish_answered(const struct store_finish *f)
 	check_kept_end(b);
 }
 
+/* When there is something to be done for the item, at the latest: in its own time, or
+ * when its lane goes on. */
+static int64_t wanted_ms(const struct sim_item *si)
+{
+	int64_t due_ms = si->state == ITEM_WAITING ? si->due_unix_ms : clock_unix_ms();
+
+	return was_held(si) ? MAX(due_ms, clock_to_unix_ms(account_paused_us(si))) : due_ms;
+}
+
 static void park_asked(const struct store_park *p)
 {
-	const struct sim_batch *b = batch_by_row(p->row);
+	struct sim_batch *b = batch_by_row(p->row);
 	int64_t first = INT64_MAX;
 
 	CHECK(PARK, b != NULL && !b->finish_asked, "row %lld is parked", (long long)p->row);
@@ -344,13 +361,12 @@ static void park_asked(const struct store_park *p)
 		const struct sim_item *si = &b->items[i];
 
 		CHECK(PARK, si->running == 0 && !si->claimed, "item %u is under way", i);
-		if (si->state == ITEM_WAITING)
-			first = MIN(first, si->due_unix_ms);
-		if (si->state == ITEM_PENDING && !b->want.sequential)
-			first = clock_unix_ms();
+		if (si->state != ITEM_FINAL && (!b->want.sequential || first == INT64_MAX))
+			first = MIN(first, wanted_ms(si));
 	}
 	CHECK(PARK, p->due_unix_ms <= first + 1 || sim.down, "batch %u is parked for %lld ms too long", number(b),
 	      (long long)(p->due_unix_ms - first));
+	b->asleep_unix_ms = p->due_unix_ms;
 }
 
 static void read_answered(struct store_read *r)

@@ -71,6 +71,8 @@ static const char *const race_names[RACE_MAX] = {
 	[RACE_RELOADED] = "limits_changed_while_it_runs",
 	[RACE_LANES_SHARE] = "lanes_of_one_origin_at_once",
 	[RACE_PAUSE_TOLD] = "lane_paused_by_another",
+	[RACE_HELD] = "held_while_its_lane_pauses",
+	[RACE_HELD_TOO_LONG] = "paused_beyond_the_deadline",
 	[RACE_BUDGET_HELD] = "repeat_held_by_the_budget",
 };
 

@@ -85,6 +85,7 @@ static const struct planted {
 	{"Retry-After pauses nobody else", PLANT_NO_PAUSE, RULE_PAUSE},
 	{"a pause is half as long", PLANT_SHORT_PAUSE, RULE_PAUSE},
 	{"a pause is longer than it may be", PLANT_LONG_PAUSE, RULE_IDLE},
+	{"what waits for a lane that pauses holds up its batch", PLANT_WAITS_IN_LANE, RULE_HELD},
 	{"a lane's timer is forgotten", PLANT_NO_TIMER, RULE_IDLE},
 	{"the parts of max_in_flight are more than it", PLANT_PARTS_OF_FLIGHT, RULE_IN_FLIGHT},
 	{"each lane has the whole rate", PLANT_PARTS_OF_RATE, RULE_RATE},

@@ -304,6 +304,80 @@ static void retry_after_pauses_the_lane_but_not_for_ever(void)
 	finish();
 }
 
+/* The first batch's one, and then what else its service gets. */
+static void first_asks_for_a_pause(const struct request *r, struct script *s)
+{
+	answer(s, r->batch == 0 ? 503 : 200, 5 * MS);
+	if (r->batch == 0)
+		s->retry_after_ms = 10000;
+}
+
+/* When the items of the healthy service start, behind 100 of one that pauses, or alone. */
+static void starts_behind(bool paused, int64_t starts[20])
+{
+	struct sim_batch *first, *mixed;
+
+	two_services(first_asks_for_a_pause);
+	sim.services[1].max_in_flight = 4;
+	first = add_batch_of(0, 1);
+	first->want.retry.max_attempts = 1;
+	mixed = add_batch_of(0, 120);
+	mixed->want.concurrency = 8;
+	for (unsigned i = paused ? 100 : 0; i < 120; i++)
+		mixed->items[i].service = 1;
+	world_open();
+	world_submit(first);
+	submit_at(mixed, 50);
+	run_to_done(mixed);
+	for (unsigned i = 0; i < 20; i++)
+		starts[i] = start_ms(mixed, paused ? 100 + i : i);
+	for (unsigned i = 0; paused && i < 100; i++)
+		CHECK(PAUSE, start_ms(mixed, i) >= 10005 && (i == 0 || start_ms(mixed, i) >= start_ms(mixed, i - 1)),
+		      "item %u starts after %lld ms", i, (long long)start_ms(mixed, i));
+	finish();
+}
+
+static void a_lane_that_pauses_does_not_delay_other_items(void)
+{
+	int64_t alone[20], behind[20];
+
+	starts_behind(false, alone);
+	starts_behind(true, behind);
+	for (unsigned i = 0; i < 20; i++)
+		CHECK(HELD, alone[i] == behind[i], "item %u starts after %lld ms, and alone after %lld ms", i,
+		      (long long)behind[i], (long long)alone[i]);
+}
+
+/* The first item's ttl ends it, and so the batch; others are on their way back by then,
+ * from another shard to one of the two batches. */
+static void what_comes_back_to_an_ended_batch_does_not_wait(void)
+{
+	struct sim_batch *first, *all[2];
+
+	open_quiet(2, 1, first_asks_for_a_pause);
+	sim.set.delay_us = MS;
+	clock_start(&sim.set);
+	first = add_batch(1);
+	first->want.retry.max_attempts = 1;
+	for (unsigned i = 0; i < 2; i++) {
+		all[i] = add_batch(50);
+		all[i]->shard = i;
+		all[i]->want.contract = CONTRACT_ALL_OR_NOTHING;
+		all[i]->items[0].ttl_ms = 1000;
+	}
+	world_open();
+	world_submit(first);
+	submit_at(all[0], 50);
+	world_submit(all[1]);
+	run_to_done(all[0]);
+	run_to_done(all[1]);
+	for (unsigned i = 0; i < 2; i++) {
+		EXPECT_ITEM(all[i], 0, NOT_ATTEMPTED, TTL, NO, 0);
+		EXPECT_ITEM(all[i], 49, NOT_ATTEMPTED, FIRST_FAILURE, NO, 0);
+	}
+	finish();
+}
+
 /* ---- several lanes of one origin ---- */
 
 static void hangs(const struct request *r, struct script *s)
@@ -493,6 +567,8 @@ const struct scenario lane_scenarios[] = {
 	{"a downstream that comes back meets no storm", a_downstream_that_comes_back_meets_no_storm},
 	{"a repeat without budget waits, and nobody behind it", a_repeat_without_budget_waits_and_nobody_behind_it},
 	{"Retry-After pauses the lane, but not for ever", retry_after_pauses_the_lane_but_not_for_ever},
+	{"a lane that pauses does not delay other items of its batch", a_lane_that_pauses_does_not_delay_other_items},
+	{"what comes back to an ended batch does not wait", what_comes_back_to_an_ended_batch_does_not_wait},
 	{"one large batch uses all lanes, and all that may be in flight", one_large_batch_uses_all_lanes},
 	{"many small ones of one shard use all lanes, too", so_do_many_small_ones},
 	{"what needs no other lane stays on its shard", what_needs_no_other_lane_stays_on_its_shard},

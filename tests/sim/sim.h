@@ -39,6 +39,7 @@
 	X(ADMISSION, "a refusal has its reason and leaves nothing behind")                 \
 	X(RATE, "an origin's starts are at most burst + rate * time, over any window")     \
 	X(PAUSE, "nothing starts in a lane before its downstream's Retry-After is over")   \
+	X(HELD, "what waits for a lane that pauses holds up no other items of its batch")  \
 	X(BREAKER, "an open breaker lets nothing through, a half-open one a single probe") \
 	X(REFUSED, "a try is refused by an open breaker alone, and is no attempt")         \
 	X(BUDGET, "an origin's repeats are within its retry budget")                       \
@@ -213,6 +214,7 @@ struct sim_batch {
 	bool reloaded;                   /* its times went through the wall clock */
 	int64_t accept_said_us, finish_kept_us;
 	int64_t changed_us;              /* when an update was last kept */
+	int64_t asleep_unix_ms;          /* until then it was parked, whatever process is there by then */
 	uint32_t settled_steps;          /* final updates asked for */
 	struct watcher watchers[2];
 };
@@ -259,7 +261,7 @@ enum plant {
 	PLANT_5XX_SUCCEEDS, PLANT_ABORT_FAILS, PLANT_TIMEOUT_IS_NEITHER, PLANT_PROBE_LOST, PLANT_REPEAT_UNPAID,
 	PLANT_FIRSTS_PAY, PLANT_FIRSTS_WAIT, PLANT_NO_TIMER, PLANT_UNFAIR_SLOTS, PLANT_STARVED_SLEEP,
 	PLANT_REFUSED_IS_ATTEMPT, PLANT_REFUSED_UNCOUNTED, PLANT_REFUSED_UNTOLD, PLANT_REFUSED_UNKEPT,
-	PLANT_OLD_LIMITS, PLANT_DEBT_FORGIVEN,
+	PLANT_OLD_LIMITS, PLANT_DEBT_FORGIVEN, PLANT_WAITS_IN_LANE,
 	/* who is let in */
 	PLANT_MORE_QUEUED, PLANT_MORE_ITEMS, PLANT_MORE_OF_TENANT, PLANT_NEVER_SHEDS, PLANT_SHEDS_EARLY, PLANT_TENANT_LEAK
 };
@@ -383,6 +385,7 @@ void check_running(const struct request *r);
 void check_seen(const struct request *r, struct slice body);
 void check_settled_now(struct sim_batch *b);
 void note_try(const struct sim_batch *b, struct sim_item *si, const struct item *it);
+bool was_held(const struct sim_item *si);
 void notice_end(struct sim_batch *b);
 void check_step(void);
 void check_resident(void);
@@ -410,6 +413,7 @@ bool account_holds(const struct sim_item *it, int64_t us);
 bool account_lacks_budget(const struct sim_item *it, int64_t us);
 bool account_refused_since(const struct sim_item *it, int64_t us);
 int64_t account_next_us(void);
+int64_t account_paused_us(const struct sim_item *it);      /* the end of its lane's pause; may be over */
 
 /* check_room.c: who is let in. */
 void room_before(struct sim_batch *b);
@@ -458,7 +462,7 @@ enum race {
 	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
 	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
 	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_RELOADED,
-	RACE_LANES_SHARE, RACE_PAUSE_TOLD, RACE_MAX
+	RACE_HELD, RACE_HELD_TOO_LONG, RACE_LANES_SHARE, RACE_PAUSE_TOLD, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);

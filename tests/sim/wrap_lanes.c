@@ -92,6 +92,12 @@ WRAPPED(void, slots_wake, struct dispatch *d)
 		__real_slots_wake(d);
 }
 
+/* What waits stays where it is, and its batch has no more than its concurrency. */
+WRAPPED(bool, lane_pauses, const struct lane *lane, int64_t now_us)
+{
+	return sim.plant != PLANT_WAITS_IN_LANE && __real_lane_pauses(lane, now_us);
+}
+
 /* Time passes, and no lane hears of it. */
 WRAPPED(void, lanes_wake, struct dispatch *d, int64_t now_us)
 {

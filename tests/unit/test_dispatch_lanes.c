@@ -97,6 +97,184 @@ static void what_was_claimed_and_refused_is_told_as_not_started(void **state)
 	batch_unref(b);
 }
 
+/* ---- pauses ---- */
+
+/* The first service asks for a pause of 10 s from now on. */
+static void pause_first_service(void)
+{
+	struct batch *b = make_batch(1, 0, false, false);
+
+	rig.services[0].max_pause_ms = 60000;
+	b->policy.retry.max_attempts = 1;
+	submit_batch(b);
+	run_for(1000);
+	answer_one(&rig.sent[0], 429, 10000);
+	run_until(nothing_left);
+	rig.n_sent = 0;
+}
+
+static uint64_t queued_in_lane(void)
+{
+	return metrics_read(rig.metrics, METRIC_LANE_QUEUED, 0, 0);
+}
+
+/* Six items of the service that pauses, and after them two of the other one. */
+static struct batch *make_mixed(bool job)
+{
+	struct batch *b = make_batch(8, 0, job, job);
+
+	b->items[6].service = b->items[7].service = 1;
+	b->policy.concurrency = 2;
+	return b;
+}
+
+static void assert_sent(unsigned n, const char *names)
+{
+	assert_int_equal(rig.n_sent, n);
+	for (unsigned i = 0; i < n; i++)
+		assert_int_equal(rig.sent[i].url[strlen(rig.sent[i].url) - 1], names[i]);
+}
+
+static void items_of_a_lane_that_pauses_hold_up_no_others(void **state)
+{
+	(void)state;
+	for (int job = 0; job < 2; job++) {
+		pause_first_service();
+		rig.answers = 200;
+		submit_batch(make_mixed(job));
+		run_for(SEC_US);
+		assert_sent(2, "gh");
+		assert_int_equal(queued_in_lane(), 0);
+		/* A job has left memory until then. */
+		assert_int_equal(metrics_read(rig.metrics, METRIC_QUEUED, 0, 0), job ? 0 : 6);
+		/* In the order of the request, as many at once as the batch may have. */
+		run_until(nothing_left);
+		run_for(10 * (int64_t)SEC_US);
+		assert_int_equal(rig.d->jobs.by_id.n, 0);
+		assert_sent(8, "ghabcdef");
+		rig.answers = 0;
+	}
+}
+
+static void they_are_there_before_the_pause_is_over(void **state)
+{
+	(void)state;
+	pause_first_service();
+	submit_batch(make_mixed(false));
+	run_for(9800000);
+	assert_int_equal(queued_in_lane(), 0);
+	run_for(110000);
+	/* The other two are in flight, and have the batch's places. */
+	assert_int_equal(queued_in_lane(), 0);
+	answer_one(&rig.sent[0], 200, RETRY_AFTER_NONE);
+	answer_one(&rig.sent[1], 200, RETRY_AFTER_NONE);
+	run_for(10000);
+	assert_int_equal(queued_in_lane(), 2);
+	assert_int_equal(rig.n_sent, 2);
+	run_for(90000);
+	assert_sent(4, "ghab");
+}
+
+static void a_pause_that_is_nearly_over_is_waited_for_in_the_lane(void **state)
+{
+	(void)state;
+	pause_first_service();
+	run_for(9900000);
+	submit_batch(make_mixed(false));
+	run_for(1000);
+	assert_int_equal(queued_in_lane(), 2);
+	assert_int_equal(rig.n_sent, 0);
+	run_for(100000);
+	assert_sent(2, "ab");
+}
+
+static void nothing_overtakes_in_a_sequential_batch(void **state)
+{
+	struct batch *b = make_mixed(false);
+
+	(void)state;
+	b->policy.sequential = true;
+	b->policy.concurrency = 1;
+	pause_first_service();
+	rig.answers = 200;
+	submit_batch(b);
+	run_for(9 * (int64_t)SEC_US);
+	assert_int_equal(rig.n_sent, 0);
+	run_until(nothing_left);
+	assert_sent(8, "abcdefgh");
+}
+
+static void a_pause_that_is_too_long_ends_an_item_at_once(void **state)
+{
+	struct batch *b = make_mixed(false);
+
+	(void)state;
+	b->policy.deadline_ms = 5000;
+	b->items[1].ttl_ms = 4000;
+	pause_first_service();
+	rig.answers = 200;
+	batch_ref(b);
+	submit_batch(b);
+	run_until(nothing_left);
+	assert_sent(2, "gh");
+	assert_true(b->finished_us - b->accepted_us < SEC_US);
+	for (uint32_t i = 0; i < 6; i++) {
+		assert_int_equal(b->items[i].code, CODE_NOT_ATTEMPTED);
+		assert_int_equal(b->items[i].stop, i == 1 ? STOP_TTL : STOP_DEADLINE);
+		assert_int_equal(b->items[i].status, STATUS_NOT_ATTEMPTED);
+		assert_int_equal(b->items[i].retry_after_ms, 10000);
+	}
+	assert_int_equal(b->stop_reason, STOP_REASON_COMPLETED);
+	batch_unref(b);
+}
+
+static void an_end_from_outside_ends_what_waits_for_its_lane(void **state)
+{
+	struct batch *b = make_mixed(false);
+	struct batch_id id;
+
+	(void)state;
+	pause_first_service();
+	batch_ref(b);
+	id = submit_batch(b);
+	run_for(SEC_US);
+	dispatch_cancel(rig.d, id, WHY_CANCELLED);
+	run_until(nothing_left);
+	assert_true(b->finished_us - b->accepted_us < 2 * SEC_US);
+	for (uint32_t i = 0; i < 6; i++)
+		assert_int_equal(b->items[i].stop, STOP_CANCELLED);
+	batch_unref(b);
+}
+
+/* Two in flight, two claimed ahead of them: these have not begun, and the store knows. */
+static void what_was_claimed_when_its_lane_pauses_is_given_back(void **state)
+{
+	struct batch_id id;
+	struct batch *b;
+
+	(void)state;
+	rig.services[0].max_pause_ms = 60000;
+	rig.services[0].max_in_flight = 2;
+	id = submit_job(6, 0);
+	run_for(1000);
+	assert_int_equal(count_asked(STORE_CLAIM), 4);
+	answer_one(&rig.sent[0], 503, 10000);
+	run_for(1000);
+	assert_int_equal(rig.d->claims, 0);
+	b = stored(id);
+	for (uint32_t i = 2; i < 6; i++) {
+		assert_int_equal(b->items[i].attempts + b->items[i].refused, 0);
+		assert_false(b->items[i].in_flight);
+	}
+	batch_unref(b);
+	answer_one(&rig.sent[1], 200, RETRY_AFTER_NONE);
+	rig.answers = 200;
+	run_for(20 * (int64_t)SEC_US);
+	assert_true(nothing_left());
+	assert_int_equal(rig.n_sent, 7);
+	assert_int_equal(count_asked(STORE_CLAIM), 9);
+}
+
 /* ---- the breaker ---- */
 
 static void one_probe_alone_asks_and_what_waits_is_refused(void **state)
@@ -349,6 +527,13 @@ int main(void)
 		TEST(nothing_is_claimed_while_the_lane_pauses),
 		TEST(no_repeat_is_claimed_without_budget),
 		TEST(what_was_claimed_and_refused_is_told_as_not_started),
+		TEST(items_of_a_lane_that_pauses_hold_up_no_others),
+		TEST(they_are_there_before_the_pause_is_over),
+		TEST(a_pause_that_is_nearly_over_is_waited_for_in_the_lane),
+		TEST(nothing_overtakes_in_a_sequential_batch),
+		TEST(a_pause_that_is_too_long_ends_an_item_at_once),
+		TEST(an_end_from_outside_ends_what_waits_for_its_lane),
+		TEST(what_was_claimed_when_its_lane_pauses_is_given_back),
 		TEST(one_probe_alone_asks_and_what_waits_is_refused),
 		TEST(a_probe_that_is_cancelled_makes_room_for_the_next),
 		TEST(a_policy_is_looked_up_when_it_is_needed),
