@@ -86,6 +86,8 @@ void cfg_auth_free(struct config *c);
 
 /* config.c: it may hold credentials. NULL is fine. */
 void cfg_text_wipe(const char *s);
+/* As many lanes as each can have a part of what they share; *ret_shared: of what there is the least. */
+unsigned cfg_most_lanes(const struct service *s, const char **ret_shared);
 
 struct setting;
 

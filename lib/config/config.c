@@ -117,6 +117,39 @@ static void check_rate(const struct service *s, const struct node *rate, struct 
 		cfg_report_node(rep, rate, "a burst of a rate without a limit: give per_second, or leave the burst out");
 }
 
+static unsigned burst_of(const struct service *s)
+{
+	return s->rate.burst > 0 ? s->rate.burst : MAX((unsigned)(s->rate.per_second / 10), 1u);
+}
+
+unsigned cfg_most_lanes(const struct service *s, const char **ret_shared)
+{
+	const struct budget_policy *p = &s->retry_budget;
+	double repeats = p->ratio <= 0 && p->per_second > 0 ? p->per_second * (double)p->window_ms / 1000 : LANES_MAX;
+	unsigned most = s->max_in_flight;
+
+	*ret_shared = "max_in_flight";
+	if (s->rate.per_second > 0 && burst_of(s) < most) {
+		most = burst_of(s);
+		*ret_shared = "rate.burst";
+	}
+	if (repeats < most) {
+		most = MAX((unsigned)repeats, 1u);
+		*ret_shared = "the repeats that retry_budget has in any case";
+	}
+	return most;
+}
+
+static void check_lanes(const struct service *s, const struct node *lanes, struct report *rep)
+{
+	const char *shared;
+	unsigned most = cfg_most_lanes(s, &shared);
+
+	if (s->lanes > most && lanes != NULL)
+		cfg_report_node(rep, lanes, "%u lanes are too many to share %s, of which there are %u: give %u at most, or "
+		                "raise what they share", s->lanes, shared, most, most);
+}
+
 /* A floor of less than one repeat in a window is none. */
 static void check_budget(const struct service *s, const struct node *budget, struct report *rep)
 {
@@ -148,6 +181,7 @@ static void read_service(struct config *c, const struct node *n, struct report *
 	cfg_settings_check_kind(n, s->kind, rep);
 	check_rate(s, cfg_node_find(n, "rate"), rep);
 	check_budget(s, cfg_node_find(n, "retry_budget"), rep);
+	check_lanes(s, cfg_node_find(n, "lanes"), rep);
 	cfg_certs_check(n, s, rep);
 	if (s->kind == SERVICE_HTTP && cfg_node_find(n, "url") == NULL)
 		cfg_report_missing(rep, n, "url", "required for kind http: give the URL, with {to} where the recipient goes");
@@ -261,8 +295,7 @@ static void fill_in(const struct config *c, struct service *s)
 {
 	if (s->max_payload == 0)
 		s->max_payload = c->limits.payload_bytes;
-	if (s->rate.burst == 0)
-		s->rate.burst = MAX((unsigned)(s->rate.per_second / 10), 1u);
+	s->rate.burst = burst_of(s);
 }
 
 struct config *config_load(const char *path, struct buf *reterr)

@@ -15,6 +15,8 @@
 #include "core/rate.h"
 #include "obs/log.h"
 
+enum { LANES_MAX = 64 };          /* of one origin: as many as there may be shards */
+
 enum service_kind { SERVICE_HTTP, SERVICE_WEBHOOK };
 const char *service_kind_str(enum service_kind k);
 
@@ -29,15 +31,16 @@ struct service {
 	size_t n_secrets;
 	const char *ca_file;             /* trusted instead of the system's roots; NULL: those */
 	const char *cert_file, *key_file;        /* what the service asks its clients for; NULL: nothing */
-	struct rate_policy rate;         /* per lane */
+	unsigned lanes;                  /* of its origin, which share what is per origin; webhook: 1 */
+	struct rate_policy rate;         /* per origin */
 	struct breaker_policy breaker;   /* per lane */
-	struct budget_policy retry_budget;       /* per lane */
-	int64_t max_pause_ms;            /* of a lane, by Retry-After */
+	struct budget_policy retry_budget;       /* per origin */
+	int64_t max_pause_ms;            /* of an origin, by Retry-After */
 	uint32_t max_queued;             /* unfinished items whose callers wait; 0: limits.queued_items */
 	struct cidr *allow;              /* webhook: ranges the guard lets through */
 	size_t n_allow;
 	int64_t attempt_timeout_ms;
-	unsigned max_in_flight;          /* per lane */
+	unsigned max_in_flight;          /* per origin */
 	size_t max_payload;              /* bytes; limits.payload_bytes if not given */
 	bool refuses_with_503;           /* refuses_with: [503] */
 	bool url_hidden;                 /* it came from ${...}, so it may be a secret */

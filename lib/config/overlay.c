@@ -74,6 +74,19 @@ static void note_service(const struct service *was, const struct service *is, st
 		add_name(&ret->changed, is->name);
 }
 
+/* While old lanes and new ones had attempts in flight, they would have more than the
+ * whole: also those of a service that was removed, and comes back. */
+static void keep_lanes(struct service *is, const struct service *was, struct config_changes *ret)
+{
+	if (is->lanes == was->lanes)
+		return;
+	if (!is->removed) {
+		add_name(&ret->restart, "services.");
+		buf_printf(&ret->restart, "%s.lanes", is->name);
+	}
+	is->lanes = was->lanes;
+}
+
 static size_t count_new(const struct config *fresh, const struct config *running)
 {
 	size_t n = 0;
@@ -98,6 +111,7 @@ static void place_services(struct config *fresh, const struct config *running, s
 	for (size_t i = 0; i < running->n_services; i++) {
 		if (places[i].name == NULL)
 			make_stub(&places[i], fresh, running->services[i].name);
+		keep_lanes(&places[i], &running->services[i], ret);
 		note_service(&running->services[i], &places[i], ret);
 	}
 	free(fresh->services);
@@ -229,6 +243,25 @@ static bool may_reach(const struct config *fresh, const struct config *running, 
 	return false;
 }
 
+/* Their number stays, whatever the file says. */
+static bool lanes_can_share(const struct config *fresh, const struct config *running, struct buf *reterr)
+{
+	for (size_t i = 0; i < fresh->n_services; i++) {
+		const struct service *s = &fresh->services[i];
+		int was = find_any(running, s->name);
+		unsigned lanes = was < 0 ? 1 : running->services[was].lanes, most;
+		const char *shared;
+
+		most = cfg_most_lanes(s, &shared);
+		if (lanes == 1 || lanes <= most)
+			continue;
+		buf_printf(reterr, "services.%s: it has %u lanes until a restart, too many to share %s, of which there are "
+			   "%u: raise what they share, or restart\n", s->name, lanes, shared, most);
+		return false;
+	}
+	return true;
+}
+
 static bool may_follow(const struct config *fresh, const struct config *running, struct buf *reterr)
 {
 	size_t services = running->n_services + count_new(fresh, running);
@@ -250,7 +283,7 @@ static bool may_follow(const struct config *fresh, const struct config *running,
 			   tenants - 1, TENANTS_MAX);
 		return false;
 	}
-	return may_reach(fresh, running, reterr);
+	return lanes_can_share(fresh, running, reterr) && may_reach(fresh, running, reterr);
 }
 
 bool config_overlay(struct config *fresh, const struct config *running, struct config_changes *ret, struct buf *reterr)

@@ -174,6 +174,9 @@ static const struct setting table[] = {
 	 ONLY_NONE, "One attempt, from taking a connection to the answer's last byte, unless the batch says otherwise."},
 	{"services.*.max_in_flight", &cfg_type_integer, IN_SERVICE(max_in_flight), "256", 1, 65535, "attempts", NULL, ONLY_NONE,
 	 "Attempts at once to one origin, so that the downstream is not overrun."},
+	{"services.*.lanes", &cfg_type_integer, IN_SERVICE(lanes), "1", 1, LANES_MAX, "lanes", NULL, ONLY_HTTP,
+	 "Each is worked on by one shard, and has its part of max_in_flight, rate and retry_budget: for an origin that one core "
+	 "cannot keep up with.", .restart = true},
 	{"services.*.max_queued", &cfg_type_integer, IN_SERVICE(max_queued), NULL, 1, 100 * MILLION, "items", NULL, ONLY_NONE,
 	 "Unfinished items whose callers wait; more are refused with 503. limits.queued_items if not given."},
 	{"services.*.max_payload_bytes", &cfg_type_integer, IN_SERVICE(max_payload), NULL, 1, 1024 * MIB, "bytes", NULL,

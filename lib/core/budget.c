@@ -2,6 +2,11 @@
 
 #include "base/macros.h"
 
+struct budget_policy budget_part(const struct budget_policy *p, unsigned n)
+{
+	return (struct budget_policy){.ratio = p->ratio, .per_second = p->per_second / n, .window_ms = p->window_ms};
+}
+
 void budget_first(struct budget *b, const struct budget_policy *p, int64_t now_us)
 {
 	window_now(&b->window, p->window_ms, now_us)->first++;

@@ -24,6 +24,9 @@ struct budget_policy {
 	int64_t window_ms;               /* 0: no budget, any number of repeats */
 };
 
+/* One of n equal parts: the ratio is of its own first attempts. */
+struct budget_policy budget_part(const struct budget_policy *p, unsigned n);
+
 struct budget {
 	struct window window;            /* first attempts, repeats */
 };

@@ -1,6 +1,12 @@
 #include "core/rate.h"
 
 #include "base/macros.h"
+#include "core/part.h"
+
+struct rate_policy rate_part(const struct rate_policy *p, unsigned n, unsigned i)
+{
+	return (struct rate_policy){.per_second = p->per_second / n, .burst = part_of(p->burst, n, i)};
+}
 
 /* Between two of them; rounded up, so that no window holds one too many. */
 static int64_t interval_ns(const struct rate_policy *p)

@@ -16,6 +16,10 @@ struct rate_policy {
 	unsigned burst;                  /* at least 1 */
 };
 
+/* Part i of n of a limit, each with its own account: together they let through what it
+ * does, over any window. A burst of n at least, or the parts are more than the whole. */
+struct rate_policy rate_part(const struct rate_policy *p, unsigned n, unsigned i);
+
 struct rate {
 	int64_t due_ns;                  /* when all that was taken is paid for; 0: long ago */
 };

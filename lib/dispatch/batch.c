@@ -19,18 +19,16 @@ static void submit(struct live *lv, struct item *it)
 	struct batch *b = lv->batch;
 	const struct service *s = &d->env.config->services[it->service];
 	struct attempt *a = attempt_get(d);
-	unsigned shard;
 
 	item_set_state(it, ITEM_QUEUED);
 	channel_origin(s, it->to, &a->origin);
-	a->hash = slice_hash(buf_slice(&a->origin), d->env.group->hash_seed + it->service);
-	shard = (unsigned)((a->hash >> 32) % d->env.group->n);
+	a->hash = origin_hash(d->env.group, it->service, buf_slice(&a->origin));
+	a->service = it->service;
+	spread_out(d, a);
 	a->owner = d;
-	a->at = d->env.group->members[shard];
 	a->item = it;
 	a->batch = b->id;
 	a->gate = &b->gate;
-	a->service = it->service;
 	a->kind = s->kind;
 	a->tenant = lv->tenant;
 	a->weight = lv->tenant < d->env.config->n_tenants ? d->env.config->tenants[lv->tenant].weight : 1;
@@ -51,7 +49,7 @@ static void submit(struct live *lv, struct item *it)
 	a->queued_us = loop_now_us(d->env.loop);
 	a->msg.run = lane_on_submit;
 	b->attempts_out++;
-	lv->shards |= UINT64_C(1) << shard;
+	lv->shards |= UINT64_C(1) << a->at->env.shard;
 	loop_post(a->at->env.loop, &a->msg);
 }
 

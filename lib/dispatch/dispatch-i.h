@@ -8,6 +8,7 @@
  *   batch.c      their items: what starts next
  *   result.c     what an outcome means, and what the store is told of it
  *   lane.c       the attempts that were handed to a lane; its parts are in lane-i.h
+ *   spread.c     the lanes of an origin that has several
  *   jobs.c       jobs that are in the store alone, and how they come back
  *   residency.c  how services share what there is of something: room, slots
  *   watch.c      who is told that a batch has changed
@@ -48,8 +49,10 @@ struct attempt {
 	bool repeat;                     /* not the item's first attempt */
 	bool durable;                    /* it needs a claim before it starts */
 	bool counted;                    /* its item is: see admission.c */
-	struct buf origin;               /* the lane's name */
-	uint64_t hash;                   /* of service and origin */
+	struct buf origin;               /* the lane's name ... */
+	uint64_t hash;                   /* ... of service and origin ... */
+	uint8_t number;                  /* ... and which of its origin's it is */
+	atomic_uint *load;               /* where it is counted for these; NULL: there is one alone */
 	int64_t batch_deadline_us;
 	int64_t deadline_us;             /* the item's */
 	enum why at_deadline;            /* and what it means */
@@ -301,6 +304,11 @@ static inline bool services_share(const struct dispatch *d)
 	return config_only_service(d->env.config) < 0;
 }
 
+static inline uint64_t origin_hash(const struct dispatch_group *g, uint16_t service, struct slice origin)
+{
+	return slice_hash(origin, g->hash_seed + service);
+}
+
 /* `ms` after a monotonic time; never more than INT64_MAX. */
 int64_t dispatch_after(int64_t us, int64_t ms);
 
@@ -402,6 +410,12 @@ void lanes_wake(struct dispatch *d, int64_t now_us);
 void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
 void lanes_reload(struct dispatch *d, const struct config *was);         /* env.config is another one now */
+
+/* spread.c: where a lane is. */
+unsigned lane_shard(const struct dispatch_group *g, uint64_t hash, unsigned number);
+/* Which of its origin's lanes takes the attempt; and it is back. On its batch's shard. */
+void spread_out(struct dispatch *d, struct attempt *a);
+void spread_back(struct attempt *a);
 
 /* reload.c: an attempt is in flight, and is no longer. */
 void held_start(struct dispatch *d, struct attempt *a);

@@ -4,8 +4,8 @@
  *
  * Owner: one struct dispatch per shard, on the shard's loop and in its thread.
  * Shards speak to each other by messages alone. A batch belongs to the shard
- * that accepted it; a lane, which is everything about one (service, origin),
- * to the shard that its name hashes to.
+ * that accepted it; a lane, which is everything about one (service, origin) or
+ * its part of that, to the shard that its name hashes to.
  *
  * What can fail: submitting, when the process is full or going down. Nothing
  * after it: whatever happens to an item is its result.
@@ -34,6 +34,14 @@ struct service_load {
 	atomic_size_t bytes;             /* ... and what is held for them */
 };
 
+/* What any thread may see of the lanes of a service's origin, if there are several. */
+struct lane_loads {
+	atomic_uint turn;
+	atomic_uint load[LANES_MAX];     /* attempts that each has been given, and has not given back */
+	_Atomic int64_t rate_due_ns[LANES_MAX];  /* its own to write, as is the next one */
+	_Atomic int64_t refuses_until_us[LANES_MAX];     /* its breaker; INT64_MAX: until its probe is back */
+};
+
 /* What all shards share. Written before the shards run; then only the counters. */
 struct dispatch_group {
 	struct dispatch *members[64];
@@ -44,6 +52,7 @@ struct dispatch_group {
 	atomic_uint shedding;            /* ... and those that are being shed */
 	atomic_uint callers;             /* who wait for batches that are not done */
 	struct service_load *loads;      /* by service; the last for ITEM_NO_SERVICE */
+	struct lane_loads *lanes;        /* by service */
 	unsigned service_slots;          /* how many services they are, at most */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t started_unix_ms;         /* the process */
@@ -183,13 +192,13 @@ bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant,
 void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg);
 bool dispatch_draining(const struct dispatch *d);
 
-/* What a service's lanes in all shards say of themselves; any thread, so a moment
- * old. Of several lanes, the one that is the furthest behind. */
+/* What a service's lanes in all shards say of themselves, a moment ago. Of several
+ * origins, the one that is the furthest behind. */
 struct dispatch_service {
-	struct rate rate;
+	uint32_t rate_left;              /* attempts that its rate would let start now */
 	int64_t paused_until_us;         /* in the past: none is */
 };
-struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service);
+struct dispatch_service dispatch_service(const struct dispatch *d, uint16_t service);
 
 /* For leak checks: all zero when nothing is going on, but for the backlog. */
 struct dispatch_usage {

@@ -3,6 +3,7 @@
  *
  *   lane.c         the lanes: attempts come, wait, are refused or cancelled, go back
  *   turns.c        whose turn it is among those that wait
+ *   spread.c       the lanes of an origin that has several
  *   lane_policy.c  what may start now: pause, rate, breaker, retry budget, slots
  *   claims.c       what is claimed ahead
  *   flight.c       one attempt in flight
@@ -38,14 +39,23 @@ struct attempt *turns_next(const struct turns *q, enum turn_kind kind);  /* NULL
 void turns_charge(struct attempt *a);            /* it has its turn now: turns_remove() follows */
 void turns_remove(struct dispatch *d, struct attempt *a);
 
+/* What tells lanes apart. */
+struct lane_name {
+	uint16_t service;                /* index into the configuration */
+	uint8_t number;                  /* which of its origin's */
+	uint64_t hash;                   /* of service and origin */
+	struct slice origin;
+};
+
 struct lane {
-	struct idmap_node node;          /* key: service, hash of the origin */
+	struct idmap_node node;          /* key: service and number, hash of the origin */
 	struct list all;                 /* d->all_lanes */
 	struct list dirty;               /* dirty_lanes, or its service's starved ones */
 	struct list idle;                /* d->idle_lanes, while nothing of it waits or is in flight */
 	struct heap_node wake;           /* d->lane_waits */
 	struct slice origin;             /* owned */
 	uint16_t service;                /* index; what is configured is looked up where it is needed */
+	uint8_t number;                  /* which of its origin's: it has that part of what there is per origin */
 	bool starved, paused;
 	bool stale;                      /* its service goes elsewhere now, or was removed */
 	enum lane_wait waits_for;
@@ -70,6 +80,7 @@ static inline void lane_again(struct lane *lane, int64_t at_us)
 }
 
 /* lane.c */
+struct lane *lane_find(struct dispatch *d, const struct lane_name *name);        /* of this shard; made if there is none */
 void lane_dirty(struct dispatch *d, struct lane *lane);
 void lane_unqueue(struct dispatch *d, struct attempt *a);        /* a claim that it held is used up */
 void lane_give_back(struct dispatch *d, struct attempt *a);
@@ -88,10 +99,16 @@ enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t no
 bool lane_lacks_budget(struct dispatch *d, struct lane *lane, int64_t now_us);
 void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a);
 void lane_show_rate(struct dispatch *d, const struct lane *lane);        /* to GET /v1/services: what it owes */
+void lane_change_rate(struct dispatch *d, struct lane *lane, const struct service *was, int64_t now_us);
 void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a);       /* it has its outcome */
+void lane_pause(struct dispatch *d, struct lane *lane, int64_t until_us);
 void lane_unpause(struct dispatch *d, struct lane *lane, int64_t now_us);        /* if it is over */
 bool lane_is_new(struct dispatch *d, struct lane *lane, int64_t now_us);         /* nothing to be remembered */
 void lane_forget(struct dispatch *d, struct lane *lane);         /* it goes: out of the gauges */
+
+/* spread.c: the others of its origin pause as long as it does. */
+void spread_pause(struct dispatch *d, const struct lane *lane);
+uint32_t spread_rate_left(const struct dispatch *d, uint16_t service);   /* of all of them together */
 
 /* Slots in flight. A lane that finds none waits until one is free for its service. */
 bool slots_may_take(const struct dispatch *d, uint16_t service);

@@ -1,5 +1,6 @@
 /*
- * Lanes: everything about one (service, origin) is here, written by one shard.
+ * Lanes: everything about one (service, origin) is here, written by one shard. Where an
+ * origin has several, each is the only one for its part; see spread.c.
  *
  *   submit ─┬─ plain ───────────────────────────────► ready ──► in flight ──► handed back
  *           └─ durable ─► unclaimed ─► claim asked ─► ▲ │           │ cancel: the transfer is
@@ -15,7 +16,7 @@
  * op that a cancel of the batch arrives at.
  *
  * Invariants
- *  1. lane.in_flight <= the service's max_in_flight; all lanes' together <= the
+ *  1. lane.in_flight <= its part of max_in_flight; all lanes' together <= the
  *     shard's cap, of which each of several services leaves the others a part.
  *  2. An attempt is in lane.unclaimed, with the store, in lane.ready, in flight or
  *     in d->ended.
@@ -24,8 +25,8 @@
  *     new; but of those that are idle at most LANES_IDLE_MAX.
  *  5. No attempt starts once its batch's gate is closed, cancel seen or not.
  *  6. lane.claims counts its attempts whose claim is asked for or held and that
- *     have not started: <= max_in_flight. They hold no slot in flight, so a store
- *     that does not answer stops no plain attempt.
+ *     have not started: <= its part of max_in_flight. They hold no slot in flight,
+ *     so a store that does not answer stops no plain attempt.
  *  7. Nothing is queued in a lane for longer than the pump takes while it refuses, or
  *     pauses for more than LANE_AHEAD_US.
  *  8. Nothing starts in a stale lane: its attempts go back to their batches, and
@@ -134,47 +135,61 @@ void lanes_reload(struct dispatch *d, const struct config *was)
 	list_foreach(node, &d->all_lanes) {
 		struct lane *lane = list_entry(node, struct lane, all);
 
-		rate_change(&lane->rate, &was->services[lane->service].rate, &lane_service(d, lane)->rate, now_us);
+		lane_change_rate(d, lane, &was->services[lane->service], now_us);
 		lane->stale = is_stale(d, lane);
-		if (!lane->stale)
-			lane_show_rate(d, lane);
+		lane_show_rate(d, lane);
 		lane_dirty(d, lane);
 	}
 }
 
-static struct lane *lane_new(struct dispatch *d, const struct attempt *a, struct batch_id key)
+static void add_idle(struct dispatch *d, struct lane *lane)
+{
+	list_append(&d->idle_lanes, &lane->idle);
+	d->n_idle_lanes++;
+}
+
+static struct lane *lane_new(struct dispatch *d, const struct lane_name *name, struct batch_id key)
 {
 	struct lane *lane = xcalloc(1, sizeof *lane);
-	char *origin = xcalloc(1, a->origin.n + 1);
+	char *origin = xcalloc(1, name->origin.n + 1);
 
-	if (a->origin.n > 0)
-		memcpy(origin, a->origin.p, a->origin.n);
-	lane->origin = (struct slice){origin, a->origin.n};
-	lane->service = a->service;
+	if (name->origin.n > 0)
+		memcpy(origin, name->origin.p, name->origin.n);
+	lane->origin = (struct slice){origin, name->origin.n};
+	lane->service = name->service;
+	lane->number = name->number;
 	lane->stale = is_stale(d, lane);
 	list_append(&d->all_lanes, &lane->all);
 	list_init(&lane->dirty);
-	list_init(&lane->idle);
+	add_idle(d, lane);
 	idmap_add(&d->lanes, &lane->node, key);
 	meter_add(d->env.meter, METRIC_LANES, lane->service, 0, 1);
 	return lane;
 }
 
-static struct lane *lane_get(struct dispatch *d, const struct attempt *a)
+struct lane *lane_find(struct dispatch *d, const struct lane_name *name)
 {
-	struct batch_id key = {.hi = a->service, .lo = a->hash};
+	struct batch_id key = {.hi = (uint64_t)name->number << 16 | name->service, .lo = name->hash};
 
 	for (struct idmap_node *n = idmap_find(&d->lanes, key); n != NULL; n = idmap_next(n)) {
 		struct lane *lane = container_of(n, struct lane, node);
 
-		if (!slice_eq(lane->origin, buf_slice(&a->origin)))
-			continue;
-		if (!list_empty(&lane->idle))
-			d->n_idle_lanes--;
-		list_remove(&lane->idle);
-		return lane;
+		if (slice_eq(lane->origin, name->origin))
+			return lane;
 	}
-	return lane_new(d, a, key);
+	return lane_new(d, name, key);
+}
+
+/* For an attempt: it is not idle any more. */
+static struct lane *lane_get(struct dispatch *d, const struct attempt *a)
+{
+	struct lane *lane = lane_find(d, &(struct lane_name){.service = a->service, .number = a->number, .hash = a->hash,
+							      .origin = buf_slice(&a->origin)});
+
+	if (!list_empty(&lane->idle))
+		d->n_idle_lanes--;
+	list_remove(&lane->idle);
+	return lane;
 }
 
 /* With nothing to do it stays while there is something to be remembered of it;
@@ -184,10 +199,8 @@ static void lane_rest(struct dispatch *d, struct lane *lane, int64_t now_us)
 	if (lane->in_flight > 0 || lane->claims > 0 || lane->ready.n[TURN_ANY] > 0 ||
 	    lane->unclaimed.n[TURN_ANY] > 0)
 		return;
-	if (list_empty(&lane->idle)) {
-		list_append(&d->idle_lanes, &lane->idle);
-		d->n_idle_lanes++;
-	}
+	if (list_empty(&lane->idle))
+		add_idle(d, lane);
 	if (lane_is_new(d, lane, now_us))
 		idle_free(d, lane);
 	while (d->n_idle_lanes > 1) {

@@ -11,10 +11,32 @@
  *     will wake it.
  *  3. Policies are looked up at use: another configuration counts from its first
  *     look on.
+ *  4. A lane keeps to its own part of what its service allows per origin, and the
+ *     parts add up: so all of an origin's lanes keep to the whole.
  */
 #include "lane-i.h"
 
+#include "core/part.h"
 #include "obs/log.h"
+
+/* ---- its part ---- */
+
+static unsigned max_in_flight_of(const struct service *s, const struct lane *lane)
+{
+	return part_of(s->max_in_flight, s->lanes, lane->number);
+}
+
+static struct rate_policy rate_of(const struct service *s, const struct lane *lane)
+{
+	return rate_part(&s->rate, s->lanes, lane->number);
+}
+
+static struct budget_policy budget_of(const struct dispatch *d, const struct lane *lane)
+{
+	const struct service *s = lane_service(d, lane);
+
+	return budget_part(&s->retry_budget, s->lanes);
+}
 
 /* ---- slots ---- */
 
@@ -61,20 +83,31 @@ static void show_latest(_Atomic int64_t *at, int64_t time)
 
 void lane_show_rate(struct dispatch *d, const struct lane *lane)
 {
-	show_latest(&d->boards[lane->service].rate_due_ns, lane->rate.due_ns);
+	int64_t due_ns = lane->stale ? 0 : lane->rate.due_ns;
+
+	if (lane_service(d, lane)->lanes > 1)
+		atomic_store_explicit(&d->env.group->lanes[lane->service].rate_due_ns[lane->number], due_ns,
+				      memory_order_relaxed);
+	else
+		show_latest(&d->boards[lane->service].rate_due_ns, due_ns);
 }
 
-struct dispatch_service dispatch_service(const struct dispatch_group *g, uint16_t service)
+struct dispatch_service dispatch_service(const struct dispatch *d, uint16_t service)
 {
+	const struct dispatch_group *g = d->env.group;
+	const struct service *s = &d->env.config->services[service];
+	int64_t now_us = loop_now_us(d->env.loop);
 	struct dispatch_service all = {0};
+	struct rate rate = {0};
 
 	for (unsigned i = 0; i < g->n; i++) {
 		const struct lane_board *b = &g->members[i]->boards[service];
 
-		all.rate.due_ns = MAX(all.rate.due_ns, atomic_load_explicit(&b->rate_due_ns, memory_order_relaxed));
+		rate.due_ns = MAX(rate.due_ns, atomic_load_explicit(&b->rate_due_ns, memory_order_relaxed));
 		all.paused_until_us = MAX(all.paused_until_us,
 					  atomic_load_explicit(&b->paused_until_us, memory_order_relaxed));
 	}
+	all.rate_left = s->lanes > 1 ? spread_rate_left(d, service) : rate_count(&rate, &s->rate, now_us, now_us);
 	return all;
 }
 
@@ -86,9 +119,12 @@ static void count_state(struct dispatch *d, const struct lane *lane, enum breake
 
 static void log_breaker(const struct dispatch *d, const struct lane *lane)
 {
+	const struct service *s = lane_service(d, lane);
+
 	log_event(lane->breaker.state == BREAKER_OPEN ? LOG_WARN : LOG_INFO, "breaker",
-		  LOG_STR("service", lane_service(d, lane)->name), LOG_SLICE("origin", lane->origin),
-		  LOG_STR("state", breaker_state_str(lane->breaker.state)));
+		  LOG_STR("service", s->name), LOG_SLICE("origin", lane->origin),
+		  LOG_STR("state", breaker_state_str(lane->breaker.state)),
+		  LOG_INT(s->lanes > 1 ? "lane" : NULL, lane->number));
 }
 
 /* The breaker may have moved on from `before`. */
@@ -102,6 +138,16 @@ static void note_breaker(struct dispatch *d, const struct lane *lane, enum break
 	count_state(d, lane, after, 1);
 	meter_add(d->env.meter, METRIC_BREAKER_TRANSITIONS, lane->service, after, 1);
 	log_breaker(d, lane);
+}
+
+/* To those who choose between its origin's lanes. */
+static void show_breaker(struct dispatch *d, const struct lane *lane)
+{
+	const struct service *s = lane_service(d, lane);
+
+	if (s->lanes > 1)
+		atomic_store_explicit(&d->env.group->lanes[lane->service].refuses_until_us[lane->number],
+				      breaker_next_us(&lane->breaker, &s->breaker), memory_order_relaxed);
 }
 
 static void set_waits_for(struct dispatch *d, struct lane *lane, enum lane_wait what)
@@ -153,17 +199,23 @@ bool lane_pauses(const struct lane *lane, int64_t now_us)
 /* When pause and rate let the next one start. */
 static int64_t opens_us(const struct dispatch *d, const struct lane *lane)
 {
-	return MAX(lane->paused_until_us, rate_next_us(&lane->rate, &lane_service(d, lane)->rate));
+	const struct rate_policy rate = rate_of(lane_service(d, lane), lane);
+
+	return MAX(lane->paused_until_us, rate_next_us(&lane->rate, &rate));
 }
 
 bool lane_lacks_budget(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
-	return budget_left(&lane->budget, &lane_service(d, lane)->retry_budget, now_us) == 0;
+	const struct budget_policy p = budget_of(d, lane);
+
+	return budget_left(&lane->budget, &p, now_us) == 0;
 }
 
 static void wait_for_budget(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
-	lane_again(lane, budget_next_us(&lane->budget, &lane_service(d, lane)->retry_budget, now_us));
+	const struct budget_policy p = budget_of(d, lane);
+
+	lane_again(lane, budget_next_us(&lane->budget, &p, now_us));
 	set_waits_for(d, lane, LANE_WAIT_BUDGET);
 }
 
@@ -181,7 +233,7 @@ struct attempt *lane_next(struct dispatch *d, struct lane *lane, int64_t now_us)
 	struct attempt *a;
 
 	if (lane->ready.n[TURN_ANY] == 0 || lane_refuses(d, lane, now_us) ||
-	    lane->in_flight >= lane_service(d, lane)->max_in_flight)
+	    lane->in_flight >= max_in_flight_of(lane_service(d, lane), lane))
 		return NULL;
 	if (at_us > now_us) {
 		lane_again(lane, at_us);
@@ -206,6 +258,7 @@ struct attempt *lane_next(struct dispatch *d, struct lane *lane, int64_t now_us)
 unsigned lane_claims(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
 	const struct service *s = lane_service(d, lane);
+	const struct rate_policy rate = rate_of(s, lane);
 	int64_t soon_us = now_us + LANE_AHEAD_US, at_us = opens_us(d, lane);
 
 	if (lane_refuses(d, lane, now_us))
@@ -216,15 +269,15 @@ unsigned lane_claims(struct dispatch *d, struct lane *lane, int64_t now_us)
 	}
 	if (lane->breaker.state != BREAKER_CLOSED)
 		return 1;
-	return MIN(s->max_in_flight, rate_count(&lane->rate, &s->rate, now_us, soon_us));
+	return MIN(max_in_flight_of(s, lane), rate_count(&lane->rate, &rate, now_us, soon_us));
 }
 
 enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
-	const struct budget_policy *p = &lane_service(d, lane)->retry_budget;
+	const struct budget_policy p = budget_of(d, lane);
 
 	if (lane->unclaimed.n[TURN_ANY] == lane->unclaimed.n[TURN_FIRST] ||
-	    budget_left(&lane->budget, p, now_us) > lane->claimed_repeats)
+	    budget_left(&lane->budget, &p, now_us) > lane->claimed_repeats)
 		return TURN_ANY;
 	/* If claimed ones hold what is left, their starts or ends wake the lane. */
 	if (lane_lacks_budget(d, lane, now_us))
@@ -237,21 +290,33 @@ enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t no
 void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a)
 {
 	const struct service *s = lane_service(d, lane);
+	const struct rate_policy rate = rate_of(s, lane);
+	const struct budget_policy budget = budget_of(d, lane);
 	enum breaker_state before = lane->breaker.state;
 	bool admitted = breaker_admits(&lane->breaker, &s->breaker, a->started_us);
 
 	REQUIRE(admitted);
 	note_breaker(d, lane, before);
 	a->breaker_period = breaker_started(&lane->breaker);
-	rate_take(&lane->rate, &s->rate, 1, a->started_us);
+	show_breaker(d, lane);
+	rate_take(&lane->rate, &rate, 1, a->started_us);
 	lane_show_rate(d, lane);
 	if (a->repeat)
-		budget_repeat(&lane->budget, &s->retry_budget, a->started_us);
+		budget_repeat(&lane->budget, &budget, a->started_us);
 	else
-		budget_first(&lane->budget, &s->retry_budget, a->started_us);
+		budget_first(&lane->budget, &budget, a->started_us);
 	set_waits_for(d, lane, LANE_WAIT_NOTHING);
 	residency_take(&d->slots, lane->service, 1);
 	lane->in_flight++;
+}
+
+void lane_pause(struct dispatch *d, struct lane *lane, int64_t until_us)
+{
+	lane->paused_until_us = MAX(lane->paused_until_us, until_us);
+	show_latest(&d->boards[lane->service].paused_until_us, lane->paused_until_us);
+	if (!lane->paused)
+		meter_add(d->env.meter, METRIC_LANES_PAUSED, lane->service, 0, 1);
+	lane->paused = true;
 }
 
 /* The downstream asks for a pause, of everybody: 429 and 503 with Retry-After. */
@@ -261,12 +326,9 @@ static void pause(struct dispatch *d, struct lane *lane, const struct attempt *a
 
 	if ((a->outcome.http_status != 429 && a->outcome.http_status != 503) || wish_ms <= 0)
 		return;
-	lane->paused_until_us = MAX(lane->paused_until_us, a->done_us + wish_ms * 1000);
-	show_latest(&d->boards[lane->service].paused_until_us, lane->paused_until_us);
+	lane_pause(d, lane, a->done_us + wish_ms * 1000);
+	spread_pause(d, lane);
 	meter_add(d->env.meter, METRIC_LANE_PAUSES, lane->service, 0, 1);
-	if (!lane->paused)
-		meter_add(d->env.meter, METRIC_LANES_PAUSED, lane->service, 0, 1);
-	lane->paused = true;
 }
 
 void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a)
@@ -278,6 +340,7 @@ void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a)
 	breaker_ended(&lane->breaker, &s->breaker, a->breaker_period, breaker_hears(&a->outcome, cut_short),
 		      a->done_us);
 	note_breaker(d, lane, before);
+	show_breaker(d, lane);
 	pause(d, lane, a);
 	residency_give(&d->slots, lane->service, 1);
 	lane->in_flight--;
@@ -295,15 +358,23 @@ void lane_unpause(struct dispatch *d, struct lane *lane, int64_t now_us)
 	meter_add(d->env.meter, METRIC_LANES_PAUSED, lane->service, 0, -1);
 }
 
+void lane_change_rate(struct dispatch *d, struct lane *lane, const struct service *was, int64_t now_us)
+{
+	const struct rate_policy from = rate_of(was, lane), to = rate_of(lane_service(d, lane), lane);
+
+	rate_change(&lane->rate, &from, &to, now_us);
+}
+
 bool lane_is_new(struct dispatch *d, struct lane *lane, int64_t now_us)
 {
 	const struct service *s = lane_service(d, lane);
+	const struct budget_policy budget = budget_of(d, lane);
 
 	/* What its service no longer leads to is nobody's concern. */
 	if (lane->stale)
 		return true;
 	return lane->paused_until_us <= now_us && rate_idle(&lane->rate, now_us) &&
-	       budget_idle(&lane->budget, &s->retry_budget, now_us) &&
+	       budget_idle(&lane->budget, &budget, now_us) &&
 	       breaker_idle(&lane->breaker, &s->breaker, now_us);
 }
 

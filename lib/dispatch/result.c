@@ -279,7 +279,7 @@ static void log_attempt(const struct attempt *a)
 		  LOG_INT("http_status", a->outcome.http_status),
 		  LOG_INT("queued_us", a->started_us - a->queued_us), LOG_INT("started_at_us", a->started_us),
 		  LOG_INT("duration_us", a->done_us - a->started_us),
-		  LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail),
+		  LOG_INT("shard", a->at->env.shard), LOG_STR("detail", a->outcome.detail == NULL ? "" : a->outcome.detail),
 		  LOG_SLICE(a->quote.n > 0 ? "answer" : NULL, buf_slice(&a->quote)));
 }
 
@@ -291,6 +291,7 @@ void batch_on_result(struct loop_msg *msg)
 	struct dispatch *d = lv->d;
 
 	it->batch->attempts_out--;
+	spread_back(a);
 	atomic_store(&it->in_flight, false);
 	/* A lane's shard may see the end of the whole batch first. */
 	if (a->why == WHY_DEADLINE || (a->why == WHY_SHUTDOWN && !it->batch->asynchronous))

@@ -42,18 +42,14 @@ static void add_breaker(struct buf *out, const struct routes *r, size_t i)
 			   breaker_state_str(worst), (long long)open, (long long)half_open);
 }
 
-static void add_rate(struct buf *out, const struct routes *r, const struct service *s,
-		     const struct dispatch_service *live)
+static void add_rate(struct buf *out, const struct service *s, const struct dispatch_service *live)
 {
-	int64_t now_us = loop_now_us(r->env.loop);
-
 	if (s->rate.per_second <= 0) {
 		buf_add_str(out, ",\"rate\":null");
 		return;
 	}
 	add_number(out, ",\"rate\":{\"per_second\":", s->rate.per_second);
-	buf_printf(out, ",\"burst\":%u,\"available\":%u}", s->rate.burst,
-		   rate_count(&live->rate, &s->rate, now_us, now_us));
+	buf_printf(out, ",\"burst\":%u,\"available\":%u}", s->rate.burst, live->rate_left);
 }
 
 static void add_pause(struct buf *out, const struct routes *r, size_t i, const struct dispatch_service *live)
@@ -75,12 +71,12 @@ static void add_lanes(struct buf *out, const struct routes *r, size_t i)
 {
 	const struct service *s = &r->env.config->services[i];
 	const struct metrics *m = r->env.meter.metrics;
-	const struct dispatch_service live = dispatch_service(r->env.group, (uint16_t)i);
+	const struct dispatch_service live = dispatch_service(r->env.dispatch, (uint16_t)i);
 
-	buf_add_str(out, ",\"lanes\":");
+	buf_printf(out, ",\"lanes_per_origin\":%u,\"lanes\":", s->lanes);
 	buf_add_i64(out, metrics_read(m, METRIC_LANES, (unsigned)i, 0));
 	add_breaker(out, r, i);
-	add_rate(out, r, s, &live);
+	add_rate(out, s, &live);
 	add_number(out, ",\"retry_budget\":{\"ratio\":", s->retry_budget.ratio);
 	add_number(out, ",\"per_second\":", s->retry_budget.per_second);
 	buf_printf(out, ",\"window_ms\":%lld,\"queued\":", (long long)s->retry_budget.window_ms);

@@ -47,10 +47,13 @@ class ExactLimits(Case):
     config = {"shards": 1, "services": {"webhook": {**WEBHOOK, "max_in_flight": MOST,
                                                     "rate": {"per_second": RATE, "burst": BURST}}}}
 
+    def batch(self, n_items, path):
+        return {"items": [item(n, self.url(path)) for n in range(n_items)]}
+
     def post_at_once(self, n_batches, n_items, path):
         """Each on a connection of its own, so that every shard gets some."""
         answers = [None] * n_batches
-        batch = {"items": [item(n, self.url(path)) for n in range(n_items)]}
+        batch = self.batch(n_items, path)
 
         def post(n):
             answers[n] = self.settled.post(batch)
@@ -102,6 +105,98 @@ class ExactLimits(Case):
 
 class ExactLimitsOfFourShards(ExactLimits):
     config = {**ExactLimits.config, "shards": 4}
+
+
+class ExactLimitsOfLanes(ExactLimits):
+    """Judged over all lanes of the origin, whatever shards they are on."""
+
+    shards, lanes = 1, 2
+    PATHS = {"/ok": "quick", "/ok?wait_ms=200": "slow", "/flaky?times=1": "flaky"}
+
+    @classmethod
+    def start_daemon(cls):
+        services = {name: {"kind": "http", "url": cls.down.url + path, "lanes": cls.lanes, "max_in_flight": MOST,
+                           "rate": {"per_second": RATE, "burst": BURST}} for path, name in cls.PATHS.items()}
+        return harness.Daemon({"shards": cls.shards, "services": services}, cls.down)
+
+    def batch(self, n_items, path):
+        return {"service": self.PATHS[path], "items": [item(n, "x") for n in range(n_items)]}
+
+    def test_no_lane_is_left_out(self):
+        self.post_at_once(1, 40, "/ok")
+        self.assertEqual(self.service("quick")["lanes"], self.lanes)
+
+
+class ExactLimitsOfFourLanes(ExactLimitsOfLanes):
+    lanes = 4
+
+
+class ExactLimitsOfLanesOnTwoShards(ExactLimitsOfLanes):
+    shards = 2
+
+
+class ExactLimitsOfFourLanesOnTwoShards(ExactLimitsOfLanes):
+    shards, lanes = 2, 4
+
+
+class ExactLimitsOfLanesOnFourShards(ExactLimitsOfLanes):
+    shards = 4
+
+
+class ExactLimitsOfFourLanesOnFourShards(ExactLimitsOfLanes):
+    shards, lanes = 4, 4
+
+
+class Lanes(Case):
+    """One origin on all shards."""
+
+    @classmethod
+    def start_daemon(cls):
+        url = cls.down.url
+        return harness.Daemon({"shards": 4, "services": {
+            "hang": {"kind": "http", "url": url + "/hang", "lanes": 4, "max_in_flight": 10},
+            "push": {"kind": "http", "url": url + "/{to}", "lanes": 4, "max_in_flight": 10},
+            "busy": {"kind": "http", "url": url + "/x?status={to}&retry_after=60", "lanes": 4,
+                     "max_pause_ms": 60000}}}, cls.down)
+
+    def shards_at_work(self, n):
+        self.starts(n)
+        lines = [line for line in self.settled.lines[self.log_start:] if "event=attempt_done" in line]
+        return {re.search(r" shard=(\d+)", line)[1] for line in lines}
+
+    def test_one_large_batch_is_the_work_of_all_shards(self):
+        answer = self.settled.post({"service": "push", "items": [item(n, f"ok/{n}") for n in range(100)]})
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(self.shards_at_work(100), {"0", "1", "2", "3"})
+
+    def test_and_has_all_that_may_be_in_flight(self):
+        sock = self.settled.start_post({"service": "hang", "items": [item(n, "x") for n in range(30)]})
+        self.down.wait(in_flight=10)
+        kit.until(lambda: self.service("hang")["queued"] == 20, "the others wait")
+        shown = self.service("hang")
+        self.assertEqual((shown["in_flight"], shown["lanes"], shown["lanes_per_origin"]), (10, 4, 4))
+        metrics = self.settled.metrics()
+        self.assertEqual((metrics['settled_lanes{service="hang"}'], metrics['settled_attempts_in_flight{service="hang"}']), (4, 10))
+        sock.close()
+        self.down.wait(in_flight=0)
+        kit.until(lambda: self.service("hang")["queued"] == 0, "none waits")
+
+    def test_so_have_many_small_ones(self):
+        socks = [self.settled.start_post({"service": "hang", "items": [item(n, "x")]}) for n in range(15)]
+        self.down.wait(in_flight=10)
+        kit.until(lambda: self.service("hang")["queued"] == 5, "the others wait")
+        self.assertEqual(self.down.stats()["in_flight"], 10)
+        for sock in socks:
+            sock.close()
+        self.down.wait(in_flight=0)
+
+    def test_retry_after_pauses_all_of_them(self):
+        self.settled.post({"service": "busy", "retry": {"max_attempts": 1}, "items": [item(0, "503")]})
+        kit.until(lambda: self.settled.metrics()['settled_lanes_paused{service="busy"}'] == 4, "all have heard")
+        self.assertEqual(self.service("busy")["pause"]["lanes"], 4)
+        answer = self.settled.post({"service": "busy", "deadline_ms": 20, "items": [item(n, "200") for n in range(1, 21)]})
+        self.assertEqual({(r["stop"], r["attempts"]) for r in answer.results.values()}, {("deadline", 0)})
+        self.assertEqual(len(self.down.ledger()), 1)
 
 
 class Rates(Case):

@@ -410,6 +410,17 @@ class Settings(Reloading):
                          {"listen", "shards", "limits.connections", "store.path"} | ({"store.memory"} if harness.STORE == "memory" else set()))
         self.assertEqual((self.limit("connections"), self.limit("items")), (connections, 7))
 
+    def test_so_do_lanes_and_what_they_cannot_share_is_refused(self):
+        self.services["push"]["lanes"] = 3
+        self.services["new"] = {**self.services["push"], "lanes": 2}
+        self.write()
+        self.assertIn("settings=services.push.lanes", self.hup("restart_needed"))
+        self.assertEqual([self.show(name)["lanes_per_origin"] for name in ("push", "new")], [1, 2])
+        self.services["new"].update(lanes=1, max_in_flight=1)
+        self.write()
+        self.assertIn("services.new: it has 2 lanes until a restart", self.hup("reload_refused"))
+        self.assertEqual(self.show("new")["max_in_flight"], 256)
+
     def test_log_level_and_format_change(self):
         self.file["log"] = {"level": "warn", "format": "json"}
         self.write()

@@ -18,7 +18,7 @@ PREFIXES = {
              "idmap_", "digest_", "pem_", "kill_point", "xcalloc", "xstrdup"],
     "obs": ["log_", "meter_", "metrics_", "span_", "spans_"],
     "core": ["op_", "batch_", "item_", "gate_", "outcome_", "code_", "contract_", "retry_", "why_", "stop_",
-             "status_", "phase_", "delivered_", "rate_", "breaker_", "budget_", "window_"],
+             "status_", "phase_", "delivered_", "rate_", "breaker_", "budget_", "window_", "part_"],
     "config": ["config_", "service_kind_"],
     "wire": ["wire_", "problem_"],
     "loop": ["loop_"],

@@ -1,7 +1,11 @@
 /*
- * What each lane may do, reckoned from the wire alone: when its attempts started
- * and how they were answered, since this process began. Slow and plain on
+ * What each origin may be sent, reckoned from the wire alone: when its attempts
+ * started and how they were answered, since this process began. Slow and plain on
  * purpose: windows are counted anew in the ledger each time.
+ *
+ * Where an origin has several lanes, rate and budget are judged over all of them. Of
+ * each lane there is an account, too: of its breaker, and of what may hold it up.
+ * Lanes are told apart by their shards; with fewer shards than lanes little is known.
  *
  * Rate: a bucket with a hole, which is the same as "at most burst + rate * w over
  * any window w". Breaker: the states and slots of core/breaker.h. Budget: repeats
@@ -13,23 +17,35 @@ enum { SLOTS = 10, ROUNDING_US = 5 };
 
 /* ---- whose ---- */
 
-static struct account *account_get(int service, struct slice origin)
+static bool is_known(int service)
+{
+	return sim.services[service].lanes <= sim.n_shards;
+}
+
+static struct account *account_get(int service, struct slice origin, int shard)
 {
 	struct account *a = sim.accounts;
 
-	while (a < sim.accounts + sim.n_accounts && (a->service != service || !slice_eq(a->origin, origin)))
+	while (a < sim.accounts + sim.n_accounts &&
+	       (a->service != service || a->shard != shard || !slice_eq(a->origin, origin)))
 		a++;
 	if (a < sim.accounts + sim.n_accounts)
 		return a;
 	REQUIRE(sim.n_accounts++ < MAX_ACCOUNTS);
-	*a = (struct account){.service = service, .origin = origin, .level_us = clock_now(), .paused_us = NEVER,
-			      .until_us = NEVER, .refused_us = NEVER};
+	*a = (struct account){.service = service, .origin = origin, .shard = shard, .level_us = clock_now(),
+			      .paused_us = NEVER, .told_us = NEVER, .heard_us = NEVER, .until_us = NEVER,
+			      .refused_us = NEVER, .unsure = !is_known(service)};
 	return a;
 }
 
 static struct account *account_of(const struct sim_item *it)
 {
-	return account_get(it->service, model_origin(it));
+	return account_get(it->service, model_origin(it), NEVER);
+}
+
+static struct account *lane_of(const struct sim_item *it, unsigned shard)
+{
+	return account_get(it->service, model_origin(it), sim.services[it->service].lanes > 1 ? (int)shard : NEVER);
 }
 
 /* A new process knows nothing of what its lanes did before. */
@@ -46,14 +62,26 @@ static const struct service *service_of(const struct account *a)
 /* Is the request one of this lane's, of this process? */
 static bool is_of(const struct request *r, const struct account *a)
 {
-	return r->life == sim.life && r->account == (int)(a - sim.accounts);
+	int number = (int)(a - sim.accounts);
+
+	return r->life == sim.life && (r->account == number || r->lane == number);
+}
+
+/* The least that a lane may have, of what its service allows. */
+static struct rate_policy rate_of(const struct account *a)
+{
+	const struct service *s = service_of(a);
+
+	if (a->shard == NEVER)
+		return s->rate;
+	return (struct rate_policy){.per_second = s->rate.per_second / s->lanes, .burst = s->rate.burst / s->lanes};
 }
 
 /* ---- rate ---- */
 
 static double level_at(const struct account *a, int64_t us)
 {
-	double leaked = service_of(a)->rate.per_second * (double)(us - a->level_us) / 1e6;
+	double leaked = rate_of(a).per_second * (double)(us - a->level_us) / 1e6;
 
 	return MAX(a->level - leaked, 0);
 }
@@ -68,34 +96,55 @@ void account_settle(void)
 	}
 }
 
-/* Nobody owes more than a bucket holds. */
+/* What all lanes of an origin owe. */
+static double owed_by_lanes(const struct account *whole)
+{
+	double sum = 0;
+
+	for (unsigned i = 0; i < sim.n_accounts; i++)
+		if (sim.accounts[i].shard != NEVER && sim.accounts[i].service == whole->service)
+			sum += sim.accounts[i].level;
+	return is_known(whole->service) ? sum : 0;
+}
+
+/* Nobody owes more than a bucket holds, and each lane has its own. */
 void account_go_on(void)
 {
 	for (unsigned i = 0; i < sim.n_accounts; i++)
-		sim.accounts[i].level = MIN(sim.accounts[i].level, service_of(&sim.accounts[i])->rate.burst);
+		sim.accounts[i].level = MIN(sim.accounts[i].level, rate_of(&sim.accounts[i]).burst);
+	for (unsigned i = 0; i < sim.n_accounts; i++)
+		if (sim.accounts[i].shard == NEVER && service_of(&sim.accounts[i])->lanes > 1)
+			sim.accounts[i].level = MIN(sim.accounts[i].level, owed_by_lanes(&sim.accounts[i]));
 }
 
 static bool rate_full(const struct account *a, int64_t us)
 {
-	const struct rate_policy *p = &service_of(a)->rate;
+	const struct rate_policy p = rate_of(a);
 
-	return p->per_second > 0 && level_at(a, us) + 1 > p->burst + 1e-6;
+	return p.per_second > 0 && level_at(a, us) + 1 > p.burst + 1e-6;
 }
 
 static void take_of_rate(struct account *a)
 {
-	CHECK(RATE, !rate_full(a, clock_now()), "service %d: %g of %u are taken already, at %g per second", a->service,
-	      level_at(a, clock_now()), service_of(a)->rate.burst, service_of(a)->rate.per_second);
+	CHECK(RATE, a->shard != NEVER || !rate_full(a, clock_now()), "service %d: %g of %u are taken already, at %g per second",
+	      a->service, level_at(a, clock_now()), service_of(a)->rate.burst, service_of(a)->rate.per_second);
 	a->level = level_at(a, clock_now()) + 1;
 	a->level_us = clock_now();
 }
 
 /* ---- pause ---- */
 
-static void check_pause(const struct account *a)
+/* A lane knows at once what it was told itself, and soon what another one was. */
+static void check_pause(const struct account *a, const struct account *lane)
 {
-	CHECK(PAUSE, clock_now() >= a->paused_us, "service %d: an attempt starts %lld us before its pause is over",
-	      a->service, (long long)(a->paused_us - clock_now()));
+	int64_t now = clock_now(), until_us = sim.stalls ? NEVER : now >= a->heard_us ? a->paused_us : a->told_us;
+
+	if (lane->paused_us < a->paused_us && a->paused_us <= now)
+		cover_race(RACE_PAUSE_TOLD);
+	if (is_known(a->service))
+		until_us = MAX(until_us, lane->paused_us);
+	CHECK(PAUSE, now >= until_us, "service %d: an attempt starts %lld us before its pause is over", a->service,
+	      (long long)(until_us - now));
 }
 
 static void note_pause(struct account *a, const struct answer *answer)
@@ -105,6 +154,9 @@ static void note_pause(struct account *a, const struct answer *answer)
 	if (ms <= 0 || (answer->status != 429 && answer->status != 503))
 		return;
 	cover_race(ms < answer->retry_after_ms ? RACE_PAUSE_CUT : RACE_PAUSED);
+	if (clock_now() >= a->heard_us)
+		a->told_us = a->paused_us;
+	a->heard_us = clock_now() + sim.set.delay_us + 8 * sim.set.turn_us;
 	a->paused_us = MAX(a->paused_us, clock_now() + 1000 * ms);
 }
 
@@ -247,8 +299,9 @@ static unsigned started_in(const struct account *a, int64_t from_us, int64_t to_
 static double budget_of(const struct account *a, unsigned firsts)
 {
 	const struct budget_policy *p = &service_of(a)->retry_budget;
+	double floor = p->per_second * (double)p->window_ms / 1000;
 
-	return p->ratio * firsts + p->per_second * (double)p->window_ms / 1000 + 1e-6;
+	return p->ratio * firsts + (a->shard == NEVER ? floor : floor / service_of(a)->lanes) + 1e-6;
 }
 
 static void take_of_budget(const struct account *a, const struct request *r)
@@ -271,6 +324,9 @@ static bool budget_spent(const struct account *a, int64_t us)
 	unsigned repeats = started_in(a, us - window - window / SLOTS, clock_now(), true);
 	unsigned firsts = started_in(a, us - window + window / SLOTS, us - 1, false);
 
+	/* They may all be the other lane's. */
+	if (a->shard != NEVER && !is_known(a->service))
+		firsts = 0;
 	return has_budget(a) && repeats + 1 > budget_of(a, firsts) - 2e-6;
 }
 
@@ -280,31 +336,32 @@ static bool budget_spent(const struct account *a, int64_t us)
 void account_start(struct request *r)
 {
 	struct account *a = account_of(&sim.batches[r->batch].items[r->item]);
+	struct account *lane = lane_of(&sim.batches[r->batch].items[r->item], r->shard);
 
 	r->account = (int)(a - sim.accounts);
+	r->lane = (int)(lane - sim.accounts);
 	r->life = sim.life;
-	check_pause(a);
-	pass_breaker(a, r);
+	check_pause(a, lane);
+	pass_breaker(lane, r);
 	take_of_rate(a);
+	if (lane != a)
+		take_of_rate(lane);
 	take_of_budget(a, r);
 }
 
 /* And is over. */
 void account_answer(struct request *r)
 {
-	struct account *a = &sim.accounts[r->account];
+	struct account *a = &sim.accounts[r->account], *lane = &sim.accounts[r->lane];
 
 	note_pause(a, &r->answer);
-	tell_breaker(a, r);
+	if (lane != a)
+		note_pause(lane, &r->answer);
+	tell_breaker(lane, r);
 }
 
-/* Its lane had a reason to let the item wait at that time, or just before: intervals
- * between starts are rounded up. */
-bool account_holds(const struct sim_item *it, int64_t us)
+static bool is_held(const struct account *a, const struct sim_item *it, int64_t us)
 {
-	const struct account *a = account_of(it);
-
-	us -= ROUNDING_US;
 	if (rate_full(a, us))
 		cover_race(RACE_RATE_HELD);
 	else if (it->starts > 0 && budget_spent(a, us))
@@ -314,18 +371,45 @@ bool account_holds(const struct sim_item *it, int64_t us)
 	return true;
 }
 
+/* The next account of the item's origin, or of a lane that it may be in; NULL: there are
+ * no more. Begin with NULL. */
+static struct account *next_of(const struct sim_item *it, struct account *a)
+{
+	for (unsigned shard = 0; a == NULL && shard < sim.n_shards; shard++)
+		lane_of(it, shard);
+	for (a = a == NULL ? sim.accounts : a + 1; a < sim.accounts + sim.n_accounts; a++)
+		if (a->service == it->service && slice_eq(a->origin, model_origin(it)))
+			return a;
+	return NULL;
+}
+
+/* A lane that it may be in had a reason to let the item wait at that time, or just before:
+ * intervals between starts are rounded up. */
+bool account_holds(const struct sim_item *it, int64_t us)
+{
+	for (struct account *a = NULL; (a = next_of(it, a)) != NULL;)
+		if (is_held(a, it, us - ROUNDING_US))
+			return true;
+	return false;
+}
+
 bool account_lacks_budget(const struct sim_item *it, int64_t us)
 {
-	return budget_spent(account_of(it), us);
+	for (struct account *a = NULL; (a = next_of(it, a)) != NULL;)
+		if (budget_spent(a, us))
+			return true;
+	return false;
 }
 
 /* Was there a time since then at which the item may have been refused? */
 bool account_refused_since(const struct sim_item *it, int64_t us)
 {
-	struct account *a = account_of(it);
-
-	note_refusing(a);
-	return a->unsure || a->refused_us >= us;
+	for (struct account *a = NULL; (a = next_of(it, a)) != NULL;) {
+		note_refusing(a);
+		if (a->unsure || a->refused_us >= us)
+			return true;
+	}
+	return false;
 }
 
 int64_t account_paused_us(const struct sim_item *it)
@@ -352,11 +436,11 @@ int64_t account_next_us(void)
 
 	for (unsigned i = 0; i < sim.n_accounts; i++) {
 		const struct account *a = &sim.accounts[i];
-		const struct rate_policy *p = &service_of(a)->rate;
+		const struct rate_policy p = rate_of(a);
 		int64_t us = a->paused_us > now ? a->paused_us : INT64_MAX;
 
 		if (rate_full(a, now))
-			us = MIN(us, now + 1 + (int64_t)(1e6 * (level_at(a, now) + 1 - p->burst) / p->per_second));
+			us = MIN(us, now + 1 + (int64_t)(1e6 * (level_at(a, now) + 1 - p.burst) / p.per_second));
 		if (has_budget(a))
 			us = MIN(us, repeats_leave_us(a));
 		next = MIN(next, us == INT64_MAX ? us : us + ROUNDING_US);

@@ -187,9 +187,10 @@ void check_start(struct request *r, const struct exchange *e)
 		cover_race(RACE_OTHER_SHARD);
 }
 
-static unsigned running_in_lane(const struct request *r)
+/* In flight to the item's origin, from one shard. */
+static unsigned running_there(const struct request *like, unsigned shard)
 {
-	const struct sim_item *it = &sim.batches[r->batch].items[r->item];
+	const struct sim_item *it = &sim.batches[like->batch].items[like->item];
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < sim.n_batches; i++) {
@@ -197,9 +198,19 @@ static unsigned running_in_lane(const struct request *r)
 
 		for (unsigned j = 0; b->running > 0 && j < b->n_items; j++)
 			if (b->items[j].running > 0 && b->items[j].service == it->service &&
+			    sim.requests[b->items[j].last].shard == shard &&
 			    slice_eq(model_origin(&b->items[j]), model_origin(it)))
 				n += b->items[j].running;
 	}
+	return n;
+}
+
+static unsigned running_to_origin(const struct request *like)
+{
+	unsigned n = 0;
+
+	for (unsigned shard = 0; shard < sim.n_shards; shard++)
+		n += running_there(like, shard);
 	return n;
 }
 
@@ -216,10 +227,12 @@ void check_running(const struct request *r)
 	      r->batch);
 	if (b->running == b->want.concurrency && b->n_items > b->running)
 		cover_race(b->want.sequential ? RACE_SEQUENTIAL : RACE_CONCURRENCY_FULL);
-	lane = running_in_lane(r);
-	CHECK(IN_FLIGHT, lane <= most, "%u in flight in one lane, %u allowed", lane, most);
+	lane = running_to_origin(r);
+	CHECK(IN_FLIGHT, lane <= most, "%u in flight to one origin, %u allowed", lane, most);
 	if (lane == most)
 		cover_race(RACE_LANE_FULL);
+	if (running_there(r, r->shard) < lane)
+		cover_race(RACE_LANES_SHARE);
 	check_fair((unsigned)r->account, &b->items[r->item]);
 }
 
@@ -479,16 +492,17 @@ static unsigned handed_to_paused(const struct sim_batch *b, int64_t slack)
 	return n;
 }
 
-/* Its lane has no reason to let it wait. */
+/* Whichever lane it is in has no reason to let it wait. */
 static bool lane_is_free(const struct sim_batch *b, unsigned i, int64_t slack)
 {
 	const struct service *s = &sim.services[b->items[i].service];
+	const struct request like = {.batch = (unsigned)(b - sim.batches), .item = i};
 
 	for (unsigned shard = 0; shard < sim.n_shards; shard++)
-		if (!may_take_slot(shard, b->items[i].service, xfer_usage(sim.xfers[shard]).live))
+		if (!may_take_slot(shard, b->items[i].service, xfer_usage(sim.xfers[shard]).live) ||
+		    running_there(&like, shard) >= s->max_in_flight / s->lanes)
 			return false;
-	return running_in_lane(&(struct request){.batch = (unsigned)(b - sim.batches), .item = i}) < s->max_in_flight &&
-	       !account_holds(&b->items[i], clock_now() - slack);
+	return !account_holds(&b->items[i], clock_now() - slack);
 }
 
 /* Nothing but its lane may hold the item up. */

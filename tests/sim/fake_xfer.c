@@ -223,7 +223,7 @@ struct transfer *xfer_start(struct xfer *x, const struct exchange *e,
 			    void (*on_done)(void *arg, const struct answer *answer), void *arg)
 {
 	struct request r = {.shard = x->shard, .start_us = clock_now(), .wrote_us = NEVER, .cancel_us = NEVER,
-			    .done_us = NEVER, .next = -1, .account = -1};
+			    .done_us = NEVER, .next = -1, .account = -1, .lane = -1};
 	struct script script = {.retry_after_ms = RETRY_AFTER_NONE};
 	struct transfer *t;
 	unsigned at;

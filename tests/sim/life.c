@@ -171,7 +171,7 @@ static void interrupt(const struct sim_batch *b, struct sim_item *si)
 		cover_race(RACE_CLAIMED_NOT_STARTED);
 		ledger_add(&(struct request){.batch = (unsigned)(b - sim.batches), .item = (unsigned)(si - b->items),
 					     .n = ++si->starts, .next = -1, .start_us = clock_now(), .wrote_us = NEVER,
-					     .cancel_us = NEVER, .account = -1});
+					     .cancel_us = NEVER, .account = -1, .lane = -1});
 	} else if (sim.requests[si->last].answer.status != 0) {
 		cover_race(RACE_OUTCOME_LOST);
 	}

@@ -36,7 +36,31 @@ static void plan_rate(struct rate_policy *p)
 		*p = (struct rate_policy){rates[dice_below(ARRAY_LEN(rates))], bursts[dice_below(ARRAY_LEN(bursts))]};
 }
 
-/* How much each lane may do, and what makes it stop. */
+/* As many as can have a part each. */
+static unsigned plan_lanes(struct service *s)
+{
+	unsigned lanes = s->kind == SERVICE_HTTP && dice_chance(50) ? 2 + (unsigned)dice_below(2) : 1;
+
+	if (lanes > s->max_in_flight || (s->rate.per_second > 0 && lanes > s->rate.burst))
+		return 1;
+	return lanes;
+}
+
+/* Others for what all lanes share: each goes down to its new part by itself, so only up. */
+static void plan_reload_shared(struct service *s)
+{
+	struct rate_policy rate;
+
+	if (dice_chance(50)) {
+		plan_rate(&rate);
+		rate.burst = MAX(rate.burst, rate.per_second > 0 ? s->lanes : 0);
+		s->rate = rate;
+	}
+	if (dice_chance(50))
+		s->max_in_flight *= 2;
+}
+
+/* How much each origin is sent, and what makes it stop. */
 static void plan_protection(struct service *s)
 {
 	static const double ratios[] = {0.25, 0.5, 1}, parts[] = {0, 0.2, 1},
@@ -63,6 +87,10 @@ void plan_reload(void)
 	for (size_t i = 0; i < sim.config.n_services; i++) {
 		struct service *s = &sim.services[i];
 
+		if (s->lanes > 1) {
+			plan_reload_shared(s);
+			continue;
+		}
 		if (dice_chance(50))
 			plan_rate(&s->rate);
 		if (dice_chance(50))
@@ -102,6 +130,7 @@ void plan_services(void)
 			.max_queued = dice_chance(10) ? (uint32_t)dice_log(1, 100) : 0,
 		};
 		plan_protection(&sim.services[i]);
+		sim.services[i].lanes = plan_lanes(&sim.services[i]);
 	}
 }
 
@@ -168,6 +197,7 @@ static void plan_contended(void)
 	sim.config.n_services = 1;
 	s->kind = SERVICE_HTTP;
 	s->url = urls[0];
+	s->lanes = 1;
 	s->max_payload = 65536;
 	s->max_in_flight = (unsigned)pick(caps, ARRAY_LEN(caps));
 	s->attempt_timeout_ms = 10000;

@@ -14,7 +14,7 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 	sim.n_shards = shards;
 	sim.services[0] = (struct service){
 		.name = "push", .kind = SERVICE_HTTP, .url = "http://push.test/{to}", .method = "POST",
-		.attempt_timeout_ms = 1000, .max_in_flight = 64, .max_payload = 65536, .max_pause_ms = 60000,
+		.attempt_timeout_ms = 1000, .max_in_flight = 64, .lanes = 1, .max_payload = 65536, .max_pause_ms = 60000,
 		.retry_budget = {.ratio = 0.2, .per_second = 1000, .window_ms = 10000},
 	};
 	sim.tenants[0] = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};

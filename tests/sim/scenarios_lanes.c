@@ -378,6 +378,136 @@ static void what_comes_back_to_an_ended_batch_does_not_wait(void)
 	finish();
 }
 
+/* ---- several lanes of one origin ---- */
+
+static void hangs(const struct request *r, struct script *s)
+{
+	(void)r;
+	hang(s);
+}
+
+static void with_lanes(unsigned lanes, unsigned shards, unsigned max_in_flight,
+		       void (*script)(const struct request *, struct script *))
+{
+	open_quiet(shards, 0, script);
+	sim.services[0].lanes = lanes;
+	sim.services[0].max_in_flight = max_in_flight;
+}
+
+static unsigned started_from(unsigned shard)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < sim.n_requests; i++)
+		n += sim.requests[i].shard == shard;
+	return n;
+}
+
+/* What one large batch makes use of, or as many small ones that come to one shard. */
+static void all_that_may_be_in_flight_is_used(unsigned n_batches, unsigned n_items)
+{
+	with_lanes(4, 4, 10, hangs);
+	for (unsigned i = 0; i < n_batches; i++)
+		add_batch(n_items);
+	world_open();
+	for (unsigned i = 0; i < n_batches; i++)
+		world_submit(&sim.batches[i]);
+	run_until_ms(100);
+	CHECK(IDLE, sim.n_requests == 10, "%u in flight", sim.n_requests);
+	for (unsigned shard = 0; shard < 4; shard++)
+		CHECK(IDLE, started_from(shard) == 2 || started_from(shard) == 3, "%u from shard %u", started_from(shard), shard);
+	finish();
+}
+
+static void one_large_batch_uses_all_lanes(void)
+{
+	all_that_may_be_in_flight_is_used(1, 200);
+}
+
+static void so_do_many_small_ones(void)
+{
+	all_that_may_be_in_flight_is_used(12, 1);
+}
+
+static void what_needs_no_other_lane_stays_on_its_shard(void)
+{
+	for (unsigned shard = 0; shard < 4; shard++) {
+		struct sim_batch *b;
+
+		with_lanes(4, 4, 64, quick);
+		b = add_batch(8);
+		b->shard = shard;
+		world_open();
+		world_submit(b);
+		run_to_done(b);
+		CHECK(IDLE, started_from(shard) == 8, "%u of 8 start on shard %u", started_from(shard), shard);
+		finish();
+	}
+}
+
+/* 190 after the burst are 95 for each lane, at 50 a second. */
+static void a_rate_is_used_to_the_full_by_two_lanes(void)
+{
+	struct sim_batch *b;
+
+	with_lanes(2, 4, 8, quick);
+	sim.services[0].rate = (struct rate_policy){.per_second = 100, .burst = 10};
+	b = add_batch(200);
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	CHECK(RATE, elapsed_ms(b->done_us) <= 1920, "done after %lld ms", (long long)elapsed_ms(b->done_us));
+	finish();
+}
+
+static void retry_after_pauses_all_lanes_of_the_origin(void)
+{
+	struct sim_batch *b, *c;
+
+	with_lanes(4, 4, 8, busy_once);
+	sim.services[0].max_pause_ms = 2000;
+	b = add_batch(1);
+	c = add_batch(8);
+	world_open();
+	world_submit(b);
+	submit_at(c, 100);
+	run_to_done(c);
+	for (unsigned i = 0; i < 8; i++)
+		CHECK(PAUSE, start_ms(c, i) == 2005, "item %u starts after %lld ms", i, (long long)start_ms(c, i));
+	finish();
+}
+
+static void fails_on_shard_0(const struct request *r, struct script *s)
+{
+	answer(s, r->shard == 0 && elapsed_ms(r->start_us) < 900 ? 500 : 200, MS);
+}
+
+/* Which is empty, and so would have the most room. In the end its probe closes it. */
+static void a_lane_that_refuses_leaves_its_attempts_to_the_others(void)
+{
+	struct sim_batch *b, *c, *e;
+
+	with_lanes(2, 2, 64, fails_on_shard_0);
+	with_breaker(&sim.services[0]);
+	b = add_batch(8);
+	b->want.retry.max_attempts = 1;
+	c = add_batch(200);
+	e = add_batch(200);
+	e->want.concurrency = 10;
+	world_open();
+	world_submit(b);
+	run_to_done(b);
+	submit_at(c, 100);
+	run_to_done(c);
+	CHECK(REFUSED, started_from(0) == 8 && started_from(1) == 200, "%u and %u starts", started_from(0), started_from(1));
+	submit_at(e, 1100);
+	run_to_done(e);
+	CHECK(BREAKER, started_from(0) > 50, "%u starts in the lane that is back", started_from(0));
+	for (unsigned i = 0; i < 200; i++)
+		CHECK(REFUSED, c->items[i].status == STATUS_SUCCEEDED && e->items[i].status == STATUS_SUCCEEDED, "item %u fails", i);
+	finish();
+}
+
 /* ---- turns ---- */
 
 static unsigned starts_in_first(unsigned n, const struct sim_batch *b)
@@ -439,6 +569,12 @@ const struct scenario lane_scenarios[] = {
 	{"Retry-After pauses the lane, but not for ever", retry_after_pauses_the_lane_but_not_for_ever},
 	{"a lane that pauses does not delay other items of its batch", a_lane_that_pauses_does_not_delay_other_items},
 	{"what comes back to an ended batch does not wait", what_comes_back_to_an_ended_batch_does_not_wait},
+	{"one large batch uses all lanes, and all that may be in flight", one_large_batch_uses_all_lanes},
+	{"many small ones of one shard use all lanes, too", so_do_many_small_ones},
+	{"what needs no other lane stays on its shard", what_needs_no_other_lane_stays_on_its_shard},
+	{"a rate is used to the full by two lanes", a_rate_is_used_to_the_full_by_two_lanes},
+	{"Retry-After pauses all lanes of the origin", retry_after_pauses_all_lanes_of_the_origin},
+	{"a lane that refuses leaves its attempts to the others", a_lane_that_refuses_leaves_its_attempts_to_the_others},
 	{"tenants share a lane by weight", tenants_share_by_weight},
 	{"batches of a tenant share a lane by priority", batches_share_by_priority},
 };

@@ -26,7 +26,7 @@
 	X(NO_START_LATE, "no attempt starts after its ttl or its batch's deadline")        \
 	X(OUTLIVES, "no attempt outlives its deadline")                                    \
 	X(CONCURRENCY, "a batch's concurrency is a bound")                                 \
-	X(IN_FLIGHT, "max_in_flight is a bound per lane, in_flight per shard")             \
+	X(IN_FLIGHT, "max_in_flight is a bound per origin, in_flight per shard")           \
 	X(MAX_ATTEMPTS, "max_attempts is a bound, and nothing follows a final answer")     \
 	X(RETRY_WAIT, "a retry waits within its jitter and not less than Retry-After")     \
 	X(ABORT_AT_ONCE, "an end from outside ends waits and attempts at once")            \
@@ -37,12 +37,12 @@
 	X(SHED, "best_effort makes room before others are refused, and nobody else does")  \
 	X(LISTENER, "the listener is called from the loop, on_done once")                  \
 	X(ADMISSION, "a refusal has its reason and leaves nothing behind")                 \
-	X(RATE, "a lane's starts are at most burst + rate * time, over any window")        \
+	X(RATE, "an origin's starts are at most burst + rate * time, over any window")     \
 	X(PAUSE, "nothing starts in a lane before its downstream's Retry-After is over")   \
 	X(HELD, "what waits for a lane that pauses holds up no other items of its batch")  \
 	X(BREAKER, "an open breaker lets nothing through, a half-open one a single probe") \
 	X(REFUSED, "a try is refused by an open breaker alone, and is no attempt")         \
-	X(BUDGET, "a lane's repeats are within its retry budget")                          \
+	X(BUDGET, "an origin's repeats are within its retry budget")                       \
 	X(SLOTS, "a service takes a shard's slot while it holds fewer than are free")      \
 	X(FAIR, "tenants and batches get starts in proportion to their weights")           \
 	X(IDLE, "no capacity stands idle while work waits")                                \
@@ -93,21 +93,25 @@ struct request {
 	bool recorded;                   /* a transfer was really started */
 	bool from_outside;               /* its cancel may have come from outside, in a process before */
 	bool interrupted;                /* its process died before what became of it was kept */
-	int account;                     /* the lane's; -1: it never came to one */
+	int account;                     /* its origin's; -1: it never came to a lane */
+	int lane;                        /* its lane's, which is the same one where there is no other lane */
 	unsigned life, period;           /* the process it started in; and its breaker's period */
 	enum said said;
 	struct answer answer;            /* body: a static text */
 };
 
-/* One lane's account, since this process began. See account.c. */
+/* The account of an origin, or of one of its several lanes, since this process began. See
+ * account.c. */
 enum account_state { ACCOUNT_CLOSED, ACCOUNT_OPEN, ACCOUNT_PROBING, ACCOUNT_HALF_OPEN };
 
 struct account {
 	int service;
 	struct slice origin;
+	int shard;                       /* the lane's; NEVER: of the whole origin */
 	double level;                    /* of the bucket, as it was at level_us */
 	int64_t level_us;
 	int64_t paused_us;               /* until then */
+	int64_t told_us, heard_us;       /* all lanes have heard of a pause until told_us, and from heard_us on of paused_us */
 	enum account_state state;        /* HALF_OPEN: its probe came back and said nothing */
 	bool unsure;                     /* of its breaker nothing is known any more */
 	unsigned period;                 /* counts openings and closings */
@@ -229,6 +233,8 @@ struct script {
 
 enum plant {
 	PLANT_NONE,
+	/* lanes */
+	PLANT_PARTS_OF_FLIGHT, PLANT_PARTS_OF_RATE, PLANT_PARTS_OF_BUDGET, PLANT_PAUSE_UNTOLD,
 	/* the fakes misbehave */
 	PLANT_SENDS_TWICE, PLANT_LOSES_CANCELS, PLANT_CHANGES_BODIES, PLANT_DROPS_MESSAGES,
 	PLANT_LEAKS_TIMERS, PLANT_LOSES_CALLS,
@@ -458,7 +464,7 @@ enum race {
 	RACE_CRASH_AFTER_FINISH, RACE_NOTE_INTERRUPTED, RACE_PAUSED, RACE_PAUSE_CUT, RACE_BREAKER_OPENED,
 	RACE_BREAKER_CLOSED, RACE_PROBE_SAID_NOTHING, RACE_STALE_OUTCOME, RACE_REFUSED, RACE_RATE_HELD, RACE_BUDGET_HELD,
 	RACE_TENANTS_SHARE, RACE_PRIORITIES_SHARE, RACE_SHED_AT_ONCE, RACE_SHED_LATER, RACE_TENANT_FULL, RACE_TENANT_HAS_PART,
-	RACE_RELOADED, RACE_HELD, RACE_HELD_TOO_LONG, RACE_MAX
+	RACE_RELOADED, RACE_HELD, RACE_HELD_TOO_LONG, RACE_LANES_SHARE, RACE_PAUSE_TOLD, RACE_MAX
 };
 void cover_race(enum race r);
 void cover_batch(const struct sim_batch *b);

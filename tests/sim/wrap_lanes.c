@@ -115,6 +115,29 @@ WRAPPED(void, item_refuse, struct item *it, const struct outcome *o)
 		it->refused--;
 }
 
+/* ---- the lanes of one origin ---- */
+
+WRAPPED(unsigned, part_of, unsigned whole, unsigned n, unsigned i)
+{
+	return __real_part_of(whole, n, i) + (sim.plant == PLANT_PARTS_OF_FLIGHT && i > 0);
+}
+
+WRAPPED(struct rate_policy, rate_part, const struct rate_policy *p, unsigned n, unsigned i)
+{
+	return sim.plant == PLANT_PARTS_OF_RATE ? *p : __real_rate_part(p, n, i);
+}
+
+WRAPPED(struct budget_policy, budget_part, const struct budget_policy *p, unsigned n)
+{
+	return sim.plant == PLANT_PARTS_OF_BUDGET ? *p : __real_budget_part(p, n);
+}
+
+WRAPPED(void, spread_pause, struct dispatch *d, const struct lane *lane)
+{
+	if (sim.plant != PLANT_PAUSE_UNTOLD)
+		__real_spread_pause(d, lane);
+}
+
 /* ---- other limits while it runs ---- */
 
 WRAPPED(void, rate_change, struct rate *r, const struct rate_policy *from, const struct rate_policy *to, int64_t now_us)

@@ -243,7 +243,7 @@ static int rig_open(void **state)
 		rig.services[i] = (struct service){
 			.name = i == 0 ? "one" : "two", .kind = SERVICE_HTTP, .method = "POST",
 			.url = i == 0 ? "http://127.0.0.1:1/{to}" : "http://127.0.0.1:2/{to}",
-			.attempt_timeout_ms = 60000, .max_in_flight = 4, .max_payload = 1000};
+			.attempt_timeout_ms = 60000, .max_in_flight = 4, .lanes = 1, .max_payload = 1000};
 	rig.tenant = (struct tenant){.name = "", .weight = 1, .max_priority = PRIORITY_MAX};
 	rig.config = (struct config){.refs = 1, .services = rig.services, .n_services = N_SERVICES, .service_slots = N_SERVICES,
 				     .tenants = &rig.tenant, .n_tenants = 1};

@@ -226,6 +226,7 @@ static void every_setting_is_read(void **state)
 		"    headers: {Authorization: Bearer x, x-n: 2}\n"
 		"    attempt_timeout_ms: 17\n"
 		"    max_in_flight: 65535\n"
+		"    lanes: 64\n"
 		"    max_queued: 19\n"
 		"    max_payload_bytes: 18\n"
 		"    refuses_with: [503]\n");
@@ -260,6 +261,7 @@ static void every_setting_is_read(void **state)
 	assert_string_equal(p->headers[0], "Authorization: Bearer x");
 	assert_string_equal(p->headers[1], "x-n: 2");
 	assert_true(p->attempt_timeout_ms == 17 && p->max_in_flight == 65535 && p->max_payload == 18);
+	assert_true(p->lanes == 64 && w->lanes == 1);
 	assert_true(p->refuses_with_503 && p->max_queued == 19 && w->max_queued == 0);
 	config_unref(c);
 }
@@ -469,7 +471,7 @@ static void unknown_keys_get_a_suggestion(void **state)
 	        LINE("6:1", "serivces: unknown key: did you mean services?")
 	        LINE("11:5", "services.a.metod: unknown key: did you mean method?")
 	        LINE("12:5", "services.a.x: unknown key: known here are kind, url, method, headers, secret, ca_file, "
-	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, max_queued, max_payload_bytes, refuses_with, rate, "
+	             "cert_file, key_file, allow, attempt_timeout_ms, max_in_flight, lanes, max_queued, max_payload_bytes, refuses_with, rate, "
 	             "breaker, retry_budget, max_pause_ms"));
 }
 
@@ -595,6 +597,28 @@ static void what_protects_a_downstream_is_checked(void **state)
 	refused(SERVICE "    retry_budget: {ratio: 0, per_second: 0.05}\n",
 	        LINE("5:5", "services.a.retry_budget: less than one repeat in window_ms, so there would be none: raise per_second "
 	             "or window_ms, or give a ratio"));
+}
+
+static void lanes_can_share_what_there_is(void **state)
+{
+	struct config *c = load("services:\n  a: {kind: http, url: 'http://h/', lanes: 10, max_in_flight: 10, rate: {per_second: 100},"
+				" retry_budget: {ratio: 0, per_second: 1}}\n");
+
+	(void)state;
+	assert_int_equal(c->services[0].lanes, 10);
+	config_unref(c);
+	refused(SERVICE "    lanes: 3\n    max_in_flight: 2\n",
+	        LINE("5:12", "services.a.lanes: 3 lanes are too many to share max_in_flight, of which there are 2: give 2 at "
+	             "most, or raise what they share"));
+	refused(SERVICE "    lanes: 11\n    rate: {per_second: 100}\n",
+	        LINE("5:12", "services.a.lanes: 11 lanes are too many to share rate.burst, of which there are 10: give 10 at "
+	             "most, or raise what they share"));
+	refused(SERVICE "    lanes: 11\n    retry_budget: {ratio: 0, per_second: 1}\n",
+	        LINE("5:12", "services.a.lanes: 11 lanes are too many to share the repeats that retry_budget has in any case, "
+	             "of which there are 10: give 10 at most, or raise what they share"));
+	refused(SERVICE "    lanes: 65\n", LINE("5:12", "services.a.lanes: 65 is out of range: give 1 to 64 lanes"));
+	refused("services:\n  a:\n    kind: webhook\n    lanes: 2\n",
+	        LINE("4:5", "services.a.lanes: only for kind http: leave it out"));
 }
 
 static void listening_beyond_loopback_must_be_meant(void **state)
@@ -753,6 +777,7 @@ int main(void)
 		cmocka_unit_test(the_store_is_a_directory_or_memory),
 		cmocka_unit_test(what_protects_a_downstream_is_its_services),
 		cmocka_unit_test(what_protects_a_downstream_is_checked),
+		cmocka_unit_test(lanes_can_share_what_there_is),
 		cmocka_unit_test(listening_beyond_loopback_must_be_meant),
 		cmocka_unit_test(deadlines_must_agree),
 		cmocka_unit_test(a_service_has_what_its_kind_needs),

@@ -213,6 +213,34 @@ static void there_is_room_for_so_many(void **state)
 	buf_free(&tenants);
 }
 
+#define LANES(n, more) "services: {a: {kind: http, url: 'http://h/', lanes: " #n more "}}"
+
+static void the_number_of_lanes_needs_a_restart(void **state)
+{
+	struct config_changes said;
+	struct config *c = load(LANES(4, ""));
+
+	(void)state;
+	c = lay(c, LANES(2, ", max_in_flight: 9"), &said);
+	assert_list(&said.restart, "services.a.lanes");
+	assert_list(&said.changed, "a");
+	assert_true(c->services[0].lanes == 4 && c->services[0].max_in_flight == 9);
+	config_changes_free(&said);
+	/* Attempts of what was removed may still be in flight when it is back. */
+	c = lay(c, "services: {b: {kind: webhook}}", &said);
+	assert_list(&said.restart, "");
+	assert_int_equal(c->services[0].lanes, 4);
+	config_changes_free(&said);
+	c = lay(c, LANES(1, ""), &said);
+	assert_list(&said.restart, "services.a.lanes");
+	assert_int_equal(c->services[0].lanes, 4);
+	config_changes_free(&said);
+	refused(c, LANES(2, ", max_in_flight: 3"), "services.a: it has 4 lanes until a restart, too many to share "
+		"max_in_flight, of which there are 3: raise what they share, or restart\n");
+	refused(c, LANES(2, ", rate: {per_second: 10, burst: 2}"), "too many to share rate.burst");
+	config_unref(c);
+}
+
 static void what_is_printed_loads_as_the_same(void **state)
 {
 	struct buf first = {0}, second = {0};
@@ -247,6 +275,7 @@ int main(void)
 		cmocka_unit_test(what_needs_a_restart_stays),
 		cmocka_unit_test(what_would_open_it_to_everybody_is_refused),
 		cmocka_unit_test(there_is_room_for_so_many),
+		cmocka_unit_test(the_number_of_lanes_needs_a_restart),
 		cmocka_unit_test(what_is_printed_loads_as_the_same),
 	};
 	int fd = mkstemp(path), ret;

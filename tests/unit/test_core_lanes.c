@@ -13,6 +13,7 @@
 #include "base/rand.h"
 #include "core/breaker.h"
 #include "core/budget.h"
+#include "core/part.h"
 #include "core/rate.h"
 
 enum { SEC_US = 1000000, MAX_EVENTS = 4000 };
@@ -609,6 +610,123 @@ static void what_the_downstream_did_is_told_from_what_others_did(void **state)
 	assert_string_equal(breaker_state_str(BREAKER_HALF_OPEN), "half_open");
 }
 
+/* ---- parts ---- */
+
+static void the_parts_of_a_number_add_up_to_it(void **state)
+{
+	(void)state;
+	for (unsigned n = 1; n <= 64; n++) {
+		for (unsigned whole = n; whole < 3000; whole += 1 + whole / 7) {
+			unsigned sum = 0;
+
+			for (unsigned i = 0; i < n; i++) {
+				assert_true(part_of(whole, n, i) - whole / n <= 1 && part_of(whole, n, i) >= 1);
+				/* One that is raised takes no part of it from anybody. */
+				assert_true(part_of(whole + 1, n, i) >= part_of(whole, n, i));
+				sum += part_of(whole, n, i);
+			}
+			assert_int_equal(sum, whole);
+		}
+	}
+}
+
+static int64_t next_of_all(const struct rate *lanes, const struct rate_policy *p, unsigned n)
+{
+	int64_t next = INT64_MAX;
+
+	for (unsigned i = 0; i < n; i++) {
+		const struct rate_policy part = rate_part(p, n, i);
+
+		next = MIN(next, rate_next_us(&lanes[i], &part));
+	}
+	return next;
+}
+
+/* Of those lanes that have anything left one at random takes it; and rests, at times. */
+static void take_by_turns(const struct rate_policy *p, unsigned n, struct rng *rng, struct history *taken)
+{
+	struct rate lanes[64] = {0};
+	int64_t now = 12345;
+
+	while (taken->n < 300) {
+		unsigned i = (unsigned)rng_below(rng, n);
+		const struct rate_policy part = rate_part(p, n, i);
+
+		if (rate_next_us(&lanes[i], &part) <= now) {
+			rate_take(&lanes[i], &part, 1, now);
+			note(taken, now);
+		} else if (next_of_all(lanes, p, n) > now) {
+			now = next_of_all(lanes, p, n);
+			if (rng_below(rng, 20) == 0)
+				now += (int64_t)rng_below(rng, (uint64_t)(1e7 / p->per_second) + 2);
+		}
+	}
+}
+
+static void the_parts_of_a_rate_let_no_window_have_more_than_the_whole(void **state)
+{
+	static const struct rate_policy policies[] = {
+		{0.001, 64}, {0.7, 64}, {3, 65}, {100, 64}, {100, 100}, {333.333, 77}, {999999, 127}, {1000000, 64},
+	};
+	static const unsigned lanes[] = {1, 2, 3, 4, 7, 16, 63, 64};
+	struct rng rng;
+
+	(void)state;
+	rng_seed(&rng, 9);
+	for (size_t k = 0; k < ARRAY_LEN(policies); k++) {
+		for (size_t i = 0; i < ARRAY_LEN(lanes); i++) {
+			struct history taken = {0};
+
+			take_by_turns(&policies[k], lanes[i], &rng, &taken);
+			assert_rate_held(&taken, &policies[k]);
+		}
+	}
+}
+
+static void all_of_a_rate_can_be_had_by_its_parts(void **state)
+{
+	static const struct rate_policy policies[] = {{1, 64}, {100, 64}, {333.333, 70}};
+
+	(void)state;
+	for (size_t k = 0; k < ARRAY_LEN(policies); k++) {
+		for (unsigned n = 1; n <= 64; n += 9) {
+			uint32_t burst = 0, later = 0;
+
+			for (unsigned i = 0; i < n; i++) {
+				const struct rate_policy part = rate_part(&policies[k], n, i);
+				struct rate r = {0};
+
+				burst += rate_count(&r, &part, SEC_US, SEC_US);
+				rate_take(&r, &part, part.burst, SEC_US);
+				later += rate_count(&r, &part, SEC_US, 101 * SEC_US);
+			}
+			assert_int_equal(burst, policies[k].burst);
+			/* In 100 s. What a part of it is not there yet, each lane waits for. */
+			assert_true(later <= 100 * policies[k].per_second && later + n >= 100 * policies[k].per_second - 1);
+		}
+	}
+}
+
+static void the_parts_of_a_budget_add_up(void **state)
+{
+	const struct budget_policy p = {.ratio = 0.25, .per_second = 6.4, .window_ms = 10000};
+
+	(void)state;
+	for (unsigned n = 1; n <= 64; n *= 2) {
+		const struct budget_policy part = budget_part(&p, n);
+		uint32_t left = 0;
+
+		for (unsigned i = 0; i < n; i++) {
+			struct budget b = {0};
+
+			for (int first = 0; first < 4; first++)
+				budget_first(&b, &part, 50 * SEC_US);
+			left += budget_left(&b, &part, 50 * SEC_US);
+		}
+		assert_int_equal(left, 64 + n);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -634,6 +752,10 @@ int main(void)
 		cmocka_unit_test(what_it_knew_is_forgotten_when_nobody_asks),
 		cmocka_unit_test(at_random_it_keeps_its_word),
 		cmocka_unit_test(what_the_downstream_did_is_told_from_what_others_did),
+		cmocka_unit_test(the_parts_of_a_number_add_up_to_it),
+		cmocka_unit_test(the_parts_of_a_rate_let_no_window_have_more_than_the_whole),
+		cmocka_unit_test(all_of_a_rate_can_be_had_by_its_parts),
+		cmocka_unit_test(the_parts_of_a_budget_add_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

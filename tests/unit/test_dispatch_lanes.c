@@ -384,6 +384,55 @@ static void an_origin_that_its_service_has_left_is_forgotten(void **state)
 	assert_int_equal(rig.d->lanes.n, 1);
 }
 
+/* ---- several lanes of one origin ---- */
+
+static void several_lanes_have_together_what_one_would_have(void **state)
+{
+	(void)state;
+	rig.services[0].lanes = 3;
+	rig.services[0].rate = (struct rate_policy){.per_second = 1, .burst = 5};
+	submit_job(8, 0);
+	run_for(SEC_US / 2);
+	assert_int_equal(rig.d->lanes.n, 3);
+	assert_int_equal(rig.n_sent, 4);
+	assert_int_equal(rig.d->slots.used, 4);
+	assert_int_equal(dispatch_service(rig.d, 0).rate_left, 1);
+	rig.answers = 200;
+	for (unsigned i = 0; i < 4; i++)
+		answer_one(&rig.sent[i], 200, RETRY_AFTER_NONE);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 5);
+	assert_int_equal(dispatch_service(rig.d, 0).rate_left, 0);
+	/* Another one each second, and three of them every three. */
+	run_for(4 * SEC_US);
+	assert_int_equal(rig.n_sent, 8);
+	assert_true(nothing_left());
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(rig.group.lanes[0].load[i], 0);
+}
+
+static void all_lanes_of_an_origin_pause_together(void **state)
+{
+	(void)state;
+	rig.services[0].lanes = 4;
+	rig.services[0].max_pause_ms = 60000;
+	submit_job(2, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 2);
+	assert_true(rig.d->lanes.n < 4);
+	answer_one(&rig.sent[0], 429, 10000);
+	run_for(1000);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 4);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_LANE_PAUSES, 0, 0), 1);
+	submit_job(8, 0);
+	run_for(9 * (int64_t)SEC_US);
+	assert_int_equal(rig.n_sent, 2);
+	rig.answers = 200;
+	answer_one(&rig.sent[1], 200, RETRY_AFTER_NONE);
+	run_until(nothing_left);
+	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 0);
+}
+
 /* ---- slots ---- */
 
 static void a_service_leaves_the_others_a_part_of_the_slots(void **state)
@@ -488,7 +537,7 @@ static void a_pause_is_over_though_nothing_waits(void **state)
 	answer_one(&rig.sent[0], 503, 3600000);
 	run_until(nothing_left);
 	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 1);
-	assert_true(dispatch_service(&rig.group, 0).paused_until_us > loop_now_us(rig.loop) + 59 * SEC_US);
+	assert_true(dispatch_service(rig.d, 0).paused_until_us > loop_now_us(rig.loop) + 59 * SEC_US);
 	run_for(61 * (int64_t)SEC_US);
 	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 0);
 	assert_int_equal(rig.d->lanes.n, 0);
@@ -515,6 +564,8 @@ int main(void)
 		TEST(what_is_shown_of_a_breaker_is_true_when_its_time_is_over),
 		TEST(a_policy_is_looked_up_when_it_is_needed),
 		TEST(an_origin_that_its_service_has_left_is_forgotten),
+		TEST(several_lanes_have_together_what_one_would_have),
+		TEST(all_lanes_of_an_origin_pause_together),
 		TEST(a_service_leaves_the_others_a_part_of_the_slots),
 		TEST(a_service_alone_may_have_all_slots),
 		TEST(an_idle_lane_is_remembered_until_there_is_nothing_to_remember),
