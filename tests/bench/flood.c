@@ -9,7 +9,9 @@
  * client or a service that is late is not flattered. A batch for which there is no
  * connection any more is not sent, and counted as such.
  *
- * One thread, one epoll, levels. After the last phase it waits for what is under way.
+ * One thread, one epoll, levels. It sleeps for whole milliseconds and then sends all that
+ * has become due: to spin until the next one is due would take the core from whoever shares
+ * it. After the last phase it waits for what is under way.
  */
 #include "bench.h"
 
@@ -251,7 +253,7 @@ static void run_phase(struct phase *p)
 		int64_t now = now_us();
 
 		if (due_us > now) {
-			take_events((int)((due_us - now) / 1000));
+			take_events((int)((due_us - now) / 1000) + 1);
 			continue;
 		}
 		post(p, due_us);
