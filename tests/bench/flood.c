@@ -2,7 +2,8 @@
  * An open-loop client: it posts batches at a given rate, whatever becomes of those
  * before, over as many keep-alive connections as that takes, and tells what each was
  * answered with and after how long. `--phase RATE:MS` may stand several times: one
- * phase follows the other, each is a line of JSON at the end.
+ * phase follows the other, each is a line of JSON at the end. `--cpu-pid`: also the CPU
+ * time that this process (the service) spent in each.
  *
  * A batch belongs to the phase and the second in which it was due, whenever its answer
  * comes. The time of an answer is counted from when the request was due, so that a
@@ -36,6 +37,7 @@ struct samples {
 struct phase {
 	double rate;
 	int64_t ms, begin_us;
+	double cpu_s, own_cpu_s;         /* of the process --cpu-pid, and of this one */
 	uint64_t sent, unsent, good_items, count[KINDS];
 	struct samples took[KINDS];
 	struct {
@@ -60,6 +62,7 @@ static struct {
 	int epoll;
 	struct phase phases[MAX_PHASES];
 	unsigned n_phases, max_connections, n_connections, busy;
+	long cpu_pid;
 	struct conn *free;
 } flood = {.max_connections = 4000};
 
@@ -244,6 +247,7 @@ static void post(struct phase *p, int64_t due_us)
 
 static void run_phase(struct phase *p)
 {
+	double cpu_s = cpu_seconds(flood.cpu_pid), own_cpu_s = cpu_seconds(getpid());
 	uint64_t n = 0;
 	int64_t end_us, due_us;
 
@@ -261,6 +265,8 @@ static void run_phase(struct phase *p)
 		if (++n % 16 == 0)
 			take_events(0);
 	}
+	p->cpu_s = cpu_seconds(flood.cpu_pid) - cpu_s;
+	p->own_cpu_s = cpu_seconds(getpid()) - own_cpu_s;
 }
 
 static void report_samples(const char *name, struct samples *s)
@@ -276,6 +282,7 @@ static void report(struct phase *p)
 	printf("{\"rate\": %.1f, \"seconds\": %.3f, \"sent\": %llu, \"unsent\": %llu, \"good_items\": %llu", p->rate,
 	       (double)p->ms / 1000, (unsigned long long)p->sent, (unsigned long long)p->unsent,
 	       (unsigned long long)p->good_items);
+	printf(", \"cpu_seconds\": %.6f, \"client_cpu_seconds\": %.6f", p->cpu_s, p->own_cpu_s);
 	report_samples("ok_us", &p->took[OK]);
 	report_samples("partial_us", &p->took[PARTIAL]);
 	report_samples("refused_us", &p->took[REFUSED]);
@@ -307,7 +314,7 @@ static void add_phase(const char *text)
 NORETURN static void usage(void)
 {
 	puts("usage: bench_flood --port N --phase BATCHES_PER_SECOND:MS... [--service NAME] [--batch N]");
-	puts("                   [--concurrency N] [--connections N] [--deadline-ms N]");
+	puts("                   [--concurrency N] [--connections N] [--deadline-ms N] [--cpu-pid PID]");
 	exit(0);
 }
 
@@ -316,7 +323,8 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{"port", 1, NULL, 'p'},        {"service", 1, NULL, 's'},     {"batch", 1, NULL, 'b'},
 		{"concurrency", 1, NULL, 'k'}, {"connections", 1, NULL, 'c'}, {"phase", 1, NULL, 'r'},
-		{"deadline-ms", 1, NULL, 'd'}, {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
+		{"deadline-ms", 1, NULL, 'd'}, {"cpu-pid", 1, NULL, 'u'},     {"help", 0, NULL, 'h'},
+		{NULL, 0, NULL, 0}};
 	struct batch_spec spec = {.service = "push", .items = 100, .concurrency = 64, .deadline_ms = 30000};
 
 	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -328,6 +336,7 @@ int main(int argc, char **argv)
 		case 'c': flood.max_connections = (unsigned)number("connections", optarg, 1, MAX_CONNECTIONS); break;
 		case 'r': add_phase(optarg); break;
 		case 'd': spec.deadline_ms = number("deadline-ms", optarg, 1, 604800000); break;
+		case 'u': flood.cpu_pid = number("cpu-pid", optarg, 1, INT32_MAX); break;
 		case 'h': usage();
 		default: return 2;
 		}
