@@ -453,8 +453,20 @@ static void give_caller(struct dispatch *d, const struct batch *b)
 
 /* ---- in and out ---- */
 
+/* There is room although what the last one was refused by has not become less: this one is
+ * smaller or more urgent, or the pace has grown. So nothing is known until the next refusal. */
+static void found_room(struct dispatch *d, const struct batch *b)
+{
+	struct admission *a = &d->admission;
+	bool of_all = a->bound != BOUND_SERVICE && a->bound != BOUND_PACE;
+
+	if (of_all || (b->n_items > 0 && b->items[0].service == a->service))
+		a->level = 0;
+}
+
 bool admission_take(struct dispatch *d, struct batch *b, bool counted)
 {
+	bool surprising = admission_still_refuses(d);
 	bool shed_all, taken;
 
 	if (!admit_bytes(d, b, counted, &shed_all))
@@ -468,6 +480,8 @@ bool admission_take(struct dispatch *d, struct batch *b, bool counted)
 	}
 	if (!taken)
 		batch_count_no_more(b);
+	else if (surprising)
+		found_room(d, b);
 	shed_if_full(d);
 	return taken;
 }

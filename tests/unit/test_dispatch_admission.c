@@ -584,6 +584,23 @@ static void a_late_shard_reads_little_more_than_it_has_room_for(void **state)
 	assert_in_range(r.read, 100, 150);
 }
 
+/* What was refused last is no measure for what comes, once something else found room. */
+static void a_batch_that_finds_room_opens_to_those_behind_it(void **state)
+{
+	(void)state;
+	rig.config.limits.queue_ms = 5000;
+	fall_behind();
+	rig.config.n_services = N_SERVICES;
+	assert_refused(plain(2000, ONE, 9), "too far behind");
+	assert_true(admission_still_refuses(rig.d));
+	assert_accepted(plain(1, TWO, 9));
+	assert_true(admission_still_refuses(rig.d));
+	assert_accepted(plain(400, ONE, 9));
+	assert_false(admission_still_refuses(rig.d));
+	assert_refused(plain(2000, ONE, 9), "too far behind");
+	assert_true(admission_still_refuses(rig.d));
+}
+
 static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
 {
 	(void)state;
@@ -624,6 +641,7 @@ int main(void)
 		cmocka_unit_test(only_who_is_late_refuses_unread_most_of_what_is_refused),
 		RIG(a_late_shard_does_not_read_what_it_would_refuse),
 		RIG(a_late_shard_reads_little_more_than_it_has_room_for),
+		RIG(a_batch_that_finds_room_opens_to_those_behind_it),
 		RIG(a_shard_that_refuses_looks_whether_it_is_late),
 	};
 
