@@ -56,18 +56,6 @@ void admission_free(struct dispatch *d)
 	free(d->admission.outlooks);
 }
 
-void admission_start(struct dispatch *d, const struct attempt *a)
-{
-	if (a->counted)
-		atomic_fetch_add(&load_of_service(d->env.group, a->service)->in_flight, 1);
-}
-
-void admission_end(struct dispatch *d, const struct attempt *a)
-{
-	if (a->counted)
-		atomic_fetch_sub(&load_of_service(d->env.group, a->service)->in_flight, 1);
-}
-
 /* ---- refusals ---- */
 
 static const char *const details[] = {
@@ -539,10 +527,22 @@ static bool admit_caller(struct dispatch *d, const struct ask *q, bool *retshed)
 
 /* ---- in and out ---- */
 
+/* There is room although what the last one was refused by has not become less: this one is
+ * smaller or more urgent, or the pace has grown. So nothing is known until the next refusal. */
+static void found_room(struct dispatch *d, const struct batch *b)
+{
+	struct admission *a = &d->admission;
+	bool of_service = a->bound == BOUND_SERVICE || a->bound == BOUND_PACE;
+
+	if (!of_service || (b->n_items > 0 && b->items[0].service == a->of))
+		a->level = 0;
+}
+
 bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted)
 {
 	struct ask q = {.b = b, .first = first_load(d, b), .tenant = &d->env.group->tenants.of[tenant], .tenant_no = tenant,
 			.best_effort = b->policy.contract == CONTRACT_BEST_EFFORT};
+	bool surprising = admission_still_refuses(d, tenant);
 	bool shed_all, taken;
 
 	if (!admit_bytes(d, &q, counted, &shed_all))
@@ -556,6 +556,8 @@ bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool c
 	}
 	if (!taken)
 		batch_count_no_more(b);
+	else if (surprising)
+		found_room(d, b);
 	shed_if_full(d);
 	return taken;
 }

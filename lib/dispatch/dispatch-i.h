@@ -179,6 +179,8 @@ void pace_note(struct dispatch *d, uint16_t service);     /* look at it, if it i
 double pace_of_all(const struct dispatch *d);    /* of all services, a second */
 struct service_load *load_of_service(const struct dispatch_group *g, uint16_t service);
 uint32_t service_waiting(const struct dispatch *d, uint16_t service);    /* counted items that are not in flight */
+void service_started(struct dispatch *d, const struct attempt *a);       /* it goes out */
+void service_ended(struct dispatch *d, const struct attempt *a);         /* it is back */
 
 /* What a shard knows of a service. See admission.c. */
 struct outlook {
@@ -203,17 +205,19 @@ struct admission {
 
 /* How much of what is asked is admitted, and whether the loop is late. See throttle.c. */
 struct throttle {
-	double asked, admitted;          /* of about the last second */
+	double asked, admitted;          /* of about the last second ... */
+	double passed;                   /* ... and how many there seemed to be room for */
 	int64_t since_us;                /* when these were last made less */
 	struct loop_timer *probe;
 	int64_t due_us;                  /* when it should ring; 0: it is not set */
 	int64_t late_until_us;           /* it was late, and counts as late until then */
 };
 
-/* Pure: count a batch; the timer rings; how many of one are to be refused unread. */
+/* Pure: count a batch; the timer rings; how many of one are to be refused unread, of those
+ * that there seems to be no room for, and where there are several services. */
 void throttle_count(struct throttle *t, int64_t now_us, bool admitted);
 void throttle_ring(struct throttle *t, int64_t now_us);
-double throttle_refuses(const struct throttle *t, int64_t now_us);
+double throttle_refuses(const struct throttle *t, int64_t now_us, bool several);
 
 /* Jobs of one service that are due, and in the store alone; see jobs.c. Tenants, and the
  * origins of a service that has several, are hashed into classes, each of which holds less
@@ -336,8 +340,6 @@ void tenant_accepted(struct live *lv);
  * and nothing is counted; else of best_effort the items without room are final. */
 bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted);
 bool admission_counts(const struct batch *b);    /* its caller waits: its items count for the bounds in memory */
-void admission_start(struct dispatch *d, const struct attempt *a);       /* it goes out */
-void admission_end(struct dispatch *d, const struct attempt *a);         /* it is back */
 void admission_give_item(struct live *lv, const struct item *it);        /* it is final */
 void admission_give_rest(struct live *lv);       /* what is not final is no longer this dispatcher's */
 void admission_give_caller(struct live *lv);     /* it is done, or leaves memory: once counts */

@@ -28,7 +28,7 @@ static void on_transfer_done(void *arg, const struct answer *answer)
 	quote_answer(a, answer);
 	held_done(d, a);
 	lane_ended(d, lane, a);
-	admission_end(d, a);
+	service_ended(d, a);
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, -1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, 1);
 	meter_add(d->env.meter, METRIC_ATTEMPTS, a->service, a->outcome.code, 1);
@@ -88,7 +88,7 @@ void flight_start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 	held_start(d, a);
 	atomic_store(&a->item->in_flight, true);
 	lane_started(d, lane, a);
-	admission_start(d, a);
+	service_started(d, a);
 	meter_add(d->env.meter, METRIC_IN_FLIGHT, a->service, 0, 1);
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, -1);
 	a->transfer = transfer_new(d, a);

@@ -43,6 +43,18 @@ uint32_t service_waiting(const struct dispatch *d, uint16_t service)
 	return n - MIN(n, in_flight);
 }
 
+void service_started(struct dispatch *d, const struct attempt *a)
+{
+	if (a->counted)
+		atomic_fetch_add(&load_of_service(d->env.group, a->service)->in_flight, 1);
+}
+
+void service_ended(struct dispatch *d, const struct attempt *a)
+{
+	if (a->counted)
+		atomic_fetch_sub(&load_of_service(d->env.group, a->service)->in_flight, 1);
+}
+
 void pace_note(struct dispatch *d, uint16_t service)
 {
 	struct service_load *l = load_of_service(d->env.group, service);

@@ -17,6 +17,18 @@ int64_t now_us(void)
 	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
+double cpu_seconds(long pid)
+{
+	struct timespec ts = {0};
+	clockid_t clock;
+
+	if (pid == 0)
+		return 0;
+	if (clock_getcpuclockid((pid_t)pid, &clock) != 0 || clock_gettime(clock, &ts) != 0)
+		die("no CPU clock of process %ld", pid);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
 /* Any thread may fail, and several at once: one write each, and no exit handlers. */
 void die(const char *fmt, ...)
 {

@@ -23,6 +23,7 @@ void sort_us(uint32_t *v, size_t n);
 uint32_t percentile_us(const uint32_t *sorted, size_t n, unsigned p);
 
 int64_t now_us(void);                    /* CLOCK_MONOTONIC, as in the daemon's log */
+double cpu_seconds(long pid);            /* that this process has spent; 0 for pid 0 */
 NORETURN void die(const char *fmt, ...) PRINTF_LIKE(1, 2);
 long number(const char *name, const char *text, long min, long max);
 

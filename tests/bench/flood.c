@@ -2,14 +2,17 @@
  * An open-loop client: it posts batches at a given rate, whatever becomes of those
  * before, over as many keep-alive connections as that takes, and tells what each was
  * answered with and after how long. `--phase RATE:MS` may stand several times: one
- * phase follows the other, each is a line of JSON at the end.
+ * phase follows the other, each is a line of JSON at the end. `--cpu-pid`: also the CPU
+ * time that this process (the service) spent in each.
  *
  * A batch belongs to the phase and the second in which it was due, whenever its answer
  * comes. The time of an answer is counted from when the request was due, so that a
  * client or a service that is late is not flattered. A batch for which there is no
  * connection any more is not sent, and counted as such.
  *
- * One thread, one epoll, levels. After the last phase it waits for what is under way.
+ * One thread, one epoll, levels. It sleeps for whole milliseconds and then sends all that
+ * has become due: to spin until the next one is due would take the core from whoever shares
+ * it. After the last phase it waits for what is under way.
  */
 #include "bench.h"
 
@@ -34,6 +37,7 @@ struct samples {
 struct phase {
 	double rate;
 	int64_t ms, begin_us;
+	double cpu_s, own_cpu_s;         /* of the process --cpu-pid, and of this one */
 	uint64_t sent, unsent, good_items, count[KINDS];
 	struct samples took[KINDS];
 	struct {
@@ -58,6 +62,7 @@ static struct {
 	int epoll;
 	struct phase phases[MAX_PHASES];
 	unsigned n_phases, max_connections, n_connections, busy;
+	long cpu_pid;
 	struct conn *free;
 } flood = {.max_connections = 4000};
 
@@ -242,6 +247,7 @@ static void post(struct phase *p, int64_t due_us)
 
 static void run_phase(struct phase *p)
 {
+	double cpu_s = cpu_seconds(flood.cpu_pid), own_cpu_s = cpu_seconds(getpid());
 	uint64_t n = 0;
 	int64_t end_us, due_us;
 
@@ -251,7 +257,7 @@ static void run_phase(struct phase *p)
 		int64_t now = now_us();
 
 		if (due_us > now) {
-			take_events((int)((due_us - now) / 1000));
+			take_events((int)((due_us - now) / 1000) + 1);
 			continue;
 		}
 		post(p, due_us);
@@ -259,6 +265,8 @@ static void run_phase(struct phase *p)
 		if (++n % 16 == 0)
 			take_events(0);
 	}
+	p->cpu_s = cpu_seconds(flood.cpu_pid) - cpu_s;
+	p->own_cpu_s = cpu_seconds(getpid()) - own_cpu_s;
 }
 
 static void report_samples(const char *name, struct samples *s)
@@ -274,6 +282,7 @@ static void report(struct phase *p)
 	printf("{\"rate\": %.1f, \"seconds\": %.3f, \"sent\": %llu, \"unsent\": %llu, \"good_items\": %llu", p->rate,
 	       (double)p->ms / 1000, (unsigned long long)p->sent, (unsigned long long)p->unsent,
 	       (unsigned long long)p->good_items);
+	printf(", \"cpu_seconds\": %.6f, \"client_cpu_seconds\": %.6f", p->cpu_s, p->own_cpu_s);
 	report_samples("ok_us", &p->took[OK]);
 	report_samples("partial_us", &p->took[PARTIAL]);
 	report_samples("refused_us", &p->took[REFUSED]);
@@ -305,7 +314,7 @@ static void add_phase(const char *text)
 NORETURN static void usage(void)
 {
 	puts("usage: bench_flood --port N --phase BATCHES_PER_SECOND:MS... [--service NAME] [--batch N]");
-	puts("                   [--concurrency N] [--connections N] [--deadline-ms N]");
+	puts("                   [--concurrency N] [--connections N] [--deadline-ms N] [--cpu-pid PID]");
 	exit(0);
 }
 
@@ -314,7 +323,8 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{"port", 1, NULL, 'p'},        {"service", 1, NULL, 's'},     {"batch", 1, NULL, 'b'},
 		{"concurrency", 1, NULL, 'k'}, {"connections", 1, NULL, 'c'}, {"phase", 1, NULL, 'r'},
-		{"deadline-ms", 1, NULL, 'd'}, {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
+		{"deadline-ms", 1, NULL, 'd'}, {"cpu-pid", 1, NULL, 'u'},     {"help", 0, NULL, 'h'},
+		{NULL, 0, NULL, 0}};
 	struct batch_spec spec = {.service = "push", .items = 100, .concurrency = 64, .deadline_ms = 30000};
 
 	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -326,6 +336,7 @@ int main(int argc, char **argv)
 		case 'c': flood.max_connections = (unsigned)number("connections", optarg, 1, MAX_CONNECTIONS); break;
 		case 'r': add_phase(optarg); break;
 		case 'd': spec.deadline_ms = number("deadline-ms", optarg, 1, 604800000); break;
+		case 'u': flood.cpu_pid = number("cpu-pid", optarg, 1, INT32_MAX); break;
 		case 'h': usage();
 		default: return 2;
 		}

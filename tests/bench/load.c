@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { MAX_CONNECTIONS = 256 };
@@ -125,18 +124,6 @@ static void run_phase(struct client *clients, unsigned n, int64_t ms)
 			die("cannot start a thread");
 	for (unsigned i = 0; i < n; i++)
 		pthread_join(clients[i].thread, NULL);
-}
-
-static double cpu_seconds(long pid)
-{
-	struct timespec ts = {0};
-	clockid_t clock;
-
-	if (pid == 0)
-		return 0;
-	if (clock_getcpuclockid((pid_t)pid, &clock) != 0 || clock_gettime(clock, &ts) != 0)
-		die("no CPU clock of process %ld", pid);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
 static void report(const struct client *clients, unsigned n, double seconds, double cpu)

@@ -106,9 +106,8 @@ class Memory(threading.Thread):
         return self.most
 
 
-# What there is too little of: what the service may be sent, or processors. In the second case the
-# flood's client takes more than half of the core that the downstream works on, so the downstream
-# cannot do at ten times the load what it did at the peak.
+# What there is too little of: what the service may be sent, or processors. The downstream works on
+# one core with the client, which takes more of it to flood than for the peak; the report says how much.
 OVERLOADS = {"downstream": {"rate": {"per_second": 5000, "burst": 500}}, "processor": {}}
 
 
@@ -132,8 +131,8 @@ class Overload:
         calm, rate = peak / BATCH / 2, peak / BATCH * self.TIMES
         seconds = self.opts.overload_seconds
         return self.procs.run_tool(self.procs.load_cpu, [
-            self.procs.tool("flood"), "--port", self.daemon.port, "--batch", BATCH, "--concurrency", IN_FLIGHT,
-            "--phase", f"{calm}:{self.CALM_S * 1000}", "--phase", f"{rate}:{int(seconds * 1000)}",
+            self.procs.tool("flood"), "--port", self.daemon.port, "--cpu-pid", self.daemon.pid, "--batch", BATCH,
+            "--concurrency", IN_FLIGHT, "--phase", f"{calm}:{self.CALM_S * 1000}", "--phase", f"{rate}:{int(seconds * 1000)}",
             "--phase", f"{calm}:{2 * self.CALM_S * 1000}"], seconds + 90)
 
     def recovery_s(self, before, after):

@@ -194,8 +194,10 @@ def print_overload(short_of, o):
         rows.append((f"{name}, {p['rate']:,.0f} batches/s", f"{p['sent']:,}", f"{p['unsent']:,}",
                      *(f"{p[key]['n']:,}" for key in ("ok_us", "partial_us", "refused_us", "failed_us")),
                      f"{p['good_items'] / p['seconds']:,.0f}",
-                     *(f"{p[key]['p99'] / 1000:.2f}" for key in ("ok_us", "refused_us"))))
-    table(("", "sent", "not sent", "ok", "partly", "refused", "failed", "good items/s", "ok p99 ms", "refused p99 ms"), rows)
+                     *(f"{p[key]['p99'] / 1000:.2f}" for key in ("ok_us", "refused_us")),
+                     *(f"{p[key] / p['seconds']:.0%}" for key in ("cpu_seconds", "client_cpu_seconds"))))
+    table(("", "sent", "not sent", "ok", "partly", "refused", "failed", "good items/s", "ok p99 ms", "refused p99 ms",
+           "of its core", "client's"), rows)
 
 
 def print_facts(facts):

@@ -62,7 +62,8 @@ that refuses connections, one that is ten times too slow; in turn.
 Overload: the peak by a closed loop of 16 connections; then batches of 100 at half of
 it for 5 s, at ten times of it, and at half of it again for 10 s, by an open loop that
 opens as many connections as it takes. Goodput are the items that are delivered to
-callers who still wait; a refusal's time runs from when its request was due.
+callers who still wait; a refusal's time runs from when its request was due. "client's"
+is what the load client took of the core that it shares with the downstream.
 
 Run it on a machine that is otherwise idle; the report says how much CPU time
 others took meanwhile, and warns above 5 %. Needs nginx-light, nodejs 18 or later,

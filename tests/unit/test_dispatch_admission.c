@@ -690,26 +690,26 @@ static void only_who_is_late_refuses_unread_most_of_what_is_refused(void **state
 	(void)state;
 	ask(&t, 900, false);
 	ask(&t, 100, true);
-	assert_true(throttle_refuses(&t, 1000000) == 0);
+	assert_true(throttle_refuses(&t, 1000000, false) == 0);
 	/* One late timer is no overload while few ask. */
 	ask(&few, 99, false);
 	throttle_ring(&few, 1003000);
-	assert_true(throttle_refuses(&few, 1003000) == 0);
+	assert_true(throttle_refuses(&few, 1003000, false) == 0);
 	ask(&few, 1, false);
-	assert_true(throttle_refuses(&few, 1003000) > 0.9);
+	assert_true(throttle_refuses(&few, 1003000, false) > 0.9);
 	throttle_ring(&t, 1000500);
-	assert_true(throttle_refuses(&t, 1000500) == 0);
+	assert_true(throttle_refuses(&t, 1000500, false) == 0);
 	t.due_us = 1002000;
 	throttle_ring(&t, 1003000);
-	assert_true(throttle_refuses(&t, 1003000) > 0.85 && throttle_refuses(&t, 1003000) < 0.95);
-	assert_true(throttle_refuses(&t, 1253000) == 0);
+	assert_true(throttle_refuses(&t, 1003000, false) > 0.85 && throttle_refuses(&t, 1003000, false) < 0.95);
+	assert_true(throttle_refuses(&t, 1253000, false) == 0);
 	t.due_us = 1252000;
 	throttle_ring(&t, 1253000);
 	ask(&t, 10000, false);
 	/* Some are always read: they may be for somebody else. */
-	assert_true(throttle_refuses(&t, 1253000) == 0.95);
+	assert_true(throttle_refuses(&t, 1253000, false) == 0.98);
 	ask(&t, 60000, true);
-	assert_true(throttle_refuses(&t, 1253000) == 0);
+	assert_true(throttle_refuses(&t, 1253000, false) == 0);
 	/* It is forgotten. */
 	throttle_count(&t, 60000000, false);
 	assert_true(t.asked < 2 && t.admitted < 1);
@@ -737,6 +737,72 @@ static void a_late_shard_does_not_read_what_it_would_refuse(void **state)
 	run_for(1);
 	for (unsigned i = 0; i < 100; i++)
 		assert_false(dispatch_refuses_unread(rig.d, 0, 1, false));
+}
+
+/* How many batches were read, and how many of them admitted. */
+struct reading {
+	unsigned read, admitted;
+};
+
+/* A second in which a late shard has room for a hundred, and ten times as many ask. */
+static struct reading read_for_a_second(void)
+{
+	struct reading sum = {0};
+
+	for (unsigned i = 0; i < 1000; i++) {
+		struct batch *b;
+
+		rig.d->throttle.late_until_us = clock_now() + SEC_US;
+		if (!dispatch_refuses_unread(rig.d, 0, 1, false)) {
+			sum.read++;
+			b = plain(1, ONE, 9);
+			if (b != NULL) {
+				sum.admitted++;
+				batch_unref(b);
+			}
+		}
+		if (i % 10 == 9) {
+			run_for(SEC_US / 100);
+			rig.n_sent = rig.store.n_asked = 0;
+		}
+	}
+	return sum;
+}
+
+/* With several services it reads as much again: those may have room. */
+static void a_late_shard_reads_little_more_than_it_has_room_for(void **state)
+{
+	struct reading r;
+
+	(void)state;
+	rig.services[ONE].max_queued = 1;
+	rig.answers = 200;
+	read_for_a_second();
+	r = read_for_a_second();
+	assert_int_equal(r.admitted, 100);
+	assert_in_range(r.read, 180, 250);
+	rig.config.n_services = 1;
+	read_for_a_second();
+	r = read_for_a_second();
+	assert_int_equal(r.admitted, 100);
+	assert_in_range(r.read, 100, 150);
+}
+
+/* What was refused last is no measure for what comes, once something else found room. */
+static void a_batch_that_finds_room_opens_to_those_behind_it(void **state)
+{
+	(void)state;
+	rig.config.limits.queue_ms = 5000;
+	fall_behind();
+	rig.config.n_services = N_SERVICES;
+	assert_refused(plain(2000, ONE, 9), "too far behind");
+	assert_true(admission_still_refuses(rig.d, 0));
+	assert_accepted(plain(1, TWO, 9));
+	assert_true(admission_still_refuses(rig.d, 0));
+	assert_accepted(plain(400, ONE, 9));
+	assert_false(admission_still_refuses(rig.d, 0));
+	assert_refused(plain(2000, ONE, 9), "too far behind");
+	assert_true(admission_still_refuses(rig.d, 0));
 }
 
 static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
@@ -836,6 +902,8 @@ int main(void)
 		RIG(a_batch_waits_at_most_for_half_of_its_deadline),
 		cmocka_unit_test(only_who_is_late_refuses_unread_most_of_what_is_refused),
 		RIG(a_late_shard_does_not_read_what_it_would_refuse),
+		RIG(a_late_shard_reads_little_more_than_it_has_room_for),
+		RIG(a_batch_that_finds_room_opens_to_those_behind_it),
 		RIG(a_shard_that_refuses_looks_whether_it_is_late),
 		RIG(what_the_store_refuses_costs_nothing_whoever_listens),
 	};
