@@ -261,7 +261,7 @@ struct dispatch {
 	struct list dirty;               /* those that ask for the pump */
 	struct heap waits;               /* items between two attempts, or whose lane pauses */
 	struct list spare;               /* attempts to be used again */
-	unsigned n_spare, resident;      /* resident: jobs in memory */
+	unsigned n_spare;
 	bool draining;
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
@@ -411,9 +411,7 @@ void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
 void lanes_reload(struct dispatch *d, const struct config *was);         /* env.config is another one now */
 
-/* spread.c: where a lane is. */
-unsigned lane_shard(const struct dispatch_group *g, uint64_t hash, unsigned number);
-/* Which of its origin's lanes takes the attempt; and it is back. On its batch's shard. */
+/* spread.c: which of its origin's lanes takes the attempt; and it is back. On its batch's shard. */
 void spread_out(struct dispatch *d, struct attempt *a);
 void spread_back(struct attempt *a);
 

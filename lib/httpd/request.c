@@ -56,7 +56,7 @@ void request_set_state(struct http_request *r, enum req_state to)
 	r->state = to;
 }
 
-void request_end(struct http_request *r, bool gone)
+static void request_end(struct http_request *r, bool gone)
 {
 	const struct httpd_handler *handler = &request_conn(r)->h->handler;
 
