@@ -332,6 +332,11 @@ void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);       
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
 void tenant_accepted(struct live *lv);
 
+/* quota.c: take a batch of n items at `now_us`. 0: it was taken; or in how many
+ * microseconds it may be, and nothing was. */
+int64_t quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
+void quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);    /* it was refused */
+
 /* admission.c: room for the tenant's batch. False: it is refused, see d->admission.refusal,
  * and nothing is counted; else of best_effort the items without room are final. */
 bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted);

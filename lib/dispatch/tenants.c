@@ -91,7 +91,7 @@ bool tenant_take(struct dispatch *d, unsigned tenant, const struct batch *b)
 	struct dispatch_tenant *t = &d->env.group->tenants.of[tenant];
 	uint32_t n = b->counts.pending;
 
-	d->quota_wait_s = wait_s(dispatch_quota_take(t, may, b->n_items, loop_now_us(d->env.loop)));
+	d->quota_wait_s = wait_s(quota_take(t, may, b->n_items, loop_now_us(d->env.loop)));
 	if (d->quota_wait_s > 0)
 		return false;
 	if (atomic_fetch_add(&t->queued, n) + n <= may->queued_items || may->queued_items == 0)
@@ -102,7 +102,7 @@ bool tenant_take(struct dispatch *d, unsigned tenant, const struct batch *b)
 
 void tenant_give_back(struct dispatch *d, unsigned tenant, const struct batch *b)
 {
-	dispatch_quota_give_back(&d->env.group->tenants.of[tenant], &d->env.config->tenants[tenant], b->n_items);
+	quota_give_back(&d->env.group->tenants.of[tenant], &d->env.config->tenants[tenant], b->n_items);
 	tenant_unqueue(d, tenant, b->counts.pending);
 }
 

@@ -61,11 +61,6 @@ void dispatch_tenant_give(atomic_uint *of_all, atomic_uint *of_tenant);
  * run no more is let through than the rate.
  */
 
-/* Take a batch of n items at `now_us`, monotonic. 0: it was taken; or in how many
- * microseconds it may be, and nothing was. */
-int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
-void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);   /* it was refused */
-
 /* From now_us on it may have another rate: what it owes is then as in rate_change(). */
 void dispatch_quota_change(struct dispatch_tenant *t, const struct tenant *was, const struct tenant *is, int64_t now_us);
 
