@@ -22,7 +22,6 @@
  *  4. request_on_access() leaves a complete request either with a queued answer,
  *     or suspended, or refused: libmicrohttpd would spin on anything else.
  */
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
