@@ -3,6 +3,7 @@
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
  *   admission.c  which batches may come into memory, and what the others are told
+ *   pace.c       how fast the queue of a service is worked off
  *   throttle.c   what is refused before it is read
  *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
