@@ -115,8 +115,8 @@ class Readers(Case):
         self.file["services"]["webhook"] = {"kind": "webhook"}
         self.reload()
         job = self.settled.post(reading.final_at_once(20000), {**bearer("old"), "Prefer": "respond-async, wait=60"})
-        reader = reading.SlowReader(self.settled, job.headers["Location"] + "/results",
-                                    {**bearer("old"), "Accept": "application/x-ndjson"})
+        reader = reading.SlowReader(self.settled, rawhttp.head("GET", job.headers["Location"] + "/results", **bearer("old"),
+                                                               **reading.NDJSON))
         self.addCleanup(reader.close)
         reader.wait_blocked()
         self.set_keys(new="shop")
