@@ -1,7 +1,6 @@
 """SIGHUP: services and limits change while requests run, and none is lost. What
 is wrong in the file is said, and changes nothing."""
 
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import gate
 import harness
 import kit
 import rawhttp
+from callers import bearer, keys_config
 from harness import item
 
 NOTHING = 'added="" removed="" changed="" settings=""'
@@ -247,11 +247,10 @@ class Rates(Reloading):
 
 class Keys(Reloading):
     def ask(self, key, path="/v1/limits"):
-        return self.settled.ask("GET", path, headers={"Authorization": f"Bearer {key}"}).status
+        return self.settled.ask("GET", path, headers=bearer(key)).status
 
     def set_keys(self, *names):
-        self.file["auth"] = {"keys": [{"name": n, "tenant": n, "sha256": hashlib.sha256(n.encode()).hexdigest()} for n in names] +
-                             [{"name": "boss", "scope": "admin", "sha256": hashlib.sha256(b"boss").hexdigest()}]}
+        self.file["auth"] = {"keys": keys_config({**{n: n for n in names}, "boss": None})}
 
     def test_keys_come_and_go(self):
         self.assertEqual(self.ask("nobody"), 200)
@@ -262,7 +261,7 @@ class Keys(Reloading):
         self.file["tenants"] = {"two": {"max_priority": 3}}
         self.assertIn('settings="auth.keys, tenants"', self.reload())
         self.assertEqual([self.ask(k) for k in ("one", "two", "three")], [401, 200, 200])
-        text = self.settled.ask("GET", "/metrics", headers={"Authorization": "Bearer boss"}).body
+        text = self.settled.ask("GET", "/metrics", headers=bearer("boss")).body
         self.assertIn(b'tenant="three"', text)
 
     def test_the_last_key_of_a_tenant_goes_and_what_is_left_of_it_is_told(self):
@@ -277,7 +276,7 @@ class Keys(Reloading):
     def test_a_batch_stays_its_tenants_over_reloads(self):
         self.set_keys("one", "two")
         self.reload()
-        mine = {"Authorization": "Bearer one"}
+        mine = bearer("one")
         batch = self.settled.post({"service": "push", "items": [item(1, "ok")]}, mine).headers["Batch-Id"]
         self.set_keys("zero", "two", "one")
         self.reload()
@@ -287,7 +286,7 @@ class Keys(Reloading):
         self.set_keys("one")
         self.file["tenants"] = {"one": {"batches_per_second": 0.01, "items_per_second": 0.01}}
         self.reload()
-        batch, mine = {"service": "push", "items": [item(n, "ok") for n in range(10)]}, {"Authorization": "Bearer one"}
+        batch, mine = {"service": "push", "items": [item(n, "ok") for n in range(10)]}, bearer("one")
         self.assertEqual([self.settled.post(batch, mine).status for _ in range(2)], [200, 429])
         self.file["tenants"] = {"one": {"batches_per_second": 100000, "items_per_second": 100000}}
         self.reload()
@@ -298,10 +297,10 @@ class Keys(Reloading):
         self.set_keys("one", "two")
         self.reload()
         def send(who, service):
-            answer = self.settled.post({"service": service, "priority": 9, "items": [item(1, "ok")]}, {"Authorization": f"Bearer {who}"})
+            answer = self.settled.post({"service": service, "priority": 9, "items": [item(1, "ok")]}, bearer(who))
             return answer.status, answer.json.get("detail")
         hung = self.settled.start_post({"service": "held", "priority": 9, "items": [item(n, f"h{n}") for n in range(20)]},
-                                       {"Authorization": "Bearer one"})
+                                       bearer("one"))
         self.held.wait("h0")
         full = 503, "too many unfinished items of its tenant; nothing was sent"
         for names in (("two", "one"), ("zero", "three", "one", "two"), ("three", "one")):
@@ -323,13 +322,13 @@ class Keys(Reloading):
         self.set_keys("one")
         self.reload()
         batch = {"service": "push", "items": [item(1, "ok")]}
-        mine = {"Authorization": "Bearer one", "Idempotency-Key": "known"}
+        mine = {**bearer("one"), "Idempotency-Key": "known"}
         self.assertEqual(self.settled.post(batch, mine).status, 200)
         self.file["tenants"] = {"one": {"batches_per_second": 0.001, "items_per_second": 0.001}}
         self.reload()
 
         def asked():
-            text = self.settled.ask("GET", "/metrics", headers={"Authorization": "Bearer boss"}).body.decode()
+            text = self.settled.ask("GET", "/metrics", headers=bearer("boss")).body.decode()
             return sum(float(n) for n in re.findall(r'^settled_http_requests_total{route="POST /v1/batches",.*} (\S+)$', text, re.M))
 
         def left():
@@ -346,7 +345,7 @@ class Keys(Reloading):
     def test_a_retry_is_as_urgent_as_its_tenant_may_be_now(self):
         self.set_keys("one")
         self.reload()
-        mine = {"Authorization": "Bearer one"}
+        mine = bearer("one")
         first = self.settled.post({"service": "push", "priority": 8, "items": [item(1, "gone")]}, mine)
         self.file["tenants"] = {"one": {"max_priority": 3}}
         self.reload()

@@ -1,7 +1,6 @@
 """A reload that takes a key away also ends what its callers still read. What they sent
 was accepted, and goes on."""
 
-import hashlib
 import http.client
 import json
 
@@ -10,13 +9,10 @@ import kit
 import rawhttp
 import reading
 import test_reload
+from callers import bearer, keys_config
 from harness import item
 
 ASYNC = {"Prefer": "respond-async"}
-
-
-def bearer(key):
-    return {"Authorization": f"Bearer {key}"}
 
 
 class Case(test_reload.Reloading):
@@ -27,9 +23,7 @@ class Case(test_reload.Reloading):
 
     def set_keys(self, **tenants):
         """Keys, each with its tenant; and one for operations."""
-        keys = [{"name": k, "tenant": t, "sha256": hashlib.sha256(k.encode()).hexdigest()} for k, t in tenants.items()]
-        boss = {"name": "boss", "scope": "admin", "sha256": hashlib.sha256(b"boss").hexdigest()}
-        self.file["auth"] = {"keys": [*keys, boss]}
+        self.file["auth"] = {"keys": keys_config({**tenants, "boss": None})}
 
     def gauge(self, name):
         text = self.settled.ask("GET", "/metrics", headers=bearer("boss")).body.decode()
