@@ -157,6 +157,13 @@ bool residency_part_may_take(const struct residency *r, size_t limit, size_t hel
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
+/* The same rule for what the group counts, between services and between tenants: does one
+ * of `several` hold its part? Pure. */
+static inline bool has_its_part(bool several, uint64_t held, uint64_t left)
+{
+	return held > 0 && held >= left && several;
+}
+
 /* What is seen of a service's queue at one time. */
 struct queue_sight {
 	uint32_t settled;                /* items that have come to an end so far; wraps */

@@ -1,3 +1,8 @@
+/*
+ * The names of tenants, and what each has of what all share. Counters without a lock:
+ * whoever counts one more than there may be takes it back. The rules are in tenants.h,
+ * and beside struct residency in dispatch-i.h.
+ */
 #include <stdlib.h>
 
 #include "dispatch-i.h"
@@ -66,7 +71,7 @@ bool dispatch_tenant_take(const struct config *c, atomic_uint *of_all, atomic_ui
 {
 	unsigned all = atomic_fetch_add(of_all, 1), its = atomic_fetch_add(of_tenant, 1);
 
-	if (all < most && !dispatch_has_its_part(config_has_several_tenants(c), its, most - all))
+	if (all < most && !has_its_part(config_has_several_tenants(c), its, most - all))
 		return true;
 	dispatch_tenant_give(of_all, of_tenant);
 	return false;
