@@ -8,14 +8,14 @@ import harness
 import kit
 import rawhttp
 import reading
-import test_reload
 from callers import bearer, keys_config
 from harness import item
+from reloading import Reloading
 
 ASYNC = {"Prefer": "respond-async"}
 
 
-class Case(test_reload.Reloading):
+class Case(Reloading):
     def setUp(self):
         super().setUp()
         self.set_keys(old="shop", new="shop", mail="mail")
