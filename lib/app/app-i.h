@@ -45,8 +45,8 @@ struct app {
 	struct httpd_tls *tls;           /* a reference; NULL: plain text */
 	uint64_t fds;                    /* descriptors that the process may have */
 	struct dispatch_group group;
-	struct routes *peers[64];
-	struct shard shards[64];
+	struct routes *peers[SHARDS_MAX];
+	struct shard shards[SHARDS_MAX];
 	unsigned n, threads;
 	bool stopping;
 	struct store *store;

@@ -1,7 +1,6 @@
 #include "base/cidr.h"
 
 #include <arpa/inet.h>
-#include <stdlib.h>
 #include <string.h>
 
 static bool parse_bits(const char *text, unsigned max, unsigned *ret)

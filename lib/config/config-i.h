@@ -14,7 +14,6 @@ enum {
 	CONFIG_DEPTH_MAX = 16,
 	CONFIG_NODES_MAX = 20000,
 	CONFIG_ERRORS_MAX = 100,
-	CONFIG_SHARDS_MAX = 64,
 	CONFIG_SERVICE_SLOTS = 256,      /* with all that reloads may add; or twice what the start had */
 	CONFIG_SECRETS_MAX = 8,          /* of one service: its header grows with them */
 };

@@ -15,7 +15,10 @@
 #include "core/rate.h"
 #include "obs/log.h"
 
-enum { LANES_MAX = 64 };          /* of one origin: as many as there may be shards */
+enum {
+	SHARDS_MAX = 64,                 /* as many as a word has bits: see struct live */
+	LANES_MAX = SHARDS_MAX,          /* of one origin */
+};
 
 enum service_kind { SERVICE_HTTP, SERVICE_WEBHOOK };
 const char *service_kind_str(enum service_kind k);
@@ -74,7 +77,7 @@ struct config {
 	unsigned service_slots;          /* no reload makes more services than these; n_services at least */
 	const char *listen_host;         /* numeric address */
 	unsigned listen_port;            /* 0: given by the kernel */
-	unsigned shards;                 /* 1..64; `auto` is resolved: cores */
+	unsigned shards;                 /* 1..SHARDS_MAX; `auto` is resolved: cores */
 	struct service *services;        /* after a reload those of before have their places */
 	size_t n_services;               /* at least one */
 	struct {

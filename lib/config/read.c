@@ -239,7 +239,7 @@ static unsigned count_cores(void)
 		n = CPU_COUNT(&set);
 	else
 		n = sysconf(_SC_NPROCESSORS_ONLN);
-	return (unsigned)MIN(MAX(n, 1), CONFIG_SHARDS_MAX);
+	return (unsigned)MIN(MAX(n, 1), SHARDS_MAX);
 }
 
 static void read_shards(const struct setting *s, const struct node *n, void *at, struct report *rep)

@@ -38,12 +38,12 @@ uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort)
 
 static bool service_has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
 {
-	return dispatch_has_its_part(services_share(d), held, left);
+	return has_its_part(services_share(d), held, left);
 }
 
 static bool tenant_has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
 {
-	return dispatch_has_its_part(config_has_several_tenants(d->env.config), held, left);
+	return has_its_part(config_has_several_tenants(d->env.config), held, left);
 }
 
 void admission_init(struct dispatch *d)

@@ -3,6 +3,7 @@
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
  *   admission.c  which batches may come into memory, and what the others are told
+ *   pace.c       how fast the queue of a service is worked off
  *   throttle.c   what is refused before it is read
  *   shed.c       best_effort items that make room for others
  *   batch.c      their items: what starts next
@@ -156,6 +157,13 @@ bool residency_part_may_take(const struct residency *r, size_t limit, size_t hel
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
+/* The same rule for what the group counts, between services and between tenants: does one
+ * of `several` hold its part? Pure. */
+static inline bool has_its_part(bool several, uint64_t held, uint64_t left)
+{
+	return held > 0 && held >= left && several;
+}
+
 /* What is seen of a service's queue at one time. */
 struct queue_sight {
 	uint32_t settled;                /* items that have come to an end so far; wraps */
@@ -265,7 +273,7 @@ struct dispatch {
 	struct list dirty;               /* those that ask for the pump */
 	struct heap waits;               /* items between two attempts, or whose lane pauses */
 	struct list spare;               /* attempts to be used again */
-	unsigned n_spare, resident;      /* resident: jobs in memory */
+	unsigned n_spare;
 	bool draining;
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
@@ -335,6 +343,11 @@ void tenant_give_back(struct dispatch *d, unsigned tenant, const struct batch *b
 void tenant_queue_known(struct dispatch *d, unsigned tenant, uint32_t n);         /* whatever its limit */
 void tenant_unqueue(struct dispatch *d, unsigned tenant, uint32_t n);
 void tenant_accepted(struct live *lv);
+
+/* quota.c: take a batch of n items at `now_us`. 0: it was taken; or in how many
+ * microseconds it may be, and nothing was. */
+int64_t quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
+void quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);    /* it was refused */
 
 /* admission.c: room for the tenant's batch. False: it is refused, see d->admission.refusal,
  * and nothing is counted; else of best_effort the items without room are final. */
@@ -413,9 +426,7 @@ void lane_on_submit(struct loop_msg *msg);
 void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
 void lanes_reload(struct dispatch *d, const struct config *was);         /* env.config is another one now */
 
-/* spread.c: where a lane is. */
-unsigned lane_shard(const struct dispatch_group *g, uint64_t hash, unsigned number);
-/* Which of its origin's lanes takes the attempt; and it is back. On its batch's shard. */
+/* spread.c: which of its origin's lanes takes the attempt; and it is back. On its batch's shard. */
 void spread_out(struct dispatch *d, struct attempt *a);
 void spread_back(struct attempt *a);
 

@@ -44,7 +44,7 @@ struct lane_loads {
 
 /* What all shards share. Written before the shards run; then only the counters. */
 struct dispatch_group {
-	struct dispatch *members[64];
+	struct dispatch *members[SHARDS_MAX];
 	unsigned n;
 	uint64_t hash_seed;
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */

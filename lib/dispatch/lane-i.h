@@ -105,15 +105,11 @@ void lane_pause(struct dispatch *d, struct lane *lane, int64_t until_us);
 void lane_unpause(struct dispatch *d, struct lane *lane, int64_t now_us);        /* if it is over */
 bool lane_is_new(struct dispatch *d, struct lane *lane, int64_t now_us);         /* nothing to be remembered */
 void lane_forget(struct dispatch *d, struct lane *lane);         /* it goes: out of the gauges */
+void slots_wake(struct dispatch *d);             /* a slot in flight may be free: for a lane that waits for one */
 
-/* spread.c: the others of its origin pause as long as it does. */
-void spread_pause(struct dispatch *d, const struct lane *lane);
-uint32_t spread_rate_left(const struct dispatch *d, uint16_t service);   /* of all of them together */
-
-/* Slots in flight. A lane that finds none waits until one is free for its service. */
-bool slots_may_take(const struct dispatch *d, uint16_t service);
-void slots_starve(struct dispatch *d, struct lane *lane);
-void slots_wake(struct dispatch *d);
+/* spread.c, where an origin has several. */
+void spread_pause(struct dispatch *d, const struct lane *lane);  /* the others pause as long as it does */
+uint32_t spread_rate_left(const struct dispatch *d, uint16_t service);   /* what all of them may start now by its rate */
 
 /* claims.c */
 void claim_ahead(struct dispatch *d, struct lane *lane, int64_t until_us);

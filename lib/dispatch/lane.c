@@ -323,6 +323,13 @@ void lane_on_submit(struct loop_msg *msg)
 
 /* ---- the pump ---- */
 
+/* What has not started goes to its batch, which knows what is next. */
+static void send_back(struct dispatch *d, struct attempt *a)
+{
+	lane_unqueue(d, a);
+	lane_give_back(d, a);
+}
+
 /* The timer may be late, or the message was: time decides, not the timer. */
 bool lane_ends(struct dispatch *d, struct attempt *a, int64_t now_us)
 {
@@ -332,16 +339,8 @@ bool lane_ends(struct dispatch *d, struct attempt *a, int64_t now_us)
 	}
 	if (gate_why(a->gate) == WHY_NONE)
 		return false;
-	lane_unqueue(d, a);
-	lane_give_back(d, a);
+	send_back(d, a);
 	return true;
-}
-
-/* What has not started goes to its batch, which knows what is next. */
-static void send_back(struct dispatch *d, struct attempt *a)
-{
-	lane_unqueue(d, a);
-	lane_give_back(d, a);
 }
 
 /* Start what may start. With much to do it stops at `until_us` and asks for the

@@ -40,14 +40,15 @@ static struct budget_policy budget_of(const struct dispatch *d, const struct lan
 
 /* ---- slots ---- */
 
-bool slots_may_take(const struct dispatch *d, uint16_t service)
+static bool slots_may_take(const struct dispatch *d, uint16_t service)
 {
 	size_t limit = d->env.config->limits.in_flight;
 
 	return services_share(d) ? residency_may_take(&d->slots, limit, service) : d->slots.used < limit;
 }
 
-void slots_starve(struct dispatch *d, struct lane *lane)
+/* It waits until one is free for its service. */
+static void slots_starve(struct dispatch *d, struct lane *lane)
 {
 	if (lane->starved)
 		return;

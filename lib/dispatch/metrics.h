@@ -81,7 +81,6 @@ enum span_result { SPANS_EXPORTED, SPANS_DROPPED_FULL, SPANS_DROPPED_FAILED, SPA
 enum lane_wait { LANE_WAIT_TABLE(X) LANE_WAIT_MAX };
 #undef X
 
-
 /* What became of a SIGHUP. */
 enum reload_result { RELOAD_OK, RELOAD_REFUSED, RELOAD_RESULTS };
 
@@ -91,6 +90,7 @@ struct metrics *dispatch_metrics_new(const struct config *config, unsigned shard
 /* The services and tenants that `config` has and `known`, which it follows, had not. Any
  * thread, one at a time. */
 void dispatch_metrics_grow(struct metrics *m, const struct config *config, const struct config *known);
+
 /* The label value for a route, "GET /v1/batches/{id}", or NULL for a request that
  * found none; and the one for an answer's status, 0 where the client left without. */
 unsigned dispatch_metrics_route(const char *name);

@@ -1,4 +1,5 @@
-#include "dispatch/tenants.h"
+/* The rule is in tenants.h. */
+#include "dispatch-i.h"
 
 static unsigned ceiling(double v)
 {
@@ -21,7 +22,7 @@ static int64_t next_us(const struct rate *r, const struct rate_policy *p, uint32
 	return rate_next_us(r, &all);
 }
 
-int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us)
+int64_t quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us)
 {
 	const struct rate_policy batches = policy_of(may->batches_per_second), items = policy_of(may->items_per_second);
 	int64_t at_us;
@@ -38,7 +39,7 @@ int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may,
 	return MAX(at_us - now_us, 0);
 }
 
-void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n)
+void quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n)
 {
 	const struct rate_policy batches = policy_of(may->batches_per_second), items = policy_of(may->items_per_second);
 

@@ -16,7 +16,7 @@
 /* So many more than another one has are not worth a message to its shard. */
 enum { LANE_NEAR = 8 };
 
-unsigned lane_shard(const struct dispatch_group *g, uint64_t hash, unsigned number)
+static unsigned lane_shard(const struct dispatch_group *g, uint64_t hash, unsigned number)
 {
 	return (unsigned)(((hash >> 32) + number) % g->n);
 }

@@ -1,3 +1,8 @@
+/*
+ * The names of tenants, and what each has of what all share. Counters without a lock:
+ * whoever counts one more than there may be takes it back. The rules are in tenants.h,
+ * and beside struct residency in dispatch-i.h.
+ */
 #include <stdlib.h>
 
 #include "dispatch-i.h"
@@ -66,7 +71,7 @@ bool dispatch_tenant_take(const struct config *c, atomic_uint *of_all, atomic_ui
 {
 	unsigned all = atomic_fetch_add(of_all, 1), its = atomic_fetch_add(of_tenant, 1);
 
-	if (all < most && !dispatch_has_its_part(config_has_several_tenants(c), its, most - all))
+	if (all < most && !has_its_part(config_has_several_tenants(c), its, most - all))
 		return true;
 	dispatch_tenant_give(of_all, of_tenant);
 	return false;
@@ -91,7 +96,7 @@ bool tenant_take(struct dispatch *d, unsigned tenant, const struct batch *b)
 	struct dispatch_tenant *t = &d->env.group->tenants.of[tenant];
 	uint32_t n = b->counts.pending;
 
-	d->quota_wait_s = wait_s(dispatch_quota_take(t, may, b->n_items, loop_now_us(d->env.loop)));
+	d->quota_wait_s = wait_s(quota_take(t, may, b->n_items, loop_now_us(d->env.loop)));
 	if (d->quota_wait_s > 0)
 		return false;
 	if (atomic_fetch_add(&t->queued, n) + n <= may->queued_items || may->queued_items == 0)
@@ -102,7 +107,7 @@ bool tenant_take(struct dispatch *d, unsigned tenant, const struct batch *b)
 
 void tenant_give_back(struct dispatch *d, unsigned tenant, const struct batch *b)
 {
-	dispatch_quota_give_back(&d->env.group->tenants.of[tenant], &d->env.config->tenants[tenant], b->n_items);
+	quota_give_back(&d->env.group->tenants.of[tenant], &d->env.config->tenants[tenant], b->n_items);
 	tenant_unqueue(d, tenant, b->counts.pending);
 }
 

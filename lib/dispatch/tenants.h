@@ -18,7 +18,7 @@ struct dispatch_tenant {
 	_Atomic(const char *) name;      /* NULL: not asked for yet */
 	atomic_uint_fast64_t queued;     /* items accepted and not final, jobs' too */
 	atomic_uint_fast64_t batches, items;     /* accepted, ever */
-	/* What it has of what all share: see dispatch_has_its_part(). */
+	/* What it has of what all share. */
 	atomic_uint unfinished, callers; /* of batches whose callers wait: items that are not final, and those callers ... */
 	atomic_size_t bytes;             /* ... and what is held for them */
 	atomic_uint waiting, readers;    /* requests that wait for a batch's end; event streams */
@@ -39,18 +39,8 @@ const char *dispatch_tenants_name(struct dispatch_tenants *t, struct slice name)
 /* The same for one that is configured, by its number; n 0: of [0]. */
 struct slice dispatch_tenant_name(struct dispatch_tenants *t, const struct config *c, unsigned tenant);
 
-/*
- * What is shared, between services or between tenants, by dynamic thresholds: one of
- * `several` takes more only while it holds less than is left, so that whoever never
- * gives any back leaves the others a fair part. Pure.
- */
-static inline bool dispatch_has_its_part(bool several, uint64_t held, uint64_t left)
-{
-	return held > 0 && held >= left && several;
-}
-
-/* One more of what all tenants share, of which there may be `most`. False: there are as many,
- * or its tenant has its part, and nothing is counted. */
+/* One more of what all tenants share, of which there may be `most`: one of several tenants may
+ * have as many as it leaves. False: there are too many, and nothing is counted. */
 bool dispatch_tenant_take(const struct config *c, atomic_uint *of_all, atomic_uint *of_tenant, unsigned most) MUST_CHECK;
 void dispatch_tenant_give(atomic_uint *of_all, atomic_uint *of_tenant);
 
@@ -60,11 +50,6 @@ void dispatch_tenant_give(atomic_uint *of_all, atomic_uint *of_tenant);
  * debt is paid before the next one: so such a batch can be sent, and in the long
  * run no more is let through than the rate.
  */
-
-/* Take a batch of n items at `now_us`, monotonic. 0: it was taken; or in how many
- * microseconds it may be, and nothing was. */
-int64_t dispatch_quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
-void dispatch_quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);   /* it was refused */
 
 /* From now_us on it may have another rate: what it owes is then as in rate_change(). */
 void dispatch_quota_change(struct dispatch_tenant *t, const struct tenant *was, const struct tenant *is, int64_t now_us);

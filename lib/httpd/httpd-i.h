@@ -136,7 +136,6 @@ void deadline_full(void *h);                     /* the timer `full` */
 
 /* request.c */
 void request_set_state(struct http_request *r, enum req_state to);
-void request_end(struct http_request *r, bool gone);
 void request_suspend(struct http_request *r);
 void request_resume(struct http_request *r);
 void request_release(struct http_request *r);    /* its body's bytes are counted no more */

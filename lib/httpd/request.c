@@ -22,7 +22,6 @@
  *  4. request_on_access() leaves a complete request either with a queued answer,
  *     or suspended, or refused: libmicrohttpd would spin on anything else.
  */
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
@@ -56,7 +55,7 @@ void request_set_state(struct http_request *r, enum req_state to)
 	r->state = to;
 }
 
-void request_end(struct http_request *r, bool gone)
+static void request_end(struct http_request *r, bool gone)
 {
 	const struct httpd_handler *handler = &request_conn(r)->h->handler;
 

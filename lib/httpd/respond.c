@@ -9,7 +9,6 @@
  *     none leaves the connection suspended.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <time.h>
 

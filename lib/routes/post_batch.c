@@ -2,7 +2,6 @@
  * POST /v1/batches: read a batch, and settle it: now, or as a job.
  */
 #include <errno.h>
-#include <stdlib.h>
 
 #include "channel/channel.h"
 #include "routes-i.h"

@@ -209,7 +209,6 @@ bool key_attach(struct batch *b, const struct batch_key *key) MUST_CHECK;
 
 /* recall.c: refuse with this document, unless the key (NULL or empty: none) is known.
  * `q->id` is of the batch that the refusal is about; all zero: none. */
-struct replay_request;
 void refuse_unknown(const struct replay_request *q, const struct batch_key *key, enum problem kind,
 		    struct blob *take_document);
 

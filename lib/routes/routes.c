@@ -199,8 +199,8 @@ static bool admits(const struct door *door, struct http_request *req, const stru
 }
 
 /* A process that is full, for all or for the caller's tenant, or too busy, refuses a batch
- * before it has read it, unless it has a key: that may be known, and then its record is the answer. One that is too large
- * is told so. */
+ * before it has read it, unless it has a key: that may be known, and then its record is
+ * the answer. One that is too large is told so. */
 static bool refuse_unread(struct routes *r, struct http_request *req, size_t body_bytes)
 {
 	if (body_bytes > r->env.config->limits.body_bytes || http_header(req, "Idempotency-Key") != NULL ||

@@ -301,6 +301,12 @@ static void set_trace(struct routes *r, struct http_request *req, struct batch *
 		b->trace.flags = TRACE_SAMPLED;
 }
 
+/* Unless its key is known. */
+static struct replay_request known_of(const struct submission *s)
+{
+	return (struct replay_request){.routes = s->routes, .req = s->req, .prefer = s->prefer, .stream = s->stream && !s->job};
+}
+
 /* What an error of dispatch_submit() is for its answer. */
 static void refuse(const struct submission *s, int err)
 {
@@ -311,17 +317,15 @@ static void refuse(const struct submission *s, int err)
 	const char *why = err == -EBUSY ? full.detail : err == -ESHUTDOWN ? NO_NEW_BATCHES :
 			  wait_s > 0 ? "faster than your quota; nothing was sent" :
 				       "more unfinished items than your quota; nothing was sent";
-	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
-					     .stream = s->stream && !s->job,
-					     .retry_after_s = wait_s};
+	struct replay_request known = known_of(s);
 
+	known.retry_after_s = wait_s;
 	refuse_unknown(&known, s->take->key, kind, problem_document(kind, why));
 }
 
 bool submit_never_fits(const struct submission *s, const char *pointer)
 {
-	const struct replay_request known = {.routes = s->routes, .req = s->req, .prefer = s->prefer,
-					     .stream = s->stream && !s->job};
+	const struct replay_request known = known_of(s);
 	uint64_t n = s->take->counts.pending;
 	uint64_t most = dispatch_most(s->routes->env.dispatch, s->take, auth_tenant(s->req));
 	struct buf text = {0};

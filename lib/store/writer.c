@@ -11,7 +11,6 @@
  *  3. An answer is posted after the counts that belong to it.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>

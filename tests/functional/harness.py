@@ -6,6 +6,7 @@ with a generous limit that only a failure reaches.
 """
 
 import base64
+import copy
 import http.client
 import json
 import os
@@ -175,6 +176,12 @@ class Daemon(Process):
         status = super().stop(sig)
         shutil.rmtree(self.dir, ignore_errors=True)
         return status
+
+    def operations(self):
+        """The same daemon, asked at its address for operations."""
+        there = copy.copy(self)
+        there.port = int(self.wait_line(r"event=listening_for_operations .*port=(\d+)")[1])
+        return there
 
     def ask(self, method, path, body=None, headers=None):
         conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)

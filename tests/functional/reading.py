@@ -15,6 +15,7 @@ ASYNC = {"Prefer": "respond-async"}
 NDJSON = {"Accept": "application/x-ndjson"}
 MEMORY = {"store": {"memory": True}}
 DAY_MS = 24 * 3600 * 1000
+ID_BYTES = 100
 
 Event = namedtuple("Event", "name id data")
 COMMENT = Event(None, None, None)
@@ -72,15 +73,15 @@ def items(events):
 
 
 class SlowReader:
-    """A GET on a connection whose own buffer is small, so that reading is what it is about."""
+    """A request on a connection whose own buffer is small, so that reading is what it is about."""
 
-    def __init__(self, daemon, path, headers=()):
+    def __init__(self, daemon, request, room=4096, blocked=16384):
+        self.blocked = blocked
         self.sock = socket.socket()
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         self.sock.settimeout(harness.LIMIT_S)
         self.sock.connect(("127.0.0.1", daemon.port))
-        lines = "".join(f"{k}: {v}\r\n" for k, v in dict(headers).items())
-        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+        self.sock.sendall(request)
         self.ports = self.sock.getpeername()[1], self.sock.getsockname()[1]
 
     def unsent(self):
@@ -94,7 +95,7 @@ class SlowReader:
         return 0
 
     def wait_blocked(self):
-        kit.until(lambda: self.unsent() > 16384, lambda: f"{self.unsent()} bytes unsent")
+        kit.until(lambda: self.unsent() > self.blocked, lambda: f"{self.unsent()} bytes unsent")
 
     def bytes(self):
         """All that comes up to the end of the connection."""
@@ -109,18 +110,23 @@ class SlowReader:
         data = self.bytes()
         head, _, data = data.partition(b"\r\n\r\n")
         assert b"\r\nTransfer-Encoding: chunked" in head, head
-        text = []
-        while True:
-            size, _, data = data.partition(b"\r\n")
-            if int(size, 16) == 0:
-                break
-            text.append(data[:int(size, 16)])
-            data = data[int(size, 16) + 2:]
-        assert data == b"\r\n", data
-        return b"".join(text)
+        return unchunk(data)
 
     def close(self):
         self.sock.close()
+
+
+def unchunk(data):
+    """What chunks hold, up to their proper end."""
+    text = []
+    while True:
+        size, _, data = data.partition(b"\r\n")
+        if int(size, 16) == 0:
+            break
+        text.append(data[:int(size, 16)])
+        data = data[int(size, 16) + 2:]
+    assert data == b"\r\n", data
+    return b"".join(text)
 
 
 def resident(daemon):
@@ -136,10 +142,10 @@ def instrumented(daemon):
 
 def final_at_once(n, held=None):
     """A batch of n items that are final from the start, invalid as they are, and
-    perhaps of one that is held."""
+    perhaps of one that is held. Their ids are long, so that results are."""
     first = [] if held is None else [{"id": "held", "to": held.url("held"), "payload": 0}]
     return {"contract": "best_effort", "deadline_ms": DAY_MS, "attempt_timeout_ms": 600000, "items": [
-        *first, *({"id": str(i).rjust(100, "x"), "to": "x", "payload": 0} for i in range(n))]}
+        *first, *({"id": str(i).rjust(ID_BYTES, "x"), "to": "x", "payload": 0} for i in range(n))]}
 
 
 class Case(kit.HeldCase):

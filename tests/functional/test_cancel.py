@@ -2,11 +2,10 @@
 
 import json
 
-import harness
 import jobs
 import rawhttp
 from harness import item
-from jobs import ASYNC, Background, all_at_once, on_every_store
+from jobs import Background, all_at_once, on_every_store
 
 
 @on_every_store

@@ -9,6 +9,7 @@ import gate
 import harness
 import kit
 import lives
+import rawhttp
 import reading
 from harness import item
 from kit import LEAVE
@@ -243,7 +244,7 @@ class Stalled(reading.Case):
     config = {"shards": 1, "limits": {"items": 20001, "write_ms": 3600000}}
 
     def start(self, batch_id):
-        reader = reading.SlowReader(self.settled, f"/v1/batches/{batch_id}/events")
+        reader = reading.SlowReader(self.settled, rawhttp.head("GET", f"/v1/batches/{batch_id}/events"))
         self.addCleanup(reader.close)
         reader.wait_blocked()
         return reader
@@ -343,7 +344,7 @@ class Stop(reading.Case):
     def test_readers_that_stall_are_closed_with_the_process(self):
         daemon = self.daemon()
         answer = daemon.post(reading.final_at_once(20000, self.held), reading.ASYNC)
-        readers = [reading.SlowReader(daemon, f"/v1/batches/{answer.headers['Batch-Id']}/{what}", headers)
+        readers = [reading.SlowReader(daemon, rawhttp.head("GET", f"/v1/batches/{answer.headers['Batch-Id']}/{what}", **headers))
                    for what, headers in (("events", {}), ("results", reading.NDJSON), ("events", {}))]
         for reader in readers:
             reader.wait_blocked()

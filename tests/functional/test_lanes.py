@@ -1,7 +1,6 @@
 """Lanes: what an origin is never sent more of than its service allows, whatever
 shard the requests come in by; pauses that it asks for; and whose turn it is."""
 
-import hashlib
 import re
 import threading
 
@@ -9,6 +8,7 @@ import gate
 import harness
 import kit
 from batch_invariants import most_at_once
+from callers import bearer, keys_config
 from harness import item
 
 RATE, BURST, MOST = 100, 10, 8
@@ -388,10 +388,8 @@ class Turns(Order, kit.HeldCase):
 
 
 class TenantsTurns(Order, harness.Case):
-    KEYS = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("one", "three", "operator")}
-    config = {**Order.config, "tenants": {"three": {"weight": 3}}, "auth": {"keys": [
-        {"name": name, "sha256": digest, **({"scope": "admin"} if name == "operator" else {"tenant": name})}
-        for name, digest in KEYS.items()]}}
+    KEYS = {"one": "one", "three": "three", "operator": None}
+    config = {**Order.config, "tenants": {"three": {"weight": 3}}, "auth": {"keys": keys_config(KEYS)}}
 
     def setUp(self):
         super().setUp()
@@ -399,7 +397,7 @@ class TenantsTurns(Order, harness.Case):
         self.addCleanup(self.held.close)
 
     def headers(self, name):
-        return {"Authorization": f"Bearer {name if name in self.KEYS else 'one'}"}
+        return bearer(name if name in self.KEYS else "one")
 
     def test_tenants_have_turns_by_their_weights(self):
         came = self.order(({"priority": 9}, "one", 40), ({"priority": 0}, "three", 30))

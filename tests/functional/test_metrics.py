@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import subprocess
-import unittest
 
 import harness
 import kit

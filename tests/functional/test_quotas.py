@@ -10,7 +10,7 @@ import harness
 import jobs
 import kit
 import lives
-import test_tenants
+from callers import JSON, Caller, keys_config
 from harness import item
 from jobs import ASYNC
 
@@ -38,26 +38,22 @@ class Case(kit.Case):
     def setUpClass(cls):
         names = {name: name for name in cls.tenants}
         cls.config = {"shards": cls.shards, "tenants": cls.tenants, "operations": "127.0.0.1:0",
-                      "auth": {"keys": test_tenants.keys_config({**names, "free": "free"})}}
+                      "auth": {"keys": keys_config({**names, "free": "free"})}}
         harness.Case.setUpClass.__func__(cls)
-        cls.metrics_port = int(cls.settled.wait_line(r"event=listening_for_operations .*port=(\d+)")[1])
+        cls.operations = cls.settled.operations()
 
     @classmethod
     def tearDownClass(cls):
         harness.Case.tearDownClass.__func__(cls)
 
     def who(self, name):
-        return test_tenants.Daemon(self.settled, name)
+        return Caller(self.settled, name)
 
     def batch(self, n=1, path="/ok"):
         return {"items": [item(i, self.url(path)) for i in range(n)]}
 
     def metrics(self):
-        keep, self.settled.port = self.settled.port, self.metrics_port
-        try:
-            return self.settled.metrics()
-        finally:
-            self.settled.port = keep
+        return self.operations.metrics()
 
     def refused(self, answer):
         """Over a quota: how many seconds to wait."""
@@ -199,8 +195,8 @@ class Headers(Case):
         retry = f"/v1/batches/{first.headers['Batch-Id']}/retry"
         answers = [first, who.post(self.batch(), ASYNC), who.post(self.batch(), {"Accept": "application/x-ndjson"}), who.post(b"{"),
                    who.post({"items": []}), who.post({**self.batch(), "validate_only": True}),
-                   who.ask("POST", retry, b'{"ids": ["i0"]}', test_tenants.JSON), who.ask("POST", retry, b"{", test_tenants.JSON),
-                   who.ask("POST", f"/v1/batches/{test_tenants.UNKNOWN}/retry")]
+                   who.ask("POST", retry, b'{"ids": ["i0"]}', JSON), who.ask("POST", retry, b"{", JSON),
+                   who.ask("POST", "/v1/batches/b_01JD0000000000000000000000/retry")]
         self.assertEqual([a.status for a in answers], [207, 202, 200, 400, 422, 200, 202, 400, 404])
         for answer in answers:
             self.assertEqual(list(parse(answer.headers["RateLimit"])), ["batches"], answer.body)
@@ -224,12 +220,12 @@ class Headers(Case):
 class Restart(lives.Case):
     def config(self, **more):
         return super().config(tenants={"shop": {"queued_items": 3}},
-                              auth={"keys": test_tenants.keys_config({"shop": "shop"})}, **more)
+                              auth={"keys": keys_config({"shop": "shop"})}, **more)
 
     def test_jobs_that_were_left_count_again(self):
         held = gate.Held()
         self.addCleanup(held.close)
-        shop = test_tenants.Daemon(self.start(), "shop")
+        shop = Caller(self.start(), "shop")
         job = {"items": [item(i, held.url(f"{i}")) for i in range(2)], "retry": {"max_attempts": 9, "base_ms": 1, "cap_ms": 1}}
         accepted = shop.post(job, ASYNC)
         self.assertEqual(accepted.status, 202)
@@ -237,7 +233,7 @@ class Restart(lives.Case):
         shop.daemon.stop(9)
         for path in ("0", "1"):
             held.wait_gone(path)
-        shop = test_tenants.Daemon(self.start(), "shop")
+        shop = Caller(self.start(), "shop")
         held.wait("0", "1")
         self.assertEqual(shop.post({"items": job["items"]}).status, 429)
         held.answer("0")

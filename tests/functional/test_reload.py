@@ -1,80 +1,19 @@
 """SIGHUP: services and limits change while requests run, and none is lost. What
 is wrong in the file is said, and changes nothing."""
 
-import hashlib
 import json
 import os
 import re
 import signal
 import threading
-import unittest
 
-import gate
 import harness
 import kit
-import rawhttp
+from callers import bearer, keys_config
 from harness import item
+from reloading import Reloading
 
 NOTHING = 'added="" removed="" changed="" settings=""'
-
-
-class Reloading(unittest.TestCase):
-    """Each test has a daemon of its own, whose file it rewrites."""
-
-    longMessage = True
-
-    def setUp(self):
-        self.down = harness.Downstream()
-        self.addCleanup(self.down.stop)
-        self.held = gate.Held()
-        self.addCleanup(self.held.close)
-        self.start()
-
-    def start(self, **config):
-        services = {"held": {"kind": "http", "url": self.held.url("{to}")},
-                    "push": {"kind": "http", "url": self.down.url + "/{to}"}}
-        self.settled = harness.Daemon({"shards": 2, "services": services, **config})
-        self.addCleanup(self.stop)
-        with open(self.settled.config_path, encoding="utf-8") as f:
-            self.file = json.load(f)
-        self.services, self.limits = self.file["services"], self.file.setdefault("limits", {})
-
-    def stop(self):
-        if self.settled.child.poll() is None:
-            self.assertEqual(self.settled.stop(), 0, self.settled.text())
-
-    def write(self, text=None):
-        with open(self.settled.config_path, "w", encoding="utf-8") as f:
-            f.write(json.dumps(self.file) if text is None else text)
-
-    def hup(self, event="reloaded"):
-        """Ask for a reload, and wait for what the daemon says of it."""
-        start = len(self.settled.lines)
-        self.settled.child.send_signal(signal.SIGHUP)
-        return self.settled.wait_line(f"event={event} .*", start)[0]
-
-    def reload(self):
-        self.write()
-        return self.hup()
-
-    def names(self):
-        return [s["name"] for s in self.settled.ask("GET", "/v1/services").json["services"]]
-
-    def show(self, name):
-        return {s["name"]: s for s in self.settled.ask("GET", "/v1/services").json["services"]}[name]
-
-    def limit(self, name):
-        return self.settled.ask("GET", "/v1/limits").json[name]
-
-    def send(self, service, *to, **more):
-        return self.settled.post({"service": service, "items": [item(n, t) for n, t in enumerate(to)], **more})
-
-    def begin(self, service, *to, **more):
-        return self.settled.start_post({"service": service, "items": [item(n, t) for n, t in enumerate(to)], **more})
-
-    def finish(self, sock):
-        with sock, sock.makefile("rb") as stream:
-            return rawhttp.read_answer(stream)
 
 
 class Services(Reloading):
@@ -247,11 +186,10 @@ class Rates(Reloading):
 
 class Keys(Reloading):
     def ask(self, key, path="/v1/limits"):
-        return self.settled.ask("GET", path, headers={"Authorization": f"Bearer {key}"}).status
+        return self.settled.ask("GET", path, headers=bearer(key)).status
 
     def set_keys(self, *names):
-        self.file["auth"] = {"keys": [{"name": n, "tenant": n, "sha256": hashlib.sha256(n.encode()).hexdigest()} for n in names] +
-                             [{"name": "boss", "scope": "admin", "sha256": hashlib.sha256(b"boss").hexdigest()}]}
+        self.file["auth"] = {"keys": keys_config({**{n: n for n in names}, "boss": None})}
 
     def test_keys_come_and_go(self):
         self.assertEqual(self.ask("nobody"), 200)
@@ -262,7 +200,7 @@ class Keys(Reloading):
         self.file["tenants"] = {"two": {"max_priority": 3}}
         self.assertIn('settings="auth.keys, tenants"', self.reload())
         self.assertEqual([self.ask(k) for k in ("one", "two", "three")], [401, 200, 200])
-        text = self.settled.ask("GET", "/metrics", headers={"Authorization": "Bearer boss"}).body
+        text = self.settled.ask("GET", "/metrics", headers=bearer("boss")).body
         self.assertIn(b'tenant="three"', text)
 
     def test_the_last_key_of_a_tenant_goes_and_what_is_left_of_it_is_told(self):
@@ -277,7 +215,7 @@ class Keys(Reloading):
     def test_a_batch_stays_its_tenants_over_reloads(self):
         self.set_keys("one", "two")
         self.reload()
-        mine = {"Authorization": "Bearer one"}
+        mine = bearer("one")
         batch = self.settled.post({"service": "push", "items": [item(1, "ok")]}, mine).headers["Batch-Id"]
         self.set_keys("zero", "two", "one")
         self.reload()
@@ -287,7 +225,7 @@ class Keys(Reloading):
         self.set_keys("one")
         self.file["tenants"] = {"one": {"batches_per_second": 0.01, "items_per_second": 0.01}}
         self.reload()
-        batch, mine = {"service": "push", "items": [item(n, "ok") for n in range(10)]}, {"Authorization": "Bearer one"}
+        batch, mine = {"service": "push", "items": [item(n, "ok") for n in range(10)]}, bearer("one")
         self.assertEqual([self.settled.post(batch, mine).status for _ in range(2)], [200, 429])
         self.file["tenants"] = {"one": {"batches_per_second": 100000, "items_per_second": 100000}}
         self.reload()
@@ -298,10 +236,10 @@ class Keys(Reloading):
         self.set_keys("one", "two")
         self.reload()
         def send(who, service):
-            answer = self.settled.post({"service": service, "priority": 9, "items": [item(1, "ok")]}, {"Authorization": f"Bearer {who}"})
+            answer = self.settled.post({"service": service, "priority": 9, "items": [item(1, "ok")]}, bearer(who))
             return answer.status, answer.json.get("detail")
         hung = self.settled.start_post({"service": "held", "priority": 9, "items": [item(n, f"h{n}") for n in range(20)]},
-                                       {"Authorization": "Bearer one"})
+                                       bearer("one"))
         self.held.wait("h0")
         full = 503, "too many unfinished items of its tenant; nothing was sent"
         for names in (("two", "one"), ("zero", "three", "one", "two"), ("three", "one")):
@@ -323,13 +261,13 @@ class Keys(Reloading):
         self.set_keys("one")
         self.reload()
         batch = {"service": "push", "items": [item(1, "ok")]}
-        mine = {"Authorization": "Bearer one", "Idempotency-Key": "known"}
+        mine = {**bearer("one"), "Idempotency-Key": "known"}
         self.assertEqual(self.settled.post(batch, mine).status, 200)
         self.file["tenants"] = {"one": {"batches_per_second": 0.001, "items_per_second": 0.001}}
         self.reload()
 
         def asked():
-            text = self.settled.ask("GET", "/metrics", headers={"Authorization": "Bearer boss"}).body.decode()
+            text = self.settled.ask("GET", "/metrics", headers=bearer("boss")).body.decode()
             return sum(float(n) for n in re.findall(r'^settled_http_requests_total{route="POST /v1/batches",.*} (\S+)$', text, re.M))
 
         def left():
@@ -346,7 +284,7 @@ class Keys(Reloading):
     def test_a_retry_is_as_urgent_as_its_tenant_may_be_now(self):
         self.set_keys("one")
         self.reload()
-        mine = {"Authorization": "Bearer one"}
+        mine = bearer("one")
         first = self.settled.post({"service": "push", "priority": 8, "items": [item(1, "gone")]}, mine)
         self.file["tenants"] = {"one": {"max_priority": 3}}
         self.reload()

@@ -5,6 +5,7 @@ import json
 import socket
 
 import harness
+import rawhttp
 import reading
 from harness import item
 from reading import NDJSON
@@ -197,7 +198,7 @@ class SlowLines(reading.Case):
 
     def start(self):
         batch_id = self.settled_job(reading.final_at_once(10000))
-        reader = reading.SlowReader(self.settled, f"/v1/batches/{batch_id}/results", NDJSON)
+        reader = reading.SlowReader(self.settled, rawhttp.head("GET", f"/v1/batches/{batch_id}/results", **NDJSON))
         self.addCleanup(reader.close)
         reader.wait_blocked()
         return reader
@@ -222,7 +223,7 @@ class SlowLines(reading.Case):
 
     def start_again(self):
         newest = self.settled.ask("GET", "/v1/batches?limit=1").json["batches"][0]["id"]
-        reader = reading.SlowReader(self.settled, f"/v1/batches/{newest}/results", NDJSON)
+        reader = reading.SlowReader(self.settled, rawhttp.head("GET", f"/v1/batches/{newest}/results", **NDJSON))
         self.addCleanup(reader.close)
         reader.wait_blocked()
 

@@ -2,7 +2,6 @@
 
 import json
 
-import harness
 import jobs
 from harness import item
 from jobs import ASYNC, on_every_store

@@ -1,7 +1,6 @@
 """A reload that takes a key away also ends what its callers still read. What they sent
 was accepted, and goes on."""
 
-import hashlib
 import http.client
 import json
 
@@ -9,17 +8,14 @@ import harness
 import kit
 import rawhttp
 import reading
-import test_reload
+from callers import bearer, keys_config
 from harness import item
+from reloading import Reloading
 
 ASYNC = {"Prefer": "respond-async"}
 
 
-def bearer(key):
-    return {"Authorization": f"Bearer {key}"}
-
-
-class Case(test_reload.Reloading):
+class Case(Reloading):
     def setUp(self):
         super().setUp()
         self.set_keys(old="shop", new="shop", mail="mail")
@@ -27,9 +23,7 @@ class Case(test_reload.Reloading):
 
     def set_keys(self, **tenants):
         """Keys, each with its tenant; and one for operations."""
-        keys = [{"name": k, "tenant": t, "sha256": hashlib.sha256(k.encode()).hexdigest()} for k, t in tenants.items()]
-        boss = {"name": "boss", "scope": "admin", "sha256": hashlib.sha256(b"boss").hexdigest()}
-        self.file["auth"] = {"keys": [*keys, boss]}
+        self.file["auth"] = {"keys": keys_config({**tenants, "boss": None})}
 
     def gauge(self, name):
         text = self.settled.ask("GET", "/metrics", headers=bearer("boss")).body.decode()
@@ -115,8 +109,8 @@ class Readers(Case):
         self.file["services"]["webhook"] = {"kind": "webhook"}
         self.reload()
         job = self.settled.post(reading.final_at_once(20000), {**bearer("old"), "Prefer": "respond-async, wait=60"})
-        reader = reading.SlowReader(self.settled, job.headers["Location"] + "/results",
-                                    {**bearer("old"), "Accept": "application/x-ndjson"})
+        reader = reading.SlowReader(self.settled, rawhttp.head("GET", job.headers["Location"] + "/results", **bearer("old"),
+                                                               **reading.NDJSON))
         self.addCleanup(reader.close)
         reader.wait_blocked()
         self.set_keys(new="shop")

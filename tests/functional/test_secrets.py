@@ -3,7 +3,6 @@ are in no log line, no error, no metric and no result. At log.level debug alone
 the start of an answer that is no success is in one field of the attempt's line."""
 
 import base64
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import subprocess
 import tempfile
 import unittest
 
+import callers
 import harness
 import reading
 from harness import item
@@ -189,8 +189,7 @@ services:
         self.assertFalse(self.dumps_core({"hook": {"kind": "webhook", "secret": "${SIGNING_KEY}"}}))
         self.assertFalse(self.dumps_core({"a": {"kind": "http", "url": "http://x/${TOKEN}"}}))
         # What it has of a caller's key is no secret; what the caller shows is.
-        keys = [{"name": "k", "tenant": "t", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}]
-        self.assertFalse(self.dumps_core(plain, auth={"keys": keys}))
+        self.assertFalse(self.dumps_core(plain, auth={"keys": callers.keys_config({TOKEN: "t"})}))
         self.assertFalse(self.dumps_core(plain, tracing={"endpoint": "http://127.0.0.1:1/${TOKEN}"}))
 
 

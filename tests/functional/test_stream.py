@@ -3,19 +3,17 @@ the batch. A client that leaves or stops reading ends the batch, and costs no
 memory meanwhile."""
 
 import json
-import re
-import socket
 
 import harness
 import kit
+import rawhttp
+import reading
 from harness import item
 from kit import LEAVE
+from reading import DAY_MS, NDJSON
 
-NDJSON = {"Accept": "application/x-ndjson"}
-DAY_MS = 24 * 3600 * 1000
 LINES = 20000
-ID_BYTES = 120
-BATCH_BYTES = ID_BYTES + 50 + 400        # an item's part of the request, and its record
+BATCH_BYTES = reading.ID_BYTES + 50 + 400        # an item's part of the request, and its record
 
 
 class Stream:
@@ -174,39 +172,11 @@ class StreamingAcrossShards(Streaming):
     config = {"shards": 3}
 
 
-class Reader:
-    """A connection whose own buffer is small, so that reading is what it is about."""
-
-    def __init__(self, daemon, batch):
-        body = harness.encode(batch)
-        self.sock = socket.socket()
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-        self.sock.settimeout(harness.LIMIT_S)
-        self.sock.connect(("127.0.0.1", daemon.port))
-        self.sock.sendall(b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                          b"Accept: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        self.ports = self.sock.getpeername()[1], self.sock.getsockname()[1]
-
-    def unsent(self):
-        """Bytes that the daemon's kernel has for this client and cannot get rid of."""
-        wanted = tuple(f":{port:04X}" for port in self.ports)
-        with open("/proc/net/tcp", encoding="ascii") as table:
-            for line in table:
-                f = line.split()
-                if f[1].endswith(wanted[0]) and f[2].endswith(wanted[1]):
-                    return int(f[4].split(":")[0], 16)
-        return 0
-
-    def wait_blocked(self):
-        kit.until(lambda: self.unsent() > 65536, lambda: f"{self.unsent()} bytes unsent")
-
-
-def many_lines(held, deadline_ms=DAY_MS):
-    """Most of its items are final at once, invalid as they are; one is held. The
-    results are more than any kernel's buffers."""
-    return {"contract": "best_effort", "deadline_ms": deadline_ms, "attempt_timeout_ms": 600000, "items": [
-        {"id": "held", "to": held.url("held"), "payload": 0},
-        *({"id": str(n).rjust(ID_BYTES, "x"), "to": "x", "payload": 0} for n in range(LINES))]}
+def slow_reader(daemon, held):
+    """More results than any kernel's buffers, for a client that has not begun to read. One item is held."""
+    body = harness.encode(reading.final_at_once(LINES, held))
+    head = rawhttp.head(Content_Type="application/json", Content_Length=len(body), **NDJSON)
+    return reading.SlowReader(daemon, head + body, 32768, 65536)
 
 
 class Stalled(kit.HeldCase):
@@ -214,8 +184,8 @@ class Stalled(kit.HeldCase):
     config = {"shards": 1, "limits": {"items": LINES + 1, "write_ms": 1000}}
 
     def start(self):
-        reader = Reader(self.settled, many_lines(self.held))
-        self.addCleanup(reader.sock.close)
+        reader = slow_reader(self.settled, self.held)
+        self.addCleanup(reader.close)
         self.held.wait("held")
         reader.wait_blocked()
         return reader
@@ -230,7 +200,7 @@ class Stalled(kit.HeldCase):
     def test_a_reader_that_stalls_is_taken_for_gone_after_write_ms(self):
         reader = self.start()
         self.check_aborted()
-        reader.sock.close()
+        reader.close()
         self.rest.wait()
 
     def test_a_reader_that_reads_slowly_gets_everything(self):
@@ -243,7 +213,7 @@ class Stalled(kit.HeldCase):
         while part := reader.sock.recv(1 << 20):
             data += part
         self.assertTrue(data.endswith(b"\r\n0\r\n\r\n"))
-        text = unchunk(data.partition(b"\r\n\r\n")[2])
+        text = reading.unchunk(data.partition(b"\r\n\r\n")[2])
         self.assertEqual(text.count(b"\n"), LINES + 2)
         last = json.loads(text.splitlines()[-1])["batch"]
         self.assertEqual((last["stop_reason"], last["counts"]["total"]), ("completed", LINES + 1))
@@ -263,7 +233,7 @@ class Blocked(kit.HeldCase):
                 reader = self.start()
                 leave(reader.sock)
                 self.check_aborted()
-                reader.sock.close()
+                reader.close()
                 self.rest.wait()
 
 
@@ -272,39 +242,22 @@ class Memory(kit.HeldCase):
     config = {"shards": 1, "store": {"memory": True},
               "limits": {"items": LINES + 1, "write_ms": 3600000, "results_bytes": 1}}
 
-    def resident(self):
-        with open(f"/proc/{self.settled.child.pid}/status", encoding="ascii") as f:
-            return int(re.search(r"^VmRSS:\s+(\d+) kB", f.read(), re.M)[1]) * 1024
-
-    def instrumented(self):
-        with open(f"/proc/{self.settled.child.pid}/maps", encoding="ascii") as f:
-            return re.search("lib[at]san|vgpreload", f.read()) is not None
-
     def start(self):
-        reader = Reader(self.settled, many_lines(self.held))
-        self.addCleanup(reader.sock.close)
+        reader = slow_reader(self.settled, self.held)
+        self.addCleanup(reader.close)
         return reader
 
     def test_a_reader_that_stalls_costs_no_more_memory_than_one_that_reads(self):
-        at_first = self.resident()
-        reading = Stream(self.start().sock)
-        size = sum(len(json.dumps(reading.line(), separators=(",", ":"))) for _ in range(LINES))
+        at_first = reading.resident(self.settled)
+        stream = Stream(self.start().sock)
+        size = sum(len(json.dumps(stream.line(), separators=(",", ":"))) for _ in range(LINES))
         self.assertGreater(size, 6 << 20)
-        one_read = self.resident()
+        one_read = reading.resident(self.settled)
         self.start().wait_blocked()
-        one_stalled = self.resident()
+        one_stalled = reading.resident(self.settled)
         self.assertLess(one_stalled - one_read, one_read - at_first + size // 2)
-        if not self.instrumented():
+        if not reading.instrumented(self.settled):
             self.assertLess(one_stalled - one_read, LINES * BATCH_BYTES + size // 2)
-
-
-def unchunk(data):
-    text = b""
-    while data:
-        size, _, data = data.partition(b"\r\n")
-        text += data[:int(size, 16)]
-        data = data[int(size, 16) + 2:]
-    return text
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Keys and tenants: every route with the right key, and with every wrong one; and
 that nobody finds what is another tenant's."""
 
-import hashlib
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import gate
 import harness
@@ -13,6 +11,7 @@ import jobs
 import kit
 import lives
 import rawhttp
+from callers import JSON, Caller, bearer, keys_config, sha256
 from harness import item
 from jobs import ASYNC, Background
 
@@ -22,41 +21,10 @@ sys.path.insert(0, str(ROOT / "tests/lint"))
 import openapi
 
 DOC = openapi.load(ROOT)
-JSON = {"Content-Type": "application/json"}
 UNKNOWN = "b_01JD0000000000000000000000"
 
 # The key, its tenant. None: an admin's.
 KEYS = {"shop-key": "shop", "shop-key-2": "shop", "mail-key": "mail", "admin-key": None}
-
-
-def bearer(key):
-    return {"Authorization": "Bearer " + key}
-
-
-def sha256(key):
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def keys_config(keys):
-    return [{"name": f"k{n}", "sha256": sha256(key), **({"tenant": tenant} if tenant else {"scope": "admin"})}
-            for n, (key, tenant) in enumerate(keys.items())]
-
-
-class Daemon:
-    """Asks with a tenant's key."""
-
-    def __init__(self, daemon, key):
-        self.daemon, self.key = daemon, key
-
-    def ask(self, method, path, body=None, headers=None):
-        return self.daemon.ask(method, path, body, {**(bearer(self.key) if self.key else {}), **(headers or {})})
-
-    def post(self, batch, headers=None):
-        return self.ask("POST", "/v1/batches", harness.encode(batch), {**JSON, **(headers or {})})
-
-    def done(self, batch_id):
-        return self.ask("GET", "/v1/batches/" + batch_id, headers={"Prefer": "wait=60"})
-
 
 # How each route is asked, whose keys open it, and what it then says: of a batch that
 # is done, and of one that runs. A route without a row here fails the test below.
@@ -94,7 +62,7 @@ class Case(jobs.Case):
     @classmethod
     def setUpClass(cls):
         harness.Case.setUpClass.__func__(cls)
-        cls.shop, cls.shop2, cls.mail, cls.admin = (Daemon(cls.settled, key) for key in KEYS)
+        cls.shop, cls.shop2, cls.mail, cls.admin = (Caller(cls.settled, key) for key in KEYS)
 
     @classmethod
     def tearDownClass(cls):
@@ -137,7 +105,7 @@ class EveryRoute(Case):
         for route, (scope, *_) in ROUTES.items():
             for headers in wrong:
                 with self.subTest(route=route, headers=headers):
-                    answer = self.send(Daemon(self.settled, None), route, batch_id, headers)
+                    answer = self.send(Caller(self.settled, None), route, batch_id, headers)
                     if scope == OPEN:
                         self.assertEqual(answer.status, 200)
                     else:
@@ -327,8 +295,7 @@ class Hanging(Case):
 
     def setUp(self):
         super().setUp()
-        self.port = int(self.settled.wait_line(r"event=listening_for_operations .*port=(\d+)")[1])
-        self.rest = kit.Rest(SimpleNamespace(port=self.port, child=self.settled.child))
+        self.rest = kit.Rest(self.settled.operations())
         self.addCleanup(self.rest.close)
 
     def hang(self, who, n, path):
@@ -457,21 +424,14 @@ class Operations(harness.Case):
 
     def setUp(self):
         super().setUp()
-        self.port = int(self.settled.wait_line(r"event=listening_for_operations .*port=(\d+)")[1])
-
-    def ask(self, method, path, body=None):
-        keep, self.settled.port = self.settled.port, self.port
-        try:
-            return self.settled.ask(method, path, body)
-        finally:
-            self.settled.port = keep
+        self.operations = self.settled.operations()
 
     def test_operations_alone_are_there_and_without_a_key(self):
         for (method, path), (scope, body, *_) in ROUTES.items():
             with self.subTest(route=(method, path)):
-                answer = self.ask(method, path.replace("{id}", UNKNOWN), body)
+                answer = self.operations.ask(method, path.replace("{id}", UNKNOWN), body)
                 self.assertEqual(answer.status, 404 if scope == TENANT else 200)
-        self.assertIsNone(self.ask("GET", "/v1/limits").json["tenant"])
+        self.assertIsNone(self.operations.ask("GET", "/v1/limits").json["tenant"])
 
     def test_on_the_main_address_they_are_as_before(self):
         for path, status in (("/metrics", 401), ("/v1/services", 401), ("/v1/limits", 401), ("/livez", 200)):
@@ -480,14 +440,13 @@ class Operations(harness.Case):
     def test_its_slow_callers_have_the_same_time(self):
         daemon = harness.Daemon({**self.config, "limits": {"header_ms": 50}})
         self.addCleanup(daemon.stop)
-        port = int(daemon.wait_line(r"event=listening_for_operations .*port=(\d+)")[1])
-        with rawhttp.dial(port) as sock:
+        with rawhttp.dial(daemon.operations().port) as sock:
             sock.sendall(b"GET /livez HTTP/1.1\r\n")
             self.assertTrue(rawhttp.is_closed(sock))
 
     def test_a_port_that_is_taken_is_said(self):
         with self.assertRaises(AssertionError) as e:
-            harness.Daemon({**self.config, "operations": f"127.0.0.1:{self.port}"}).stop()
+            harness.Daemon({**self.config, "operations": f"127.0.0.1:{self.operations.port}"}).stop()
         self.assertIn("choose another with `operations`", str(e.exception))
 
 
@@ -497,7 +456,7 @@ class Restart(lives.Case):
         return super().config(auth={"keys": keys_config(keys)}, **more)
 
     def start_as(self, key, **more):
-        return Daemon(self.start(**more), key)
+        return Caller(self.start(**more), key)
 
     def test_a_job_keeps_its_tenant_while_nobody_has_it(self):
         held = gate.Held()
@@ -516,7 +475,7 @@ class Restart(lives.Case):
         self.assertEqual(mail.ask("GET", "/v1/batches").json["batches"], [])
         self.stop(mail.daemon)
         # Without any keys it is nobody's either.
-        nobody = Daemon(self.start(keys={}), None)
+        nobody = Caller(self.start(keys={}), None)
         self.assertEqual(nobody.ask("GET", "/v1/batches/" + batch_id).status, 404)
         self.assertEqual(nobody.ask("GET", "/v1/batches").json["batches"], [])
         self.stop(nobody.daemon)

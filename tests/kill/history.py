@@ -63,10 +63,6 @@ class History:
     def intent_of(self, tag):
         return self.intents.get(tag.rsplit("i", 1)[0])
 
-    def chain(self, intent):
-        """The batches that this intent became: the first ones, and their retries."""
-        return [b for b in self.batches.values() if owner(b) == intent.name]
-
     @property
     def stories(self):
         """One for each item of each batch."""

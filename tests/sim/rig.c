@@ -34,6 +34,14 @@ void open_quiet(unsigned shards, int64_t turn_us, void (*script)(const struct re
 	sim.config.limits.max_deadline_ms = 86400000;
 }
 
+void add_service(void)
+{
+	sim.services[1] = sim.services[0];
+	sim.services[1].name = "mail";
+	sim.services[1].url = "http://mail.test/{to}";
+	sim.config.n_services = 2;
+}
+
 struct sim_batch *add_batch(unsigned n_items)
 {
 	unsigned number = sim.n_batches++;
@@ -64,6 +72,15 @@ struct sim_batch *add_job(unsigned n_items)
 	return b;
 }
 
+struct sim_batch *send_to(struct sim_batch *b, unsigned service)
+{
+	for (unsigned i = 0; i < b->n_items; i++) {
+		b->items[i].service = (int)service;
+		b->items[i].own_service = true;
+	}
+	return b;
+}
+
 void answer(struct script *s, int status, int64_t after_us)
 {
 	*s = (struct script){.end = ANSWER_COMPLETE, .status = status, .retry_after_ms = RETRY_AFTER_NONE, .body = "",
@@ -81,6 +98,20 @@ void refuse(struct script *s)
 	answer(s, 0, 0);
 	s->end = ANSWER_NO_CONNECTION;
 	s->at_write = s->at_seen = s->at_status = NEVER;
+}
+
+void quick(const struct request *r, struct script *s)
+{
+	(void)r;
+	answer(s, 200, MS);
+}
+
+void first_is_dead(const struct request *r, struct script *s)
+{
+	if (sim.batches[r->batch].items[r->item].service == 0)
+		hang(s);
+	else
+		answer(s, 200, MS);
 }
 
 void finish(void)

@@ -207,12 +207,6 @@ static void all_or_nothing_stops_at_the_first_failure(void)
 
 /* ---- fairness ---- */
 
-static void quick(const struct request *r, struct script *s)
-{
-	(void)r;
-	answer(s, 200, MS);
-}
-
 static void a_batch_of_1000_does_not_starve_a_batch_of_1(void)
 {
 	struct sim_batch *many, *one;
@@ -241,16 +235,9 @@ static void a_lane_gets_its_turn_although_another_fills_the_shard(void)
 
 	open_quiet(1, 0, quick);
 	sim.config.limits.in_flight = 2;
-	sim.services[1] = sim.services[0];
-	sim.services[1].name = "mail";
-	sim.services[1].url = "http://mail.test/{to}";
-	sim.config.n_services = 2;
-	many = add_batch(500);
-	one = add_batch(1);
-	one->items[0].service = 1;
-	one->items[0].own_service = true;
-	for (unsigned i = 0; i < many->n_items; i++)
-		many->items[i].own_service = true;
+	add_service();
+	many = send_to(add_batch(500), 0);
+	one = send_to(add_batch(1), 1);
 	world_open();
 	world_submit(many);
 	run_until_ms(10);

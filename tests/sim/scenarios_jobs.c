@@ -17,12 +17,6 @@ static void step_until_seen(const struct sim_batch *b, unsigned item, unsigned t
 		CHECK(LIVENESS, world_step(), "the item is not sent, and nothing is left to happen");
 }
 
-static void quick(const struct request *r, struct script *s)
-{
-	(void)r;
-	answer(s, 200, 5 * MS);
-}
-
 static void hangs_once(const struct request *r, struct script *s)
 {
 	if (r->n == 1)
@@ -221,34 +215,12 @@ static void a_job_that_waits_leaves_memory(void)
 	finish();
 }
 
-static void first_service_hangs(const struct request *r, struct script *s)
-{
-	if (sim.batches[r->batch].items[r->item].service == 0)
-		hang(s);
-	else
-		answer(s, 200, 5 * MS);
-}
-
 static void open_two_services(void)
 {
-	open_quiet(1, 0, first_service_hangs);
+	open_quiet(1, 0, first_is_dead);
 	sim.services[0].attempt_timeout_ms = 600000;
-	sim.services[1] = sim.services[0];
-	sim.services[1].name = "mail";
-	sim.services[1].url = "http://mail.test/{to}";
-	sim.config.n_services = 2;
+	add_service();
 	sim.config.limits.resident_bytes = 8000;
-}
-
-static struct sim_batch *add_job_for(unsigned service, unsigned n_items)
-{
-	struct sim_batch *b = add_job(n_items);
-
-	for (unsigned i = 0; i < n_items; i++) {
-		b->items[i].service = (int)service;
-		b->items[i].own_service = true;
-	}
-	return b;
 }
 
 /* Jobs for a service that hangs come first, then three for another one. */
@@ -256,7 +228,7 @@ static void hung_service(unsigned n_hung, unsigned n_items)
 {
 	open_two_services();
 	for (unsigned i = 0; i < n_hung + 3; i++)
-		add_job_for(i < n_hung ? 0 : 1, i < n_hung ? n_items : 4);
+		send_to(add_job(i < n_hung ? n_items : 4), i < n_hung ? 0 : 1);
 	world_open();
 	for (unsigned i = 0; i < sim.n_batches; i++)
 		submit_and_leave(&sim.batches[i]);

@@ -6,12 +6,6 @@
 
 #include "rig.h"
 
-static void quick(const struct request *r, struct script *s)
-{
-	(void)r;
-	answer(s, 200, MS);
-}
-
 static void submit_at(struct sim_batch *b, int64_t ms)
 {
 	run_until_ms(ms);
@@ -158,46 +152,19 @@ static void what_is_the_items_own_fault_opens_no_breaker(void)
 	finish();
 }
 
-static void first_is_dead(const struct request *r, struct script *s)
-{
-	if (sim.batches[r->batch].items[r->item].service == 0)
-		hang(s);
-	else
-		answer(s, 200, MS);
-}
-
-static void two_services(void (*script)(const struct request *, struct script *))
-{
-	open_quiet(1, 0, script);
-	sim.services[1] = sim.services[0];
-	sim.services[1].name = "mail";
-	sim.services[1].url = "http://mail.test/{to}";
-	sim.config.n_services = 2;
-}
-
-static struct sim_batch *add_batch_of(unsigned service, unsigned n_items)
-{
-	struct sim_batch *b = add_batch(n_items);
-
-	for (unsigned i = 0; i < n_items; i++) {
-		b->items[i].service = (int)service;
-		b->items[i].own_service = true;
-	}
-	return b;
-}
-
 /* When the attempts of the healthy service start, beside the dead one or alone. */
 static void starts_beside(bool dead, int64_t starts[20])
 {
 	struct sim_batch *first, *second;
 
-	two_services(first_is_dead);
+	open_quiet(1, 0, first_is_dead);
+	add_service();
 	sim.config.limits.in_flight = 40;
 	sim.services[1].max_in_flight = 4;
 	with_breaker(&sim.services[0]);
-	first = add_batch_of(0, 200);
+	first = send_to(add_batch(200), 0);
 	first->want.deadline_ms = 5000;
-	second = add_batch_of(1, 20);
+	second = send_to(add_batch(20), 1);
 	world_open();
 	if (dead)
 		world_submit(first);
@@ -317,11 +284,12 @@ static void starts_behind(bool paused, int64_t starts[20])
 {
 	struct sim_batch *first, *mixed;
 
-	two_services(first_asks_for_a_pause);
+	open_quiet(1, 0, first_asks_for_a_pause);
+	add_service();
 	sim.services[1].max_in_flight = 4;
-	first = add_batch_of(0, 1);
+	first = send_to(add_batch(1), 0);
 	first->want.retry.max_attempts = 1;
-	mixed = add_batch_of(0, 120);
+	mixed = send_to(add_batch(120), 0);
 	mixed->want.concurrency = 8;
 	for (unsigned i = paused ? 100 : 0; i < 120; i++)
 		mixed->items[i].service = 1;

@@ -434,19 +434,22 @@ static inline unsigned count_asked(enum store_do what)
 }
 
 /* A batch as a process left it that died: accepted, and some of it claimed. */
-static inline void write_accepted(struct batch *b, const uint32_t *claimed, unsigned n_claimed)
+static inline struct batch_id write_accepted(struct batch *take, const uint32_t *claimed, unsigned n_claimed)
 {
+	struct batch_id id;
 	struct rng rng;
-	struct store_accept a = {.op.what = STORE_ACCEPT, .batch = b};
+	struct store_accept a = {.op.what = STORE_ACCEPT, .batch = take};
 
 	rng_seed(&rng, 3 + rig.store.n_asked++);
-	if (b->created_unix_ms == 0)
-		b->created_unix_ms = clock_unix_ms();
-	b->id = batch_id_new(&rng, b->created_unix_ms, 0);
+	if (take->created_unix_ms == 0)
+		take->created_unix_ms = clock_unix_ms();
+	id = take->id = batch_id_new(&rng, take->created_unix_ms, 0);
 	store_write(&rig.store, &a.op);
 	for (unsigned i = 0; i < n_claimed; i++) {
-		struct store_claim c = {.op.what = STORE_CLAIM, .row = b->store_row, .index = claimed[i]};
+		struct store_claim c = {.op.what = STORE_CLAIM, .row = take->store_row, .index = claimed[i]};
 
 		store_write(&rig.store, &c.op);
 	}
+	batch_unref(take);
+	return id;
 }

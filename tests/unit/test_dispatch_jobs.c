@@ -450,7 +450,6 @@ static void a_load_that_fails_is_tried_again(void **state)
 	(void)state;
 	rig.answers = 200;
 	write_accepted(b, NULL, 0);
-	batch_unref(b);
 	recover_all();
 	store_set(&rig.store, false, true);
 	run_for(10 * SEC_US);
@@ -465,12 +464,8 @@ static void few_jobs_are_asked_back_at_once(void **state)
 {
 	(void)state;
 	rig.answers = 200;
-	for (unsigned i = 0; i < 40; i++) {
-		struct batch *b = make_batch(1, 0, true, true);
-
-		write_accepted(b, NULL, 0);
-		batch_unref(b);
-	}
+	for (unsigned i = 0; i < 40; i++)
+		write_accepted(make_batch(1, 0, true, true), NULL, 0);
 	recover_all();
 	store_set(&rig.store, true, false);
 	run_for(SEC_US);
@@ -644,9 +639,7 @@ static void what_was_claimed_counts_as_an_attempt_and_is_repeated(void **state)
 
 	(void)state;
 	rig.answers = 200;
-	write_accepted(b, (uint32_t[]){1}, 1);
-	id = b->id;
-	batch_unref(b);
+	id = write_accepted(b, (uint32_t[]){1}, 1);
 	recover_all();
 	run_until(nothing_left);
 	assert_int_equal(rig.n_sent, 2);
@@ -666,9 +659,7 @@ static void at_most_once_what_was_claimed_is_never_repeated(void **state)
 	(void)state;
 	rig.answers = 200;
 	b->policy.at_most_once = true;
-	write_accepted(b, (uint32_t[]){1}, 1);
-	id = b->id;
-	batch_unref(b);
+	id = write_accepted(b, (uint32_t[]){1}, 1);
 	recover_all();
 	run_until(nothing_left);
 	assert_int_equal(rig.n_sent, 1);
@@ -686,9 +677,7 @@ static void a_synchronous_batch_ends_as_interrupted(void **state)
 	struct batch_id id;
 
 	(void)state;
-	write_accepted(b, (uint32_t[]){1}, 1);
-	id = b->id;
-	batch_unref(b);
+	id = write_accepted(b, (uint32_t[]){1}, 1);
 	recover_all();
 	run_until(nothing_left);
 	assert_int_equal(rig.n_sent, 0);
@@ -711,8 +700,7 @@ static void all_or_nothing_stops_for_a_failure_before_the_restart(void **state)
 
 	(void)state;
 	b->policy.contract = CONTRACT_ALL_OR_NOTHING;
-	write_accepted(b, NULL, 0);
-	id = b->id;
+	id = write_accepted(batch_ref(b), NULL, 0);
 	item_settle(&b->items[0], CODE_INVALID_ITEM, STOP_NOT_RETRYABLE, 0);
 	u.item = b->items[0];
 	u.counts = b->counts;
@@ -731,9 +719,7 @@ static void an_item_without_its_service_is_settled(void **state)
 
 	(void)state;
 	b->items[0].service = b->items[1].service = ITEM_NO_SERVICE;
-	write_accepted(b, (uint32_t[]){1}, 1);
-	id = b->id;
-	batch_unref(b);
+	id = write_accepted(b, (uint32_t[]){1}, 1);
 	recover_all();
 	run_until(nothing_left);
 	b = stored(id);
@@ -753,12 +739,8 @@ static void a_batch_that_does_not_add_up_ends_no_process(void **state)
 	(void)state;
 	odd->counts.pending = 1;
 	odd->counts.succeeded = 1;
-	write_accepted(odd, NULL, 0);
-	write_accepted(sound, NULL, 0);
-	odd_id = odd->id;
-	sound_id = sound->id;
-	batch_unref(odd);
-	batch_unref(sound);
+	odd_id = write_accepted(odd, NULL, 0);
+	sound_id = write_accepted(sound, NULL, 0);
 	recover_all();
 	rig.answers = 200;
 	run_until(nothing_left);
@@ -778,9 +760,7 @@ static void a_clock_that_was_set_back_lengthens_no_deadline(void **state)
 	(void)state;
 	b->policy.deadline_ms = 10000;
 	b->created_unix_ms = clock_unix_ms() + 3600000;
-	write_accepted(b, NULL, 0);
-	id = b->id;
-	batch_unref(b);
+	id = write_accepted(b, NULL, 0);
 	recover_all();
 	run_for(11 * SEC_US);
 	b = stored(id);

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "dispatch/tenants.h"
+#include "dispatch/dispatch-i.h"
 
 enum { SECOND = 1000000 };
 
@@ -20,7 +20,7 @@ static int setup(void **state)
 
 static int64_t take(const struct tenant *may, uint32_t n, int64_t now_us)
 {
-	return dispatch_quota_take(&t, may, n, now_us);
+	return quota_take(&t, may, n, now_us);
 }
 
 static void without_a_quota_all_is_taken(void **state)
@@ -98,12 +98,12 @@ static void what_is_given_back_is_there_again_and_no_more(void **state)
 	for (int i = 0; i < 50; i++) {
 		assert_int_equal(take(&may, 10, SECOND), 0);
 		assert_true(take(&may, 1, SECOND) > 0);
-		dispatch_quota_give_back(&t, &may, 10);
+		quota_give_back(&t, &may, 10);
 	}
 	assert_int_equal(take(&may, 10, SECOND), 0);
 	assert_true(take(&may, 1, SECOND) > 0);
 	/* Late, when the time has paid for it already. */
-	dispatch_quota_give_back(&t, &may, 10);
+	quota_give_back(&t, &may, 10);
 	assert_int_equal(take(&may, 10, 9 * SECOND), 0);
 	assert_true(take(&may, 1, 9 * SECOND) > 0);
 }

@@ -195,14 +195,6 @@ static inline void serve_text_and_close(struct peer *p)
 	wait_for_end(p);
 }
 
-/* Answer once with d->text, and stay. */
-static inline void serve_text_and_wait(struct peer *p)
-{
-	if (read_request(p))
-		say(p, p->of->text);
-	wait_for_end(p);
-}
-
 #define OK "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 /* The loop, and transfers in it. */
