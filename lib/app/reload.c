@@ -182,6 +182,7 @@ static bool prepare(struct app *app, struct config *fresh, struct files *ret_fil
 {
 	app_hide_secrets(fresh);
 	limits_fit(fresh, app->fds);
+	limits_fit_bodies(fresh, app->n);
 	if (!config_overlay(fresh, app->config, ret, reterr) || !app_read_tls(fresh, &ret_files->inbound, reterr))
 		return false;
 	ret_files->outbound = outbound_load(fresh, reterr);
