@@ -80,7 +80,7 @@ static void refuse_all(struct app *app, const struct buf *errors)
 void app_warn_of_tenants(const struct config *c)
 {
 	for (unsigned i = 1; i < c->n_tenants; i++) {
-		if (!c->tenants[i].removed && !config_tenant_has_key(c, i))
+		if (!c->tenants[i].removed && c->tenants[i].keyless)
 			log_event(LOG_WARN, "tenant_without_key", LOG_STR("tenant", c->tenants[i].name),
 				  LOG_STR("do", "if the name is misspelt, write it as in auth.keys; else take it out of tenants"));
 	}
