@@ -62,6 +62,9 @@ bool limits_fit(struct config *c, uint64_t fds);
 /* The same where limits.connections has to stay as it is. */
 void limits_fit_in_flight(struct config *c, uint64_t fds);
 
+/* Lower limits.body_bytes to what one of so many shards can ever have room for. */
+void limits_fit_bodies(struct config *c, unsigned shards);
+
 /* app.c: wait until `want` shards have reported (counted in *seen), a signal arrives if
  * `signals`, or the time is up (limit_ms < 0: never). True: all have reported. */
 bool app_wait(struct app *app, uint64_t *seen, uint64_t want, bool signals, int64_t limit_ms);

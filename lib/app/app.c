@@ -364,6 +364,7 @@ int app_run(const char *path, struct config *take, const char *version)
 	app->config = take;
 	app_hide_secrets(take);
 	share_out_fds(app);
+	limits_fit_bodies(take, take->shards);
 	dispatch_group_init(&app->group, config);
 	app->group.started_unix_ms = unix_ms();
 	app->signal_fd = open_signals();

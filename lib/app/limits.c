@@ -6,6 +6,8 @@
  * (limits.in_flight in each shard, connections kept open included): as
  * configured if that is enough, else to both in the proportion configured, but
  * at least one of each in each shard.
+ *
+ * And how long a body may be, so that none is told to wait for room that never comes.
  */
 #include "app-i.h"
 
@@ -27,6 +29,12 @@ void limits_fit_in_flight(struct config *c, uint64_t fds)
 	uint64_t each = left > callers ? (left - callers) / c->shards : 0;
 
 	c->limits.in_flight = (unsigned)MIN((uint64_t)c->limits.in_flight, MAX(each, UINT64_C(1)));
+}
+
+/* Bodies on their way count in limits.queued_bytes, of which each shard has its part. */
+void limits_fit_bodies(struct config *c, unsigned shards)
+{
+	c->limits.body_bytes = MAX(MIN(c->limits.body_bytes, c->limits.queued_bytes / shards), 1u);
 }
 
 bool limits_fit(struct config *c, uint64_t fds)

@@ -80,7 +80,7 @@ static void refuse_all(struct app *app, const struct buf *errors)
 void app_warn_of_tenants(const struct config *c)
 {
 	for (unsigned i = 1; i < c->n_tenants; i++) {
-		if (!c->tenants[i].removed && !config_tenant_has_key(c, i))
+		if (!c->tenants[i].removed && c->tenants[i].keyless)
 			log_event(LOG_WARN, "tenant_without_key", LOG_STR("tenant", c->tenants[i].name),
 				  LOG_STR("do", "if the name is misspelt, write it as in auth.keys; else take it out of tenants"));
 	}
@@ -182,6 +182,7 @@ static bool prepare(struct app *app, struct config *fresh, struct files *ret_fil
 {
 	app_hide_secrets(fresh);
 	limits_fit(fresh, app->fds);
+	limits_fit_bodies(fresh, app->n);
 	if (!config_overlay(fresh, app->config, ret, reterr) || !app_read_tls(fresh, &ret_files->inbound, reterr))
 		return false;
 	ret_files->outbound = outbound_load(fresh, reterr);

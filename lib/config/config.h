@@ -66,6 +66,7 @@ struct auth_key {
 struct tenant {
 	const char *name;                /* "" of [0] */
 	bool removed;                    /* by a reload: its place is kept */
+	bool keyless;                    /* no key is its: it sends nothing, and its name may be misspelt */
 	unsigned weight;                 /* of its turns in a lane, against other tenants' */
 	unsigned max_priority;
 	double batches_per_second, items_per_second;
@@ -142,10 +143,7 @@ int config_find_service(const struct config *c, struct slice name);
 /* Index of a tenant by name; 0 if it is not configured, or has no name. */
 unsigned config_find_tenant(const struct config *c, struct slice name);
 
-/* Is there a key of this tenant? One without may be misspelt: the one that was meant has no limits. */
-bool config_tenant_has_key(const struct config *c, unsigned tenant);
-
-/* Are there several tenants, who share what the process has? Not counting removed ones. */
+/* Are there several tenants, who share what the process has? Only those that have keys. */
 bool config_has_several_tenants(const struct config *c);
 
 /* The service to take where a request names none: the only one, or -1. */

@@ -47,7 +47,7 @@ static const struct setting table[] = {
 	{"limits.items", &cfg_type_integer, IN_CONFIG(limits.items), "10000", 1, MILLION, "items", NULL, ONLY_NONE,
 	 "One batch, so that one request cannot take all the memory."},
 	{"limits.body_bytes", &cfg_type_integer, IN_CONFIG(limits.body_bytes), "16777216", 1, 1024 * MIB, "bytes", NULL,
-	 ONLY_NONE, "One request's body, which is held in memory."},
+	 ONLY_NONE, "One request's body, which is held in memory; a shard's part of queued_bytes if that is less."},
 	{"limits.payload_bytes", &cfg_type_integer, IN_CONFIG(limits.payload_bytes), "262144", 1, 1024 * MIB, "bytes", NULL,
 	 ONLY_NONE, "One item's payload, unless its service says otherwise."},
 	{"limits.answer_bytes", &cfg_type_integer, IN_CONFIG(limits.answer_bytes), "65536", 1, 16 * MIB, "bytes", NULL,

@@ -112,6 +112,15 @@ static void read_keys(struct config *c, const struct node *list, struct report *
 	}
 }
 
+static bool has_key(const struct config *c, const struct tenant *t)
+{
+	for (size_t i = 0; i < c->n_keys; i++) {
+		if (slice_eq(c->keys[i].tenant, slice_str(t->name)))
+			return true;
+	}
+	return false;
+}
+
 void cfg_auth_init(struct config *c)
 {
 	c->tenants = xcalloc(TENANTS_MAX + 1, sizeof *c->tenants);
@@ -127,6 +136,8 @@ void cfg_auth_read(struct config *c, const struct node *root, struct report *rep
 		read_tenants(c, tenants, rep);
 	if (keys != NULL)
 		read_keys(c, keys, rep);
+	for (size_t i = 1; i < c->n_tenants; i++)
+		c->tenants[i].keyless = !has_key(c, &c->tenants[i]);
 	open = auth == NULL ? NULL : cfg_node_find(auth, "open");
 	if (c->open && c->n_keys > 0 && open != NULL)
 		cfg_report_node(rep, open, "auth.keys asks every caller for a key: leave one of the two out");
@@ -144,21 +155,12 @@ void cfg_auth_free(struct config *c)
 	free(c->tenants);
 }
 
-bool config_tenant_has_key(const struct config *c, unsigned tenant)
-{
-	for (size_t i = 0; i < c->n_keys; i++) {
-		if (slice_eq(c->keys[i].tenant, slice_str(c->tenants[tenant].name)))
-			return true;
-	}
-	return false;
-}
-
 bool config_has_several_tenants(const struct config *c)
 {
 	unsigned n = 0;
 
 	for (size_t i = 1; i < c->n_tenants && n < 2; i++)
-		n += !c->tenants[i].removed;
+		n += !c->tenants[i].removed && !c->tenants[i].keyless;
 	return n == 2;
 }
 

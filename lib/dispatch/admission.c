@@ -466,12 +466,22 @@ static void refuse_callers(struct dispatch *d, uint64_t excess)
 	refuse(d, BOUND_CALLERS, 0, (double)excess, pace_of_all(d) / MAX(each, 1));
 }
 
+static size_t bytes_of(const struct batch *b)
+{
+	return (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
+}
+
+bool dispatch_too_large(const struct dispatch *d, const struct batch *b)
+{
+	return bytes_of(b) > d->env.config->limits.queued_bytes;
+}
+
 /* Count the bytes of a batch: false, and nothing is counted, if there are too many, so that
  * it is refused. *retshed: they are so many that best_effort sends nothing. */
 static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, bool *retshed)
 {
 	struct batch *b = q->b;
-	size_t bytes = (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
+	size_t bytes = bytes_of(b);
 	const struct sight s = {.limit = d->env.config->limits.queued_bytes,
 				.used = atomic_fetch_add(&d->env.group->held_bytes, bytes),
 				.of_service = counted ? atomic_load(&q->first->bytes) : 0,

@@ -121,6 +121,9 @@ unsigned dispatch_quota_wait_s(const struct dispatch *d);
  * its unfinished ones, dispatch_submit() would refuse it for ever. In the shard's thread. */
 uint64_t dispatch_most(struct dispatch *d, const struct batch *b, unsigned tenant);
 
+/* Does it take more than limits.queued_bytes by itself? That is refused for ever, too. */
+bool dispatch_too_large(const struct dispatch *d, const struct batch *b);
+
 /* Why there was no room, and how long it is expected to take until there is, from the
  * pace of the last seconds: of the last -EBUSY, or of dispatch_refuses_unread(). */
 struct dispatch_refusal {

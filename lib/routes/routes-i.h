@@ -166,8 +166,8 @@ struct submission {
 };
 void submit_batch(const struct submission *s);
 
-/* No room is ever enough for it: then the request was answered with what is wrong at
- * `pointer`, and the batch is gone. */
+/* No room is ever enough for it: then the request was answered with 413, or with
+ * what is wrong at `pointer`, and the batch is gone. */
 bool submit_never_fits(const struct submission *s, const char *pointer) MUST_CHECK;
 
 /* A job was accepted: 202. */

@@ -328,12 +328,16 @@ bool submit_never_fits(const struct submission *s, const char *pointer)
 	const struct replay_request known = known_of(s);
 	uint64_t n = s->take->counts.pending;
 	uint64_t most = dispatch_most(s->routes->env.dispatch, s->take, auth_tenant(s->req));
+	bool too_large = dispatch_too_large(s->routes->env.dispatch, s->take);
 	struct buf text = {0};
 
-	if (most >= n)
+	if (!too_large && most >= n)
 		return false;
-	wire_never_fits(&text, pointer, n, most);
-	refuse_unknown(&known, s->take->key, PROBLEM_VALIDATION_FAILED, blob_from_buf(&text));
+	if (too_large)
+		wire_problem(&text, PROBLEM_BODY_TOO_LARGE, "the batch takes more memory than there is: send several batches");
+	else
+		wire_never_fits(&text, pointer, n, most);
+	refuse_unknown(&known, s->take->key, too_large ? PROBLEM_BODY_TOO_LARGE : PROBLEM_VALIDATION_FAILED, blob_from_buf(&text));
 	batch_unref(s->take);
 	return true;
 }

@@ -36,9 +36,22 @@ class Bytes(harness.Case):
         held[1].close()
         kit.until(lambda: self.settled.metrics()["settled_batches_held_bytes"] == 0, "it has left the memory")
 
+    def too_large(self, answer):
+        self.assertEqual((answer.status, answer.json["code"]), (413, "body_too_large"))
+        self.assertIsNone(answer.headers["Retry-After"], "no time makes it fit")
+
     def test_invalid_items_count_too(self):
-        answer = self.settled.post({"contract": "best_effort", "items": [{"id": f"i{n}"} for n in range(900)]})
-        self.refused(answer)
+        items = [{"id": f"i{n}"} for n in range(900)]
+        self.too_large(self.settled.post({"contract": "best_effort", "items": items}))
+
+    def test_a_batch_that_never_fits_is_too_large(self):
+        self.assertEqual(self.settled.ask("GET", "/v1/limits").json["body_bytes"], 150000)
+        self.too_large(self.settled.post(self.padded("/ok") + SPACES * 2))
+        almost = self.padded("/ok")
+        almost += b" " * (150000 - len(almost))
+        for headers in ({}, {"Prefer": "respond-async"}, {"Idempotency-Key": "k"}):
+            self.too_large(self.settled.post(almost, headers))
+        self.assertEqual(self.settled.post(self.padded("/ok") + SPACES).status, 200)
 
     def test_bodies_on_their_way_count_too(self):
         head = (f"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -54,6 +67,15 @@ class Bytes(harness.Case):
         for sock in slow:
             sock.close()
         self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
+
+
+class BytesOfShards(harness.Case):
+    config = {"shards": 2, "limits": {"queued_bytes": 150000}}
+
+    def test_a_body_that_no_shard_has_room_for_is_too_large(self):
+        self.assertEqual(self.settled.ask("GET", "/v1/limits").json["body_bytes"], 75000)
+        answer = self.settled.post(harness.encode({"items": [item(1, self.url("/ok"))]}) + b" " * 80000)
+        self.assertEqual((answer.status, answer.json["code"]), (413, "body_too_large"))
 
 
 class NeverFits(harness.Case):

@@ -53,6 +53,31 @@ class Services(Reloading):
         self.assertEqual((done["outcome"], {r["attempts"] for r in done["results"]}), ("succeeded", {1}))
         self.assertEqual(len(self.down.ledger()), 19)
 
+    def wait_for_a_pause(self):
+        """Two items that wait for the end of a pause: the batch's connection."""
+        self.services["held"].update(url=self.down.url + "/x?status=503&retry_after=60", max_pause_ms=60000)
+        self.reload()
+        self.send("held", "first", retry={"max_attempts": 1})
+        sock = self.begin("held", "second", "third", deadline_ms=600000)
+        kit.until(lambda: self.settled.metrics()["settled_items_queued"] == 2 and self.show("held")["queued"] == 0,
+                  "they wait for its end")
+        return sock
+
+    def test_what_waits_for_a_pause_goes_where_there_is_none(self):
+        sock = self.wait_for_a_pause()
+        self.services["held"]["url"] = f"http://localhost:{self.down.port}/moved/{{to}}"
+        self.reload()
+        answer = self.finish(sock)
+        self.assertEqual((answer.status, [r["attempts"] for r in answer.json["results"]]), (200, [1, 1]))
+        self.assertEqual(sorted(e["path"] for e in self.down.ledger())[:2], ["/moved/second", "/moved/third"])
+
+    def test_what_waits_for_a_pause_ends_with_its_service(self):
+        sock = self.wait_for_a_pause()
+        del self.services["held"]
+        self.reload()
+        self.assertEqual([(r["attempts"], r["error"]["code"]) for r in self.finish(sock).json["results"]],
+                         [(0, "invalid_item")] * 2)
+
     def test_what_another_kind_does_not_take_is_not_sent(self):
         """A recipient that is no URL, of which a webhook would make one: in the lane, and before."""
         self.services["held"]["max_in_flight"] = 1

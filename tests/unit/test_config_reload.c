@@ -99,6 +99,9 @@ static void tenants_keep_their_numbers(void **state)
 	c = lay(c, "tenants: {a: {weight: 7}}\nauth: {keys: [" KEY(a) "]}", NULL);
 	assert_true(!c->tenants[1].removed && c->tenants[1].weight == 7 && c->n_tenants == 4);
 	assert_false(config_has_several_tenants(c));
+	/* One that has no key sends nothing. */
+	c = lay(c, "tenants: {a: {weight: 7}, d: {weight: 1}}\nauth: {keys: [" KEY(a) "]}", NULL);
+	assert_false(config_has_several_tenants(c));
 	config_unref(c);
 }
 
