@@ -433,6 +433,54 @@ static void all_lanes_of_an_origin_pause_together(void **state)
 	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 0);
 }
 
+/* To where another origin's breakers are still open, and where there is none any more. */
+static void assert_all_of_eight_go_out(void)
+{
+	unsigned before = rig.n_sent;
+
+	rig.answers = 0;
+	submit_job(1, 0);
+	run_for(1000);
+	submit_job(7, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, before + 8);
+	for (unsigned i = before; i < rig.n_sent; i++)
+		answer_one(&rig.sent[i], 200, RETRY_AFTER_NONE);
+	run_until(nothing_left);
+}
+
+static void all_lanes_refuse(void)
+{
+	struct batch *b = make_batch(8, 0, false, false);
+
+	rig.services[0].breaker = after_one;
+	rig.services[0].lanes = 4;
+	rig.services[0].max_in_flight = 8;
+	b->policy.retry.max_attempts = 1;
+	rig.answers = 500;
+	submit_batch(b);
+	run_until(nothing_left);
+	assert_int_equal(breakers(BREAKER_OPEN), 4);
+}
+
+static void no_lane_is_left_out_for_what_another_origin_was(void **state)
+{
+	(void)state;
+	all_lanes_refuse();
+	rig.services[0].url = "http://127.0.0.1:9/{to}";
+	lanes_reload(rig.d, &rig.config);
+	assert_all_of_eight_go_out();
+}
+
+static void no_lane_is_left_out_for_a_breaker_that_is_off_now(void **state)
+{
+	(void)state;
+	all_lanes_refuse();
+	rig.services[0].breaker.failure_ratio = 0;
+	lanes_reload(rig.d, &rig.config);
+	assert_all_of_eight_go_out();
+}
+
 /* ---- slots ---- */
 
 static void a_service_leaves_the_others_a_part_of_the_slots(void **state)
@@ -566,6 +614,8 @@ int main(void)
 		TEST(an_origin_that_its_service_has_left_is_forgotten),
 		TEST(several_lanes_have_together_what_one_would_have),
 		TEST(all_lanes_of_an_origin_pause_together),
+		TEST(no_lane_is_left_out_for_what_another_origin_was),
+		TEST(no_lane_is_left_out_for_a_breaker_that_is_off_now),
 		TEST(a_service_leaves_the_others_a_part_of_the_slots),
 		TEST(a_service_alone_may_have_all_slots),
 		TEST(an_idle_lane_is_remembered_until_there_is_nothing_to_remember),
