@@ -369,6 +369,8 @@ void live_tell(struct live *lv);
 /* batch.c: the pump of the batches, and the ends of waits. */
 void batches_pump(struct dispatch *d);
 void batches_wake(struct dispatch *d, int64_t now_us);
+/* Another configuration: what waits for a lane that pauses may have one that does not. */
+void batches_reload(struct dispatch *d);
 
 /* result.c: what an attempt means for its item, and the end of an item. */
 void batch_on_result(struct loop_msg *msg);

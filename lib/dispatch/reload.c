@@ -44,6 +44,7 @@ void dispatch_reload(struct dispatch *d, struct config *take)
 
 	hold(d, take);
 	lanes_reload(d, was->config);
+	batches_reload(d);
 	if (was->attempts == 0)
 		let_go(was);
 	else

@@ -156,6 +156,7 @@ static void wait_until(struct dispatch *d, struct item *it, int64_t at_us)
 	int64_t wait_us = MAX(at_us - loop_now_us(d->env.loop), 0);
 
 	item_set_state(it, ITEM_WAITING);
+	it->for_lane = false;
 	it->due_unix_ms = loop_unix_ms(d->env.loop) + (wait_us + 999) / 1000;
 	heap_set(&d->waits, &it->wake, at_us);
 }
@@ -239,6 +240,7 @@ static void wait_for_lane(struct live *lv, struct item *it, const struct attempt
 		return;
 	}
 	wait_until(lv->d, it, a->paused_until_us - early_us);
+	it->for_lane = true;
 	if (a->claimed == CLAIM_HELD)
 		tell_store(lv, it);
 }

@@ -100,6 +100,17 @@ class Services(Reloading):
         self.assertEqual((answer.status, [r["attempts"] for r in answer.json["results"]]), (200, [1, 1, 1]))
         self.assertEqual(sorted(e["path"] for e in self.down.ledger()), ["/moved/second", "/moved/third"])
 
+    def test_what_waits_for_the_end_of_a_pause_moves_too(self):
+        self.services["push"].update(url=self.down.url + "/busy/{to}?status=429&retry_after=3600", max_pause_ms=3600000)
+        self.reload()
+        self.send("push", "x", retry={"max_attempts": 1})
+        sock = self.begin("push", "first", "second", deadline_ms=7200000)
+        kit.until(lambda: self.settled.metrics()["settled_items_queued"] == 2 and self.show("push")["queued"] == 0, "both wait")
+        self.services["push"].update(url=self.down.url.replace("127.0.0.1", "localhost") + "/moved/{to}")
+        self.reload()
+        self.assertEqual(self.finish(sock).status, 200)
+        self.assertEqual(sorted(e["path"] for e in self.down.ledger()[1:]), ["/moved/first", "/moved/second"])
+
     def test_jobs_that_wait_move_too_and_are_claimed_once(self):
         self.services["held"]["max_in_flight"] = 1
         self.reload()

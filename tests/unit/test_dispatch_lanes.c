@@ -384,6 +384,34 @@ static void an_origin_that_its_service_has_left_is_forgotten(void **state)
 	assert_int_equal(rig.d->lanes.n, 1);
 }
 
+/* But not what waits for its next try, nor what is not accepted yet. */
+static void what_waits_for_a_pause_asks_again_after_a_reload(void **state)
+{
+	(void)state;
+	rig.services[0].max_pause_ms = 60000;
+	submit_job(2, 0);
+	run_for(1000);
+	answer_one(&rig.sent[0], 429, 20000);
+	submit_batch(make_batch(3, 0, false, false));
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 2);
+	store_set(&rig.store, true, false);
+	submit_job(1, 0);
+	rig.answers = 200;
+	rig.services[0].url = "http://127.0.0.1:9/{to}";
+	lanes_reload(rig.d, &rig.config);
+	batches_reload(rig.d);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 5);
+	store_set(&rig.store, false, false);
+	answer_one(&rig.sent[1], 200, RETRY_AFTER_NONE);
+	run_for(19 * (int64_t)SEC_US);
+	assert_int_equal(rig.n_sent, 6);
+	run_for(SEC_US);
+	assert_int_equal(rig.n_sent, 7);
+	assert_true(nothing_left());
+}
+
 /* ---- several lanes of one origin ---- */
 
 static void several_lanes_have_together_what_one_would_have(void **state)
@@ -612,6 +640,7 @@ int main(void)
 		TEST(what_is_shown_of_a_breaker_is_true_when_its_time_is_over),
 		TEST(a_policy_is_looked_up_when_it_is_needed),
 		TEST(an_origin_that_its_service_has_left_is_forgotten),
+		TEST(what_waits_for_a_pause_asks_again_after_a_reload),
 		TEST(several_lanes_have_together_what_one_would_have),
 		TEST(all_lanes_of_an_origin_pause_together),
 		TEST(no_lane_is_left_out_for_what_another_origin_was),
