@@ -48,6 +48,10 @@ static bool add_reference(struct node *n, char *what, struct buf *out, struct re
 		instead = end + 2;
 		n->optional |= *instead == '\0';
 	}
+	if (instead != NULL && strstr(instead, "${") != NULL) {
+		cfg_report_node(rep, n, "${NAME:-TEXT} takes no ${ in TEXT, which ends at the first }: give a plain text");
+		return false;
+	}
 	if (!is_name(what)) {
 		cfg_report_node(rep, n, "${...} needs a variable's name or file:PATH: write $${ for a plain ${");
 		return false;

@@ -129,7 +129,7 @@ struct item {
 	atomic_bool in_flight;           /* one more has started: the lane's shard says so */
 	uint8_t state, status, code, delivered, stop;
 	bool duplicate_risk;
-	bool for_lane;                   /* WAITING, but not for its next try: its lane pauses */
+	bool for_lane;                   /* WAITING: its lane pauses; else for its next try */
 };
 
 /* What every shard looks at before it starts an attempt: set once, by the batch's

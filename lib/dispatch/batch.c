@@ -152,6 +152,24 @@ void batches_wake(struct dispatch *d, int64_t now_us)
 	}
 }
 
+void batches_reload(struct dispatch *d)
+{
+	int64_t now_us = loop_now_us(d->env.loop);
+
+	list_foreach(node, &d->live) {
+		struct live *lv = list_entry(node, struct live, all);
+
+		if (lv->phase != LIVE_RUNNING)
+			continue;
+		list_foreach(child, &lv->batch->op.children) {
+			struct item *it = container_of(child, struct item, op.sibling);
+
+			if (it->for_lane && heap_has(&it->wake))
+				heap_set(&d->waits, &it->wake, MIN(it->wake.key, now_us + it->index));
+		}
+	}
+}
+
 void live_tell(struct live *lv)
 {
 	struct batch *b = lv->batch;

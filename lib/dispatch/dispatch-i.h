@@ -384,10 +384,11 @@ void live_tell(struct live *lv);
 /* batch.c: the pump of the batches, and the ends of waits. */
 void batches_pump(struct dispatch *d);
 void batches_wake(struct dispatch *d, int64_t now_us);
+/* Another configuration: what waits for a lane that pauses may have one that does not. */
+void batches_reload(struct dispatch *d);
 
 /* result.c: what an attempt means for its item, and the end of an item. */
 void batch_on_result(struct loop_msg *msg);
-void batches_reload(struct dispatch *d);         /* what waits for a lane that pauses asks which one it is now */
 void batch_resume(struct live *lv);              /* the items that were read back */
 void item_final(struct live *lv, struct item *it, enum code code, enum stop stop);
 struct attempt *attempt_get(struct dispatch *d);

@@ -99,6 +99,7 @@ enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t no
 bool lane_lacks_budget(struct dispatch *d, struct lane *lane, int64_t now_us);
 void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a);
 void lane_show_rate(struct dispatch *d, const struct lane *lane);        /* to GET /v1/services: what it owes */
+void lane_show_breaker(struct dispatch *d, const struct lane *lane);     /* to those who choose between its origin's lanes */
 void lane_change_rate(struct dispatch *d, struct lane *lane, const struct service *was, int64_t now_us);
 void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a);       /* it has its outcome */
 void lane_pause(struct dispatch *d, struct lane *lane, int64_t until_us);

@@ -138,6 +138,7 @@ void lanes_reload(struct dispatch *d, const struct config *was)
 		lane_change_rate(d, lane, &was->services[lane->service], now_us);
 		lane->stale = is_stale(d, lane);
 		lane_show_rate(d, lane);
+		lane_show_breaker(d, lane);
 		lane_dirty(d, lane);
 	}
 }

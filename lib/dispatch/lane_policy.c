@@ -141,14 +141,14 @@ static void note_breaker(struct dispatch *d, const struct lane *lane, enum break
 	log_breaker(d, lane);
 }
 
-/* To those who choose between its origin's lanes. */
-static void show_breaker(struct dispatch *d, const struct lane *lane)
+void lane_show_breaker(struct dispatch *d, const struct lane *lane)
 {
 	const struct service *s = lane_service(d, lane);
+	int64_t until_us = lane->stale ? 0 : breaker_next_us(&lane->breaker, &s->breaker);
 
 	if (s->lanes > 1)
-		atomic_store_explicit(&d->env.group->lanes[lane->service].refuses_until_us[lane->number],
-				      breaker_next_us(&lane->breaker, &s->breaker), memory_order_relaxed);
+		atomic_store_explicit(&d->env.group->lanes[lane->service].refuses_until_us[lane->number], until_us,
+				      memory_order_relaxed);
 }
 
 static void set_waits_for(struct dispatch *d, struct lane *lane, enum lane_wait what)
@@ -299,7 +299,7 @@ void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a)
 	REQUIRE(admitted);
 	note_breaker(d, lane, before);
 	a->breaker_period = breaker_started(&lane->breaker);
-	show_breaker(d, lane);
+	lane_show_breaker(d, lane);
 	rate_take(&lane->rate, &rate, 1, a->started_us);
 	lane_show_rate(d, lane);
 	if (a->repeat)
@@ -341,7 +341,7 @@ void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a)
 	breaker_ended(&lane->breaker, &s->breaker, a->breaker_period, breaker_hears(&a->outcome, cut_short),
 		      a->done_us);
 	note_breaker(d, lane, before);
-	show_breaker(d, lane);
+	lane_show_breaker(d, lane);
 	pause(d, lane, a);
 	residency_give(&d->slots, lane->service, 1);
 	lane->in_flight--;

@@ -225,16 +225,12 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 		tell_store(lv, it);
 }
 
-/* Those of one batch come to their lane in the order of the request. */
-static int64_t ahead_us(const struct item *it)
-{
-	return LANE_AHEAD_US - MIN((int64_t)it->index, LANE_AHEAD_US);
-}
-
 /* Its lane pauses, and that was no try. It will be there again when the lane goes on,
- * unless its deadline is earlier. */
+ * those of one batch in the order of the request, unless its deadline is earlier. */
 static void wait_for_lane(struct live *lv, struct item *it, const struct attempt *a)
 {
+	int64_t early_us = LANE_AHEAD_US - MIN((int64_t)it->index, LANE_AHEAD_US);
+
 	if (a->paused_until_us >= it->op.deadline_us) {
 		if (it->attempts + it->refused == 0) {
 			it->detail = "its downstream asks for a pause that ends after the deadline";
@@ -243,32 +239,10 @@ static void wait_for_lane(struct live *lv, struct item *it, const struct attempt
 		item_final(lv, it, CODE_NOT_ATTEMPTED, stop_from_why((enum why)it->op.at_deadline));
 		return;
 	}
-	wait_until(lv->d, it, a->paused_until_us - ahead_us(it));
+	wait_until(lv->d, it, a->paused_until_us - early_us);
 	it->for_lane = true;
 	if (a->claimed == CLAIM_HELD)
 		tell_store(lv, it);
-}
-
-static void look_again(struct dispatch *d, struct batch *b)
-{
-	int64_t now_us = loop_now_us(d->env.loop);
-
-	list_foreach(node, &b->op.children) {
-		struct item *it = container_of(node, struct item, op.sibling);
-
-		if (it->state == ITEM_WAITING && it->for_lane && heap_has(&it->wake))
-			heap_set(&d->waits, &it->wake, now_us - ahead_us(it));
-	}
-}
-
-void batches_reload(struct dispatch *d)
-{
-	list_foreach(node, &d->live) {
-		struct batch *b = list_entry(node, struct live, all)->batch;
-
-		if (b->op.live)
-			look_again(d, b);
-	}
 }
 
 static void log_refusal(const struct attempt *a)

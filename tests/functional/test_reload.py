@@ -296,12 +296,15 @@ class Keys(Reloading):
             return sum(float(n) for n in re.findall(r'^settled_http_requests_total{route="POST /v1/batches",.*} (\S+)$', text, re.M))
 
         def left():
+            nonlocal sent
+            sent += 1
             return re.findall(r"r=(\d+)", self.settled.post({**batch, "validate_only": True}, mine).headers["RateLimit"])
 
+        sent = 1
         for _ in range(30):
-            before = asked()
             self.settled.start_post(batch, mine).close()
-            kit.until(lambda: asked() == before + 1, "it is not over")
+            sent += 1
+            kit.until(lambda: asked() == sent, lambda: f"{asked()} of {sent} are over")
             # The store may still be asked for the key.
             kit.until(lambda: left() == ["1", "1"], "something of the quota is gone")
         self.assertEqual(len(self.down.ledger()), 1)

@@ -325,6 +325,8 @@ static void the_environment_and_files_fill_in_values(void **state)
 	config_unref(c);
 }
 
+#define NO_NESTING "store.path: ${NAME:-TEXT} takes no ${ in TEXT, which ends at the first }: give a plain text"
+
 /* An empty variable is as good as none, as in a shell. */
 static void what_has_a_default_need_not_be_in_the_environment(void **state)
 {
@@ -352,6 +354,9 @@ static void what_has_a_default_need_not_be_in_the_environment(void **state)
 	refused(SERVICE "    headers:\n      a: '${T_NONE:-}'\n      b: ${1x:-POST}\n",
 	        LINE("7:10", "services.a.headers.b: ${...} needs a variable's name or file:PATH: write $${ for a plain ${")
 	        LINE("6:10", "services.a.headers.a: empty: give a value, or leave the header out"));
+	/* Not the path ${T_N}, nor where the variable is set, what it holds and a brace. */
+	refused("store:\n  path: ${T_NONE:-${T_N}}\n", LINE("2:9", NO_NESTING));
+	refused("store:\n  path: ${T_N:-/${T_NONE:-x}}\n", LINE("2:9", NO_NESTING));
 	refused("services:\n  a:\n    kind: http\n    url: ${T_NONE:-}\n",
 	        LINE("2:3", "services.a.url: required for kind http: give the URL, with {to} where the recipient goes"));
 }

@@ -384,6 +384,34 @@ static void an_origin_that_its_service_has_left_is_forgotten(void **state)
 	assert_int_equal(rig.d->lanes.n, 1);
 }
 
+/* But not what waits for its next try, nor what is not accepted yet. */
+static void what_waits_for_a_pause_asks_again_after_a_reload(void **state)
+{
+	(void)state;
+	rig.services[0].max_pause_ms = 60000;
+	submit_job(2, 0);
+	run_for(1000);
+	answer_one(&rig.sent[0], 429, 20000);
+	submit_batch(make_batch(3, 0, false, false));
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 2);
+	store_set(&rig.store, true, false);
+	submit_job(1, 0);
+	rig.answers = 200;
+	rig.services[0].url = "http://127.0.0.1:9/{to}";
+	lanes_reload(rig.d, &rig.config);
+	batches_reload(rig.d);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, 5);
+	store_set(&rig.store, false, false);
+	answer_one(&rig.sent[1], 200, RETRY_AFTER_NONE);
+	run_for(19 * (int64_t)SEC_US);
+	assert_int_equal(rig.n_sent, 6);
+	run_for(SEC_US);
+	assert_int_equal(rig.n_sent, 7);
+	assert_true(nothing_left());
+}
+
 /* ---- several lanes of one origin ---- */
 
 static void several_lanes_have_together_what_one_would_have(void **state)
@@ -431,6 +459,54 @@ static void all_lanes_of_an_origin_pause_together(void **state)
 	answer_one(&rig.sent[1], 200, RETRY_AFTER_NONE);
 	run_until(nothing_left);
 	assert_int_equal(metrics_read(rig.metrics, METRIC_LANES_PAUSED, 0, 0), 0);
+}
+
+/* To where another origin's breakers are still open, and where there is none any more. */
+static void assert_all_of_eight_go_out(void)
+{
+	unsigned before = rig.n_sent;
+
+	rig.answers = 0;
+	submit_job(1, 0);
+	run_for(1000);
+	submit_job(7, 0);
+	run_for(1000);
+	assert_int_equal(rig.n_sent, before + 8);
+	for (unsigned i = before; i < rig.n_sent; i++)
+		answer_one(&rig.sent[i], 200, RETRY_AFTER_NONE);
+	run_until(nothing_left);
+}
+
+static void all_lanes_refuse(void)
+{
+	struct batch *b = make_batch(8, 0, false, false);
+
+	rig.services[0].breaker = after_one;
+	rig.services[0].lanes = 4;
+	rig.services[0].max_in_flight = 8;
+	b->policy.retry.max_attempts = 1;
+	rig.answers = 500;
+	submit_batch(b);
+	run_until(nothing_left);
+	assert_int_equal(breakers(BREAKER_OPEN), 4);
+}
+
+static void no_lane_is_left_out_for_what_another_origin_was(void **state)
+{
+	(void)state;
+	all_lanes_refuse();
+	rig.services[0].url = "http://127.0.0.1:9/{to}";
+	lanes_reload(rig.d, &rig.config);
+	assert_all_of_eight_go_out();
+}
+
+static void no_lane_is_left_out_for_a_breaker_that_is_off_now(void **state)
+{
+	(void)state;
+	all_lanes_refuse();
+	rig.services[0].breaker.failure_ratio = 0;
+	lanes_reload(rig.d, &rig.config);
+	assert_all_of_eight_go_out();
 }
 
 /* ---- slots ---- */
@@ -564,8 +640,11 @@ int main(void)
 		TEST(what_is_shown_of_a_breaker_is_true_when_its_time_is_over),
 		TEST(a_policy_is_looked_up_when_it_is_needed),
 		TEST(an_origin_that_its_service_has_left_is_forgotten),
+		TEST(what_waits_for_a_pause_asks_again_after_a_reload),
 		TEST(several_lanes_have_together_what_one_would_have),
 		TEST(all_lanes_of_an_origin_pause_together),
+		TEST(no_lane_is_left_out_for_what_another_origin_was),
+		TEST(no_lane_is_left_out_for_a_breaker_that_is_off_now),
 		TEST(a_service_leaves_the_others_a_part_of_the_slots),
 		TEST(a_service_alone_may_have_all_slots),
 		TEST(an_idle_lane_is_remembered_until_there_is_nothing_to_remember),
