@@ -52,6 +52,7 @@ class Bytes(harness.Case):
         for headers in ({}, {"Prefer": "respond-async"}, {"Idempotency-Key": "k"}):
             self.too_large(self.settled.post(almost, headers))
         self.assertEqual(self.settled.post(self.padded("/ok") + SPACES).status, 200)
+        kit.until(lambda: self.settled.metrics()["settled_batches_held_bytes"] == 0, "it has left the memory")
 
     def test_bodies_on_their_way_count_too(self):
         head = (f"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
