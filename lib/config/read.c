@@ -4,10 +4,10 @@
  */
 #include "config/config-i.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <strings.h>
-#include <unistd.h>
+
+#include "base/cores.h"
 
 bool cfg_node_want_text(const struct node *n, const char *what, struct report *rep)
 {
@@ -229,19 +229,6 @@ static void read_operations(const struct setting *s, const struct node *n, void 
 	read_address(n, &c->operations_host, &c->operations_port, rep);
 }
 
-/* The cores that this process may run on. */
-static unsigned count_cores(void)
-{
-	cpu_set_t set;
-	long n;
-
-	if (sched_getaffinity(0, sizeof set, &set) == 0)
-		n = CPU_COUNT(&set);
-	else
-		n = sysconf(_SC_NPROCESSORS_ONLN);
-	return (unsigned)MIN(MAX(n, 1), SHARDS_MAX);
-}
-
 static void read_shards(const struct setting *s, const struct node *n, void *at, struct report *rep)
 {
 	int64_t v;
@@ -249,7 +236,7 @@ static void read_shards(const struct setting *s, const struct node *n, void *at,
 	if (!cfg_node_want_text(n, "auto or a whole number", rep))
 		return;
 	if (slice_eq(n->text, SLICE("auto")))
-		*(unsigned *)at = count_cores();
+		*(unsigned *)at = MIN(cores_usable(), (unsigned)SHARDS_MAX);
 	else if (!parse_integer(n->text, &v) || v < s->min || v > s->max)
 		cfg_report_node(rep, n, "%s is neither: give auto, or %lld to %lld %s", cfg_shown_slice(n->raw).s,
 		                (long long)s->min, (long long)s->max, s->unit);

@@ -37,7 +37,7 @@ static const struct setting table[] = {
 	{"operations", &cfg_type_operations, 0, sizeof(struct config), NULL, 0, 0, "", NULL, ONLY_NONE,
 	 "A second address, where probes and metrics are answered without a key, and nothing else.", .restart = true},
 	{"shards", &cfg_type_shards, IN_CONFIG(shards), "auto", 1, SHARDS_MAX, "threads", NULL, ONLY_NONE,
-	 "Event-loop threads; auto is one for each core that the process may use.", .restart = true},
+	 "Event-loop threads; auto is one for each core that the process may use, or what its control group grants of them.", .restart = true},
 
 	{"log.format", &cfg_type_choice, IN_CONFIG(log_format), "logfmt", 0, 0, "", formats, ONLY_NONE,
 	 "How a line on standard error is written."},

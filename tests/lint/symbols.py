@@ -14,7 +14,7 @@ import tap
 
 # Exact names or prefixes (ending in "_"). Modules that export families name them all.
 PREFIXES = {
-    "base": ["base_", "list_", "buf_", "blob_", "slice_", "arena_", "heap_", "rng_", "batch_id_", "cidr_",
+    "base": ["base_", "list_", "buf_", "blob_", "slice_", "arena_", "heap_", "rng_", "batch_id_", "cidr_", "cores_",
              "idmap_", "digest_", "pem_", "kill_point", "xcalloc", "xstrdup"],
     "obs": ["log_", "meter_", "metrics_", "span_", "spans_"],
     "core": ["op_", "batch_", "item_", "gate_", "outcome_", "code_", "contract_", "retry_", "why_", "stop_",

@@ -4,11 +4,15 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/cidr.h"
+#include "base/cores.h"
 #include "base/digest.h"
 #include "base/heap.h"
 #include "base/list.h"
@@ -179,6 +183,48 @@ static void digests_are_those_of_the_standards(void **state)
 	assert_digest(digest, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
 }
 
+/* ---- cores ---- */
+
+static void put(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0);
+	fclose(f);
+}
+
+static unsigned granted(const char *self, const char *of_all, const char *of_outer, const char *of_inner)
+{
+	put("self", self);
+	put("cpu.max", of_all);
+	put("outer/cpu.max", of_outer);
+	put("outer/inner/cpu.max", of_inner);
+	return cores_granted("self", ".");
+}
+
+static void cores_are_those_that_all_its_groups_grant(void **state)
+{
+	char dir[] = "/tmp/settled-cores-XXXXXX";
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(chdir(dir), 0);
+	assert_true(mkdir("outer", 0700) == 0 && mkdir("outer/inner", 0700) == 0);
+	assert_int_equal(granted("1:cpu:/x\n0::/outer/inner\n", "max 100000\n", "max 100000\n", "200000 100000\n"), 2);
+	assert_int_equal(granted("0::/outer/inner\n", "max 100000\n", "150000 100000\n", "400000 100000\n"), 2);
+	assert_int_equal(granted("0::/outer\n", "500000 100000\n", "max 100000\n", "1000 100000\n"), 5);
+	assert_int_equal(granted("0::/\n", "1000 100000\n", "max 100000\n", "max 100000\n"), 1);
+	assert_int_equal(granted("0::/outer/inner\n", "max 100000\n", "max 100000\n", "max 100000\n"), 0);
+	assert_int_equal(granted("0::/gone\n", "what is this\n", "1 0\n", "1 0\n"), 0);
+	assert_int_equal(granted("0::/outer\n", "max 100000\n", "1 0\n", ""), 0);
+	assert_int_equal(granted("1:cpu:/outer\n", "1000 100000\n", "1000 100000\n", ""), 0);
+	assert_int_equal(cores_granted("no-such-file", "."), 0);
+	assert_true(cores_usable() >= 1);
+	assert_true(unlink("self") == 0 && unlink("cpu.max") == 0 && unlink("outer/cpu.max") == 0 && unlink("outer/inner/cpu.max") == 0);
+	assert_true(rmdir("outer/inner") == 0 && rmdir("outer") == 0 && chdir("/") == 0 && rmdir(dir) == 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -189,6 +235,7 @@ int main(void)
 		cmocka_unit_test(arenas_give_aligned_memory),
 		cmocka_unit_test(address_ranges_match_by_prefix),
 		cmocka_unit_test(digests_are_those_of_the_standards),
+		cmocka_unit_test(cores_are_those_that_all_its_groups_grant),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
