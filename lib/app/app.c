@@ -206,7 +206,7 @@ static int check_port_is_free(const struct config *c)
 	return 0;
 }
 
-static int start_shards(struct app *app, unsigned *retport)
+static int start_shards(struct app *app, unsigned *ret_port)
 {
 	const struct config *c = app->config;
 	unsigned port = c->listen_port;
@@ -225,7 +225,7 @@ static int start_shards(struct app *app, unsigned *retport)
 		if (err < 0)
 			return cannot_start(err);
 	}
-	*retport = port;
+	*ret_port = port;
 	return 0;
 }
 

@@ -306,7 +306,7 @@ static const char *read_header(const struct node *h, struct report *rep)
 	return line;
 }
 
-static void read_header_lines(const struct node *n, const char ***ret, size_t *retn, struct report *rep)
+static void read_header_lines(const struct node *n, const char ***ret, size_t *ret_n, struct report *rep)
 {
 	if (!want_kind(n, NODE_MAP, "{Name: value}", rep) || n->first == NULL)
 		return;
@@ -315,7 +315,7 @@ static void read_header_lines(const struct node *n, const char ***ret, size_t *r
 		const char *line = read_header(h, rep);
 
 		if (line != NULL)
-			(*ret)[(*retn)++] = line;
+			(*ret)[(*ret_n)++] = line;
 	}
 }
 

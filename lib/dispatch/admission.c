@@ -228,7 +228,7 @@ static double too_far_behind(struct dispatch *d, const struct ask *q, uint16_t s
 
 /* How many of n items there is room for under `limits.queued_items`: they are counted.
  * Items that may be shed stand in nobody's way. */
-static uint32_t take_of_all(struct dispatch *d, struct ask *q, uint32_t n, uint64_t *retfree)
+static uint32_t take_of_all(struct dispatch *d, struct ask *q, uint32_t n, uint64_t *ret_free)
 {
 	struct dispatch_group *g = d->env.group;
 	uint64_t limit = d->env.config->limits.queued_items, share = share_of(q, limit);
@@ -237,7 +237,7 @@ static uint32_t take_of_all(struct dispatch *d, struct ask *q, uint32_t n, uint6
 
 	if (used == q->taken)
 		share = limit;
-	*retfree = share - MIN(used, share);
+	*ret_free = share - MIN(used, share);
 	if (!q->best_effort && used + n > share)
 		share += best_effort_items(g);
 	room = (uint32_t)MIN(share - MIN(used, share), n);
@@ -477,8 +477,8 @@ bool dispatch_too_large(const struct dispatch *d, const struct batch *b)
 }
 
 /* Count the bytes of a batch: false, and nothing is counted, if there are too many, so that
- * it is refused. *retshed: they are so many that best_effort sends nothing. */
-static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, bool *retshed)
+ * it is refused. *ret_shed: they are so many that best_effort sends nothing. */
+static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, bool *ret_shed)
 {
 	struct batch *b = q->b;
 	size_t bytes = bytes_of(b);
@@ -497,7 +497,7 @@ static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, b
 			refuse_bytes(d, bytes);
 		return false;
 	}
-	*retshed = sheds(d, q, &s, bytes);
+	*ret_shed = sheds(d, q, &s, bytes);
 	b->held_bytes = bytes;
 	b->held[0] = &d->env.group->held_bytes;
 	b->held[1] = counted ? &q->first->bytes : NULL;
@@ -515,7 +515,7 @@ static void give_caller(struct dispatch *d, const struct batch *b, unsigned tena
 }
 
 /* The same for the caller of a batch, who holds a connection, which others need. */
-static bool admit_caller(struct dispatch *d, const struct ask *q, bool *retshed)
+static bool admit_caller(struct dispatch *d, const struct ask *q, bool *ret_shed)
 {
 	const struct sight s = {.limit = d->env.config->limits.connections,
 				.used = atomic_fetch_add(&d->env.group->callers, 1),
@@ -524,7 +524,7 @@ static bool admit_caller(struct dispatch *d, const struct ask *q, bool *retshed)
 	uint64_t share = share_for(q, &s, false), left = left_for(q, &s, false);
 	bool full = left == 0, tenant = tenant_has_its_part(d, s.of_tenant, left);
 
-	*retshed |= sheds(d, q, &s, 1);
+	*ret_shed |= sheds(d, q, &s, 1);
 	if (!full && !tenant && !service_has_its_part(d, s.of_service, left))
 		return true;
 	give_caller(d, q->b, q->tenant_no);

@@ -186,8 +186,8 @@ bool dispatch_show(struct dispatch *d, struct batch_id id, struct slice tenant,
 		   void (*show)(void *arg, const struct batch *b), void *arg);
 
 /* Is the tenant's batch shown from memory: does it live here, and is not durable?
- * *retoutcome: NULL until it is done. */
-bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome);
+ * *ret_outcome: NULL until it is done. */
+bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **ret_outcome);
 
 /* Accept nothing more; call on_idle once, when this shard's last batch is done.
  * Jobs start nothing more, and leave memory when what is in flight has come back:

@@ -475,13 +475,13 @@ void live_let_go(struct live *lv)
 /* ---- the end of a batch ---- */
 
 /* Attempts of the items that are here, and how long the first of them was waited for. */
-static void sum_up(const struct batch *b, unsigned *retattempts, int64_t *retwait_us)
+static void sum_up(const struct batch *b, unsigned *ret_attempts, int64_t *retwait_us)
 {
 	int64_t first_us = b->finished_us;
 
-	*retattempts = 0;
+	*ret_attempts = 0;
 	for (uint32_t i = 0; i < b->n_items; i++) {
-		*retattempts += b->items[i].attempts;
+		*ret_attempts += b->items[i].attempts;
 		if (b->items[i].started_us != 0)
 			first_us = MIN(first_us, b->items[i].started_us);
 	}

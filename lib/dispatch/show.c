@@ -48,12 +48,12 @@ struct blob *dispatch_document(struct dispatch *d, struct batch_id id)
 	return lv->document == NULL ? NULL : blob_ref(lv->document);
 }
 
-bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **retoutcome)
+bool dispatch_shows(struct dispatch *d, struct batch_id id, struct slice tenant, const char **ret_outcome)
 {
 	const struct live *lv = find_shown_to(d, id, tenant);
 
 	if (lv == NULL)
 		return false;
-	*retoutcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
+	*ret_outcome = lv->batch->state == BATCH_DONE ? batch_outcome_str(lv->batch->outcome) : NULL;
 	return true;
 }

@@ -162,8 +162,8 @@ bool httpd_tls_same(const struct httpd_tls *a, const struct httpd_tls *b)
 /* In the handshake: what this connection is shown from here on. libmicrohttpd has
  * left its connection in the session. */
 static int on_handshake(gnutls_session_t session, const gnutls_datum_t *ca_names, int n_ca_names,
-			const gnutls_pk_algorithm_t *algorithms, int n_algorithms, gnutls_pcert_st **retchain,
-			unsigned *retn, gnutls_privkey_t *retkey)
+			const gnutls_pk_algorithm_t *algorithms, int n_algorithms, gnutls_pcert_st **ret_chain,
+			unsigned *ret_n, gnutls_privkey_t *ret_key)
 {
 	struct conn *c = conn_of(gnutls_session_get_ptr(session));
 
@@ -173,9 +173,9 @@ static int on_handshake(gnutls_session_t session, const gnutls_datum_t *ca_names
 	(void)n_algorithms;
 	if (c->tls == NULL)
 		c->tls = httpd_tls_ref(c->h->cfg.tls);
-	*retchain = c->tls->chain;
-	*retn = c->tls->n;
-	*retkey = c->tls->key;
+	*ret_chain = c->tls->chain;
+	*ret_n = c->tls->n;
+	*ret_key = c->tls->key;
 	return 0;
 }
 

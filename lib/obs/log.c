@@ -277,7 +277,7 @@ static void put_line(const struct line *l)
 		;
 }
 
-bool log_admits(struct log_limit *l, unsigned *retsuppressed)
+bool log_admits(struct log_limit *l, unsigned *ret_suppressed)
 {
 	struct timespec ts;
 
@@ -288,7 +288,7 @@ bool log_admits(struct log_limit *l, unsigned *retsuppressed)
 		atomic_fetch_add(&l->suppressed, 1);
 		return false;
 	}
-	*retsuppressed = atomic_exchange(&l->suppressed, 0);
+	*ret_suppressed = atomic_exchange(&l->suppressed, 0);
 	return true;
 }
 

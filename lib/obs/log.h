@@ -49,9 +49,9 @@ struct log_limit {
 				LOG_INT(log_suppressed_ > 0 ? "suppressed" : NULL, log_suppressed_), {0}}); \
 	} while (0)
 
-/* May one more line be written? *retsuppressed: how many were not, since the last one
+/* May one more line be written? *ret_suppressed: how many were not, since the last one
  * that was. Any thread; two at once may err by a line. */
-bool log_admits(struct log_limit *l, unsigned *retsuppressed);
+bool log_admits(struct log_limit *l, unsigned *ret_suppressed);
 
 /* Once, before any other thread. Default: logfmt, info. */
 void log_init(enum log_format format, enum log_level level);

@@ -63,8 +63,8 @@ static void answer_unauthenticated(struct routes *r, struct http_request *req, c
 		     problem_document(PROBLEM_UNAUTHENTICATED, detail));
 }
 
-/* 0: none that we know, and *retwhy says so. */
-static uint64_t identify(const struct routes *r, struct http_request *req, const char **retwhy)
+/* 0: none that we know, and *ret_why says so. */
+static uint64_t identify(const struct routes *r, struct http_request *req, const char **ret_why)
 {
 	const struct config *c = r->env.config;
 	const char *line;
@@ -72,7 +72,7 @@ static uint64_t identify(const struct routes *r, struct http_request *req, const
 	struct slice key = auth_bearer(n == 1 ? line : NULL);
 	const struct auth_key *found = auth_find(c, key);
 
-	*retwhy = n == 0 ? "send your key as Authorization: Bearer KEY"
+	*ret_why = n == 0 ? "send your key as Authorization: Bearer KEY"
 		  : key.n == 0 ? "Authorization is not Bearer and a key" : "this key is not known here";
 	return found == NULL ? 0 : tag_of(c, found);
 }

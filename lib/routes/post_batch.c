@@ -27,11 +27,11 @@ static const char *check_to(const void *ctx, int service, struct slice to)
 	return channel_check_to(&config->services[service], to);
 }
 
-static size_t service_takes(const void *ctx, int service, const char **retname)
+static size_t service_takes(const void *ctx, int service, const char **ret_name)
 {
 	const struct service *s = &((const struct config *)ctx)->services[service];
 
-	*retname = s->name;
+	*ret_name = s->name;
 	return s->max_payload;
 }
 

@@ -15,7 +15,7 @@ static const struct route *const table[] = {
 	&route_metrics, &route_openapi,
 };
 
-static bool pattern_matches(const char *pattern, const char *path, struct slice *retid)
+static bool pattern_matches(const char *pattern, const char *path, struct slice *ret_id)
 {
 	const char *hole = strchr(pattern, '{');
 	size_t before = hole == NULL ? 0 : (size_t)(hole - pattern);
@@ -24,8 +24,8 @@ static bool pattern_matches(const char *pattern, const char *path, struct slice 
 		return strcmp(pattern, path) == 0;
 	if (strncmp(pattern, path, before) != 0)
 		return false;
-	*retid = (struct slice){path + before, strcspn(path + before, "/")};
-	return retid->n > 0 && strcmp(path + before + retid->n, strchr(hole, '}') + 1) == 0;
+	*ret_id = (struct slice){path + before, strcspn(path + before, "/")};
+	return ret_id->n > 0 && strcmp(path + before + ret_id->n, strchr(hole, '}') + 1) == 0;
 }
 
 static bool method_matches(enum http_method route, enum http_method asked)
@@ -61,13 +61,13 @@ static unsigned label_of(const struct route *route)
 }
 
 /* The route, or NULL with the methods that the path would allow in `allow`. */
-static const struct route *find(const struct door *door, struct http_request *req, struct slice *retid,
+static const struct route *find(const struct door *door, struct http_request *req, struct slice *ret_id,
 				struct buf *allow)
 {
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		if (door->operations && !table[i]->operations)
 			continue;
-		if (!pattern_matches(table[i]->pattern, http_path(req), retid))
+		if (!pattern_matches(table[i]->pattern, http_path(req), ret_id))
 			continue;
 		if (method_matches(table[i]->method, http_method(req))) {
 			http_set_label(req, door->routes->labels[i]);

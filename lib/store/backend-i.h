@@ -37,8 +37,8 @@ struct backend_ops {
 	int (*read)(struct backend *b, struct store_op *op);
 
 	/* A small step of forgetting what has expired or was deleted, in its own group.
-	 * *retmore: there is more of it. */
-	int (*expire)(struct backend *b, int64_t now_unix_ms, bool *retmore);
+	 * *ret_more: there is more of it. */
+	int (*expire)(struct backend *b, int64_t now_unix_ms, bool *ret_more);
 
 	/* See store.h; between groups. The first is NULL where no names are kept. */
 	bool (*name_services)(struct backend *b, const char *const *names, size_t n, struct buf *reterr);

@@ -480,13 +480,13 @@ static int write_op(struct backend *b, struct store_op *op)
 	return -EINVAL;
 }
 
-static int expire(struct backend *b, int64_t now_unix_ms, bool *retmore)
+static int expire(struct backend *b, int64_t now_unix_ms, bool *ret_more)
 {
 	struct memory *m = memory_of(b);
 
 	for (unsigned i = 0; i < EXPIRE_STEP && heap_min(&m->expiries) <= now_unix_ms; i++)
 		forget(m, container_of(m->expiries.v[0], struct record, expiry));
-	*retmore = heap_min(&m->expiries) <= now_unix_ms;
+	*ret_more = heap_min(&m->expiries) <= now_unix_ms;
 	return 0;
 }
 

@@ -176,4 +176,4 @@ int sqlite_read(struct backend *b, struct store_op *op);
 int sqlite_each_unfinished(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg);
 
 /* sqlite_expire.c */
-int sqlite_expire(struct backend *b, int64_t now_unix_ms, bool *retmore);
+int sqlite_expire(struct backend *b, int64_t now_unix_ms, bool *ret_more);

@@ -46,7 +46,7 @@ static int bury_expired(struct sqlite *s, int64_t now_unix_ms, struct budget *le
 	return SQLITE_OK;
 }
 
-/* Delete the first rows of [first, last] that the budget allows. *retdone: no row
+/* Delete the first rows of [first, last] that the budget allows. *ret_done: no row
  * of the range is left. */
 static int drop_some(struct sqlite *s, enum sqlite_write some, enum sqlite_write drop, const int64_t range[2],
 		     struct budget *left)
@@ -112,14 +112,14 @@ static int is_there_work(struct sqlite *s, int64_t now_unix_ms, bool *ret)
 	return rc == SQLITE_ROW ? SQLITE_OK : rc;
 }
 
-int sqlite_expire(struct backend *backend, int64_t now_unix_ms, bool *retmore)
+int sqlite_expire(struct backend *backend, int64_t now_unix_ms, bool *ret_more)
 {
 	struct sqlite *s = sqlite_of(backend);
 	struct budget left = {.rows = STEP_ROWS, .bytes = STEP_BYTES};
 	bool work = false;
 	int rc = is_there_work(s, now_unix_ms, &work), err;
 
-	*retmore = false;
+	*ret_more = false;
 	if (rc != SQLITE_OK || !work)
 		return sqlite_failed(s, rc);
 	err = backend->ops->begin(backend, false);
@@ -131,6 +131,6 @@ int sqlite_expire(struct backend *backend, int64_t now_unix_ms, bool *retmore)
 	err = rc == SQLITE_OK ? backend->ops->commit(backend) : sqlite_failed(s, rc);
 	if (err != 0)
 		backend->ops->rollback(backend);
-	*retmore = err == 0 && is_there_work(s, now_unix_ms, &work) == SQLITE_OK && work;
+	*ret_more = err == 0 && is_there_work(s, now_unix_ms, &work) == SQLITE_OK && work;
 	return err;
 }

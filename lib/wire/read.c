@@ -297,14 +297,14 @@ static struct batch *build(struct reader *r, struct blob *body)
 	return b;
 }
 
-static int read_all(struct reader *r, enum problem *retkind, struct buf *reterr)
+static int read_all(struct reader *r, enum problem *ret_kind, struct buf *reterr)
 {
 	bool item_faults_refuse;
 
 	if (!read_body(r)) {
 		if (r->scan.no_memory)
 			return -ENOMEM;
-		*retkind = PROBLEM_MALFORMED_JSON;
+		*ret_kind = PROBLEM_MALFORMED_JSON;
 		problem_malformed(reterr, &r->scan);
 		return -EINVAL;
 	}
@@ -318,13 +318,13 @@ static int read_all(struct reader *r, enum problem *retkind, struct buf *reterr)
 		return -ENOMEM;
 	if (r->batch_faults.count == 0 && (r->item_faults.count == 0 || !item_faults_refuse))
 		return 0;
-	*retkind = PROBLEM_VALIDATION_FAILED;
+	*ret_kind = PROBLEM_VALIDATION_FAILED;
 	problem_invalid(reterr, r);
 	return -EINVAL;
 }
 
 int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, struct batch **ret,
-		    enum problem *retkind, struct buf *reterr)
+		    enum problem *ret_kind, struct buf *reterr)
 {
 	struct reader r = {
 		.rules = rules,
@@ -337,7 +337,7 @@ int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, stru
 
 	scan_init(&r.scan, (struct slice){take_body->p, take_body->n}, rules->max_depth);
 	r.scan.on_duplicate = fault_duplicate_key;
-	rc = read_all(&r, retkind, reterr);
+	rc = read_all(&r, ret_kind, reterr);
 	if (rc == 0) {
 		*ret = build(&r, take_body);
 		rc = *ret == NULL ? -ENOMEM : 0;

@@ -76,34 +76,34 @@ static bool read_body(struct reader *r)
 }
 
 /* The faults so far as a document; 0: there are none. */
-static int refuse_faults(struct reader *r, enum problem *retkind, struct buf *reterr)
+static int refuse_faults(struct reader *r, enum problem *ret_kind, struct buf *reterr)
 {
 	if (r->scan.no_memory)
 		return -ENOMEM;
 	if (r->batch_faults.count == 0)
 		return 0;
-	*retkind = PROBLEM_VALIDATION_FAILED;
+	*ret_kind = PROBLEM_VALIDATION_FAILED;
 	problem_invalid(reterr, r);
 	return reterr->failed ? -ENOMEM : -EINVAL;
 }
 
-static int read_all(struct wire_retry *w, enum problem *retkind, struct buf *reterr)
+static int read_all(struct wire_retry *w, enum problem *ret_kind, struct buf *reterr)
 {
 	struct reader *r = &w->r;
 
 	if (!read_body(r)) {
 		if (r->scan.no_memory)
 			return -ENOMEM;
-		*retkind = PROBLEM_MALFORMED_JSON;
+		*ret_kind = PROBLEM_MALFORMED_JSON;
 		problem_malformed(reterr, &r->scan);
 		return reterr->failed ? -ENOMEM : -EINVAL;
 	}
 	if (w->select_seen && w->ids_seen)
 		fault_at(r, NO_ITEM, "ids", FAULT_CONFLICT, "select and ids are two ways to choose: leave one of the two out");
-	return refuse_faults(r, retkind, reterr);
+	return refuse_faults(r, ret_kind, reterr);
 }
 
-int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **ret, enum problem *retkind,
+int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **ret, enum problem *ret_kind,
 		    struct buf *reterr)
 {
 	struct wire_retry *w = calloc(1, sizeof *w);
@@ -115,7 +115,7 @@ int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **r
 	w->r.policy.contract = CONTRACT_PARTIAL_SUCCESS;
 	scan_init(&w->r.scan, body, max_depth);
 	w->r.scan.on_duplicate = fault_duplicate_key;
-	rc = body.n == 0 ? 0 : read_all(w, retkind, reterr);
+	rc = body.n == 0 ? 0 : read_all(w, ret_kind, reterr);
 	if (rc < 0) {
 		wire_retry_free(w);
 		return rc;
@@ -226,9 +226,9 @@ static void check_services(struct wire_retry *w, const struct batch *b, const bo
 	}
 }
 
-static int nothing_selected(const struct wire_retry *w, enum problem *retkind, struct buf *reterr)
+static int nothing_selected(const struct wire_retry *w, enum problem *ret_kind, struct buf *reterr)
 {
-	*retkind = PROBLEM_NOTHING_SELECTED;
+	*ret_kind = PROBLEM_NOTHING_SELECTED;
 	wire_problem(reterr, PROBLEM_NOTHING_SELECTED,
 		     w->ids_seen        ? "ids is empty"
 		     : w->unkept        ? "the payloads of the items that could be sent again are not kept, " NEVER_STORED
@@ -252,21 +252,21 @@ static int mark(struct wire_retry *w, const struct batch *first, bool *marks)
 	return 0;
 }
 
-int wire_retry_choose(struct wire_retry *w, const struct batch *first, uint32_t *chosen, uint32_t *retn,
-		      enum problem *retkind, struct buf *reterr)
+int wire_retry_choose(struct wire_retry *w, const struct batch *first, uint32_t *chosen, uint32_t *ret_n,
+		      enum problem *ret_kind, struct buf *reterr)
 {
 	bool *marks = calloc(MAX(first->n_items, 1u), sizeof *marks);
 	int rc = marks == NULL ? -ENOMEM : mark(w, first, marks);
 
-	*retn = 0;
+	*ret_n = 0;
 	if (rc == 0) {
 		check_services(w, first, marks);
-		rc = refuse_faults(&w->r, retkind, reterr);
+		rc = refuse_faults(&w->r, ret_kind, reterr);
 	}
 	for (uint32_t i = 0; i < first->n_items && rc == 0; i++) {
 		if (marks[i])
-			chosen[(*retn)++] = i;
+			chosen[(*ret_n)++] = i;
 	}
 	free(marks);
-	return rc < 0 ? rc : *retn == 0 ? nothing_selected(w, retkind, reterr) : 0;
+	return rc < 0 ? rc : *ret_n == 0 ? nothing_selected(w, ret_kind, reterr) : 0;
 }

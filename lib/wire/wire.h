@@ -72,32 +72,32 @@ struct wire_rules {
 	/* NULL: fine; else static text saying what is wrong with `to`. */
 	const char *(*check_to)(const void *ctx, int service, struct slice to);
 	/* How many bytes of payload a service takes, and its name; NULL: any number. */
-	size_t (*service_takes)(const void *ctx, int service, const char **retname);
+	size_t (*service_takes)(const void *ctx, int service, const char **ret_name);
 };
 
 /* Read a batch. On success takes the reference on `body`, returns 0, and items
  * that are invalid under best_effort are FINAL already. Otherwise returns
- * -EINVAL with a whole problem document in `reterr` and its kind in `retkind`,
+ * -EINVAL with a whole problem document in `reterr` and its kind in `ret_kind`,
  * or -ENOMEM; `body` is then still the caller's. The batch's id, times and
  * trace are the caller's to set. Under validate_only invalid items refuse the
  * batch whatever its contract, and so do payloads over their service's limit,
  * which otherwise are results. */
 int wire_read_batch(struct blob *take_body, const struct wire_rules *rules, struct batch **ret,
-		    enum problem *retkind, struct buf *reterr);
+		    enum problem *ret_kind, struct buf *reterr);
 
 /* What a retry asks for: {"select": "safe"}, which an empty body means too,
  * {"select": "include_maybe"}, or {"ids": [...]}. The body is borrowed as long as
  * it lives. Returns as wire_read_batch(). */
 struct wire_retry;
-int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **ret, enum problem *retkind,
+int wire_read_retry(struct slice body, unsigned max_depth, struct wire_retry **ret, enum problem *ret_kind,
 		    struct buf *reterr);
 void wire_retry_free(struct wire_retry *w);      /* NULL is fine */
 
 /* Its choice from a batch that is done, which has all its items and the letters
- * that are left of them: *retn places in `items`, in their order, into `chosen`,
+ * that are left of them: *ret_n places in `items`, in their order, into `chosen`,
  * which has room for all. Returns as wire_read_batch(); nothing chosen is an error. */
-int wire_retry_choose(struct wire_retry *w, const struct batch *first, uint32_t *chosen, uint32_t *retn,
-		      enum problem *retkind, struct buf *reterr);
+int wire_retry_choose(struct wire_retry *w, const struct batch *first, uint32_t *chosen, uint32_t *ret_n,
+		      enum problem *ret_kind, struct buf *reterr);
 
 /* One item's result object. With `include: ["attempts"]` the records of its
  * attempts are its member `attempt_log`, oldest first: `attempts` is their number. */

@@ -31,11 +31,11 @@ static const char *check_to(const void *ctx, int service, struct slice to)
 
 enum { SERVICE_TAKES = 100 };
 
-static size_t service_takes(const void *ctx, int service, const char **retname)
+static size_t service_takes(const void *ctx, int service, const char **ret_name)
 {
 	(void)ctx;
 	(void)service;
-	*retname = "push";
+	*ret_name = "push";
 	return SERVICE_TAKES;
 }
 

@@ -146,13 +146,13 @@ static int read_op(struct backend *b, struct store_op *op)
 	return fails ? -EIO : f.inner->ops->read(f.inner, op);
 }
 
-static int expire(struct backend *b, int64_t now, bool *retmore)
+static int expire(struct backend *b, int64_t now, bool *ret_more)
 {
 	int rc = fault(&f.expires);
 
 	(void)b;
 	LOCKED(f.expired++);
-	return rc < 0 ? rc : f.inner->ops->expire(f.inner, now, retmore);
+	return rc < 0 ? rc : f.inner->ops->expire(f.inner, now, ret_more);
 }
 
 static int each_unfinished(struct backend *b, void (*each)(void *arg, const struct store_unfinished *u), void *arg)

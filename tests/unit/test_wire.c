@@ -403,10 +403,10 @@ static void a_payload_has_a_limit(void **state)
 	assert_refused(&rules, SLICE("{\"payload\":\"1234\",\"items\":[" GOOD "]}"), "#/payload length");
 }
 
-static size_t mail_takes_three(const void *ctx, int service, const char **retname)
+static size_t mail_takes_three(const void *ctx, int service, const char **ret_name)
 {
 	(void)ctx;
-	*retname = service == 1 ? "mail" : "push";
+	*ret_name = service == 1 ? "mail" : "push";
 	return service == 1 ? 3 : SIZE_MAX;
 }
 
