@@ -169,7 +169,7 @@ class Services(reading.Case):
         return services
 
     def test_it_shows_what_is_configured_and_no_secret(self):
-        rest = {"in_flight": 0, "queued": 0, "breaker": None, "rate": None, "pause": None,
+        rest = {"in_flight": 0, "queued": 0, "lanes_per_origin": 1, "breaker": None, "rate": None, "pause": None,
                 "retry_budget": {"ratio": 0.2, "per_second": 1000000, "window_ms": 10000, "queued": 0}}
         self.assertEqual(self.services(), {
             "hooks": {"kind": "webhook", "origin": None, "attempt_timeout_ms": 5000, "max_in_flight": 2, **rest},
