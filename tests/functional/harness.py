@@ -314,9 +314,23 @@ class _Tap(unittest.TestResult):
         self._line("ok", test, f" # SKIP {reason}")
 
 
+def overridden(case):
+    """The methods of unittest that a class of tests, or one that it is made from, has by a name of its
+    own. assertEqual() ends in fail(): a helper of that name would let every wrong result pass."""
+    fixtures = {"setUp", "tearDown", "setUpClass", "tearDownClass"}
+    return [f"{c.__name__}.{name}" for c in case.__mro__[:case.__mro__.index(unittest.TestCase)]
+            for name in vars(c) if callable(getattr(unittest.TestCase, name, None)) and not name.startswith("__")
+            and name not in fixtures]
+
+
 def main(module="__main__"):
     """Run a file's tests (or those named on the command line) and print TAP."""
     names = sys.argv[1:]
+    taken = {name for c in vars(sys.modules[module]).values()
+             if isinstance(c, type) and issubclass(c, unittest.TestCase) and c is not unittest.TestCase
+             for name in overridden(c)}
+    if taken:
+        sys.exit(f"{', '.join(sorted(taken))}: unittest has a method of this name and calls it; take another one")
     loader = unittest.defaultTestLoader
     suite = (loader.loadTestsFromNames(names, sys.modules[module]) if names
              else loader.loadTestsFromModule(sys.modules[module]))

@@ -20,7 +20,7 @@ class Breakers(Case):
         self.origin = harness.Downstream()
         self.addCleanup(self.origin.stop)
 
-    def fail(self, path="/x?status=503", n=4, **more):
+    def fail_at(self, path="/x?status=503", n=4, **more):
         return self.settled.post({"retry": ONCE, "items": [item(i, self.origin.url + path) for i in range(n)], **more})
 
     def is_open(self):
@@ -31,7 +31,7 @@ class Breakers(Case):
 
     def test_it_opens_and_items_fail_fast(self):
         before = self.service()["breaker"]["open"]
-        self.assertEqual({r["error"]["code"] for r in self.fail().json["results"]}, {"unavailable"})
+        self.assertEqual({r["error"]["code"] for r in self.fail_at().json["results"]}, {"unavailable"})
         self.assertEqual(self.service()["breaker"], {"state": "open", "open": before + 1, "half_open": 0})
         answer = self.settled.post({"retry": {"max_attempts": 3, "base_ms": 1, "cap_ms": 2}, "items": [
             item(n, self.origin.url + "/ok") for n in range(20)]})
@@ -48,20 +48,21 @@ class Breakers(Case):
         self.settled.wait_line(rf"event=breaker .*origin={self.origin.url} .*state=open", self.log_start)
 
     def test_another_origin_of_the_service_goes_on(self):
-        self.fail()
+        self.fail_at()
         self.assertEqual(self.is_open(), (True, 0))
         self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
 
     def test_what_waits_in_the_lane_is_refused_when_it_opens(self):
-        answer = self.fail("/x?status=500&wait_ms=50", n=40, concurrency=40)
+        answer = self.fail_at("/x?status=500&wait_ms=50", n=40, concurrency=40)
         codes = [r["error"]["code"] for r in answer.json["results"]]
         self.assertEqual(len(self.origin.ledger()), codes.count("upstream_error"))
-        later = self.fail("/x?status=500&wait_ms=50", n=40, concurrency=4)
+        later = self.fail_at("/x?status=500&wait_ms=50", n=40, concurrency=4)
         self.assertEqual({r["error"]["code"] for r in later.json["results"]}, {"circuit_open"})
 
     def test_the_last_attempts_cause_stays_when_a_try_is_refused(self):
+        # No repeat before all four are back.
         answer = self.settled.post({"retry": {"max_attempts": 3, "base_ms": 1, "cap_ms": 2}, "include": ["attempts"],
-                                    "items": [item(n, self.origin.url + "/x?status=500") for n in range(4)]})
+                                    "items": [item(n, self.origin.url + "/x?status=500&retry_after=1") for n in range(4)]})
         for result in answer.json["results"]:
             self.assertEqual((result["status"], result["error"]["code"], result["stop"], result["attempts"]),
                              ("indeterminate", "upstream_error", "max_attempts", 1))
@@ -70,7 +71,7 @@ class Breakers(Case):
 
     def test_what_is_the_items_own_opens_nothing(self):
         for status in (400, 401, 403, 404, 410, 413, 418, 422, 302, 429):
-            self.fail(f"/x?status={status}")
+            self.fail_at(f"/x?status={status}")
         self.assertEqual(self.is_open(), (False, 1))
 
     def test_lost_connections_and_what_is_no_http_open_it(self):
@@ -78,7 +79,7 @@ class Breakers(Case):
             with self.subTest(path=path):
                 origin, self.origin = self.origin, harness.Downstream()
                 self.addCleanup(self.origin.stop)
-                self.fail(path, **more)
+                self.fail_at(path, **more)
                 self.assertEqual(self.is_open(), (True, 0))
                 self.origin = origin
 
@@ -92,8 +93,8 @@ class Breakers(Case):
 
     def test_a_callers_impatience_opens_nothing(self):
         """Or one tenant could shut an origin for all."""
-        self.fail("/hang", n=10, attempt_timeout_ms=10)
-        self.fail("/hang", n=10, deadline_ms=20)
+        self.fail_at("/hang", n=10, attempt_timeout_ms=10)
+        self.fail_at("/hang", n=10, deadline_ms=20)
         self.assertEqual(self.is_open(), (False, 1))
 
 
