@@ -446,7 +446,9 @@ static uint64_t share_for(const struct ask *q, const struct sight *s, bool best_
 
 static uint64_t left_for(const struct ask *q, const struct sight *s, bool best_effort)
 {
-	return share_for(q, s, best_effort) - MIN(s->used, share_for(q, s, best_effort));
+	uint64_t share = share_for(q, s, best_effort);
+
+	return share - MIN(s->used, share);
 }
 
 /* With `more` there would be too much for best_effort, or its tenant has its part: it then
