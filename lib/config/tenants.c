@@ -14,6 +14,7 @@ static struct tenant *tenant_add(struct config *c, struct slice name)
 	if (name.n > 0)
 		memcpy(copy, name.p, name.n);
 	t->name = copy;
+	t->keyless = true;
 	cfg_settings_preset("tenants.*", t);
 	return t;
 }
@@ -57,16 +58,27 @@ static const struct auth_key *same_as(const struct config *c, const struct auth_
 	return NULL;
 }
 
+/* NULL: there is no place for it. */
+static struct tenant *tenant_of_key(struct config *c, const struct node *n, const struct auth_key *k, struct report *rep)
+{
+	unsigned known = config_find_tenant(c, k->tenant);
+
+	if (known > 0)
+		return &c->tenants[known];
+	return has_place(c, n, rep) ? tenant_add(c, k->tenant) : NULL;
+}
+
 static void check_tenant(struct config *c, const struct node *n, const struct auth_key *k, struct report *rep)
 {
 	const struct node *tenant = cfg_node_find(n, "tenant");
+	struct tenant *t;
 
 	if (k->scope == KEY_ADMIN && tenant != NULL)
 		cfg_report_key(rep, tenant, "an admin key is nobody's: leave it out, or give scope: tenant");
 	else if (k->scope == KEY_TENANT && tenant == NULL)
 		cfg_report_node(rep, n, "it has no tenant: give the name of whose key it is, or scope: admin");
-	else if (k->tenant.n > 0 && config_find_tenant(c, k->tenant) == 0 && has_place(c, n, rep))
-		tenant_add(c, k->tenant);
+	else if (k->tenant.n > 0 && (t = tenant_of_key(c, n, k, rep)) != NULL)
+		t->keyless = false;
 }
 
 static void check_key(const struct config *c, const struct node *n, const struct auth_key *k, struct report *rep)
@@ -112,15 +124,6 @@ static void read_keys(struct config *c, const struct node *list, struct report *
 	}
 }
 
-static bool has_key(const struct config *c, const struct tenant *t)
-{
-	for (size_t i = 0; i < c->n_keys; i++) {
-		if (slice_eq(c->keys[i].tenant, slice_str(t->name)))
-			return true;
-	}
-	return false;
-}
-
 void cfg_auth_init(struct config *c)
 {
 	c->tenants = xcalloc(TENANTS_MAX + 1, sizeof *c->tenants);
@@ -136,8 +139,6 @@ void cfg_auth_read(struct config *c, const struct node *root, struct report *rep
 		read_tenants(c, tenants, rep);
 	if (keys != NULL)
 		read_keys(c, keys, rep);
-	for (size_t i = 1; i < c->n_tenants; i++)
-		c->tenants[i].keyless = !has_key(c, &c->tenants[i]);
 	open = auth == NULL ? NULL : cfg_node_find(auth, "open");
 	if (c->open && c->n_keys > 0 && open != NULL)
 		cfg_report_node(rep, open, "auth.keys asks every caller for a key: leave one of the two out");
