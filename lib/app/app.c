@@ -3,7 +3,8 @@
  *        batches of the process before, threads.
  * Stop:  lame duck (not ready, yet it serves, for lame_duck_ms) ─► drain (no new
  *        batches; running ones get drain_ms) ─► cancel what is left (stop: shutdown),
- *        and wait for no broken disk ─► let the answers out ─► stop the loops ─► free.
+ *        and wait for no broken disk ─► let the answers out ─► stop the loops ─►
+ *        read what they have not ─► free.
  * SIGHUP in between: reload.c.
  * A second signal cuts the lame duck short, another the drain. Batches that a cancel
  * does not end are a defect, which must not hold the process: it then ends as it is,
@@ -318,11 +319,26 @@ static bool recover(struct app *app)
 	return ok;
 }
 
+/* What shards have told each other and not yet read, such as that nobody waits for a
+ * batch any more: who is told is freed by it. */
+static void settle_messages(struct app *app)
+{
+	bool any;
+
+	do {
+		any = false;
+		for (unsigned i = 0; i < app->n; i++)
+			any |= loop_settle(app->shards[i].loop);
+	} while (any);
+}
+
 static void free_app(struct app *app)
 {
 	for (unsigned i = 0; i < app->n; i++)
 		shard_close(&app->shards[i]);
+	settle_messages(app);
 	store_close(app->store);
+	settle_messages(app);
 	for (unsigned i = 0; i < app->n; i++)
 		shard_free(&app->shards[i]);
 	dispatch_group_free(&app->group);

@@ -128,21 +128,27 @@ static void run_soon_between(struct loop *l, enum loop_priority prio)
 		run_soon(-1, 0, soon);
 }
 
-static void on_wake(evutil_socket_t fd, short what, void *arg)
+static void run_inbox(struct soon *soon)
 {
-	struct soon *soon = arg;
 	struct list msgs;
-	uint64_t count;
 
-	(void)what;
-	if (read(fd, &count, sizeof count) < 0)
-		REQUIRE(errno == EINTR || errno == EAGAIN);
 	running = (enum loop_priority)(soon - soon->loop->soon);
 	list_init(&msgs);
 	pthread_mutex_lock(&soon->lock);
 	list_splice(&msgs, &soon->inbox);
 	pthread_mutex_unlock(&soon->lock);
 	run_messages(&msgs);
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *arg)
+{
+	struct soon *soon = arg;
+	uint64_t count;
+
+	(void)what;
+	if (read(fd, &count, sizeof count) < 0)
+		REQUIRE(errno == EINTR || errno == EAGAIN);
+	run_inbox(soon);
 	if (atomic_load(&soon->loop->stop))
 		event_base_loopbreak(soon->loop->base);
 }
@@ -251,6 +257,24 @@ void loop_stop(struct loop *l)
 {
 	atomic_store(&l->stop, true);
 	wake(&l->soon[LOOP_URGENT]);
+}
+
+bool loop_settle(struct loop *l)
+{
+	bool any = false;
+
+	if (l == NULL)
+		return false;
+	current = l;
+	for (int i = 0; i < N_PRIORITIES; i++) {
+		struct soon *soon = &l->soon[i];
+
+		any |= !list_empty(&soon->inbox) || !list_empty(&soon->local) || !list_empty(&soon->calls);
+		run_inbox(soon);
+		run_soon(-1, 0, soon);
+	}
+	current = NULL;
+	return any;
 }
 
 bool loop_is_current(const struct loop *l)

@@ -34,6 +34,10 @@ struct loop *loop_new(void) MUST_CHECK;          /* NULL: errno says why */
 void loop_free(struct loop *l);                  /* every fd and timer must be freed before */
 void loop_run(struct loop *l);                   /* until loop_stop() */
 void loop_stop(struct loop *l);                  /* any thread */
+
+/* Run what was posted to a loop, and asked for soon, that nobody runs any more: what is
+ * freed next may wait for it. In the calling thread; false: there was nothing. NULL is fine. */
+bool loop_settle(struct loop *l) MUST_CHECK;
 bool loop_is_current(const struct loop *l);      /* the calling thread runs it */
 
 /* The clocks: microseconds, monotonic; milliseconds since 1970, wall. */

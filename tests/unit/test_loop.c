@@ -146,6 +146,39 @@ static void messages_from_another_thread_arrive_in_order(void **state)
 	loop_free(loop);
 }
 
+static void post_again(struct loop_msg *m)
+{
+	struct letter *l = container_of(m, struct letter, msg);
+
+	order[ran++] = l->letter;
+	l->msg.run = on_msg;
+	loop_post(loop, &l->msg);
+	loop_call_soon(loop, &l->call);
+}
+
+/* From another thread, as from one that has ended, and by what runs then. */
+static void what_a_loop_that_stopped_has_not_read_can_be_run(void **state)
+{
+	struct letter a = {.letter = 'a', .msg.run = post_again}, b = {.letter = 'b', .msg.run = on_msg};
+
+	(void)state;
+	loop = loop_new();
+	assert_non_null(loop);
+	ran = 0;
+	loop_call_init(&a.call, on_call);
+	loop_stop(loop);
+	loop_run(loop);
+	assert_false(loop_settle(loop));
+	loop_post(loop, &a.msg);
+	loop_post(loop, &b.msg);
+	while (loop_settle(loop))
+		;
+	assert_int_equal(ran, 4);
+	assert_memory_equal(order, "abaa", 4);
+	assert_false(loop_is_current(loop));
+	loop_free(loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -153,6 +186,7 @@ int main(void)
 		cmocka_unit_test(a_timer_that_is_moved_forward_only_keeps_its_earliest_time),
 		cmocka_unit_test(a_peer_that_leaves_is_seen_behind_its_bytes),
 		cmocka_unit_test(messages_from_another_thread_arrive_in_order),
+		cmocka_unit_test(what_a_loop_that_stopped_has_not_read_can_be_run),
 	};
 
 	return cmocka_run_group_tests_name("loop", tests, NULL, NULL);
