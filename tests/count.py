@@ -2,18 +2,20 @@
 """Count test cases from what really ran, and say so in one last line.
 
 count.py log BUILD [--ci]   the cases of BUILD's last `meson test`
-count.py sum FILE...        add up the last lines "N passed, N failed"
+count.py sum FILE...        add up the last lines "N passed, N failed", and say again what failed
 
 Meson forgives what we do not: a TAP test without a plan, with no cases at all,
 or with a failure marked as known is fine for it. Here a binary whose cases do
 not match its plan, or that meson calls bad without a failed case (a crash, a
 timeout, a sanitizer's report), counts as one failed case more.
 """
+import itertools
 import json
 import re
 import sys
 from pathlib import Path
 
+SHOWN = 40  # lines of what a failed case says, the last ones
 CASE = re.compile(r"^(not )?ok\b\s*(\d+)?\s*-?\s*([^#]*)(?:#\s*(\w+)\S*\s*(.*))?$")
 PLAN = re.compile(r"^1\.\.(\d+)(?:\s*#\s*skip\S*\s*(.*))?$", re.IGNORECASE)
 TOTAL = re.compile(r"^(\d+) passed, (\d+) failed$")
@@ -35,10 +37,20 @@ class Tally:
         self.skips.append(f"{where}: {why or 'no reason given'}")
 
 
+def said(lines, at):
+    """What stands as comments around the line of a case that failed, indented."""
+    def comments(around):
+        return list(itertools.takewhile(lambda line: line.startswith("#"), around))
+
+    told = comments(reversed(lines[:at]))[::-1] + comments(lines[at + 1:])
+    return "".join("\n    " + line for line in told[-SHOWN:])
+
+
 def count_tap(tally, test, text):
     """Count one TAP test's cases; returns True if any of them failed."""
     plan, seen, failed = None, 0, False
-    for line in text.splitlines():
+    lines = text.splitlines()
+    for at, line in enumerate(lines):
         if m := PLAN.match(line):
             if plan is not None:
                 tally.fails(test, "it printed two plans")
@@ -56,7 +68,7 @@ def count_tap(tally, test, text):
             if (m[4] or "").lower() == "skip":
                 tally.skips_one(name, m[5])
             elif m[1]:
-                tally.fails(name, "not ok")
+                tally.fails(name, "not ok" + said(lines, at))
                 failed = True
             else:
                 tally.passes()
@@ -108,10 +120,20 @@ def main_log(build, ci):
     return finish(tally.passed, failed)
 
 
+def print_failed(stage, lines):
+    """A stage's failures, with what they say, so that the end of a long log has them all."""
+    shown = False
+    for line in lines:
+        shown = line.startswith("FAILED ") or (shown and line.startswith("    "))
+        if shown:
+            print(f"{Path(stage).name}: {line}" if line.startswith("FAILED ") else line)
+
+
 def main_sum(files):
     passed = failed = 0
     for name in files:
-        lines = Path(name).read_text().splitlines()
+        lines = Path(name).read_text(errors="replace").splitlines()
+        print_failed(name, lines)
         m = TOTAL.match(lines[-1]) if lines else None
         if m:
             passed, failed = passed + int(m[1]), failed + int(m[2])

@@ -90,7 +90,15 @@ class Process:
         finally:
             self.reader.join(LIMIT_S)
             self.child.stdout.close()
+        if self.child.returncode != 0:
+            self._report()
         return self.child.returncode
+
+    def _report(self):
+        """What it said beside its log, such as a sanitizer's report: for whoever reads the failure."""
+        for line in filter(None, self.lines):
+            if not line.startswith(("ts=", "{")):
+                print("#", line)
 
 
 class Downstream(Process):

@@ -1,5 +1,7 @@
 #!/usr/bin/python3
 """Each lint, and the counting of test cases, can fail: a planted violation is found."""
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -100,6 +102,19 @@ def counted(result, stdout, want, protocol="tap", status=0):
             got = (tally.passed, len(tally.failures), len(tally.skips))
             return [] if got == want else [f"passed, failed, skipped: {got}, not {want}"]
     return test
+
+
+def stages_say_again_what_failed():
+    with tempfile.TemporaryDirectory() as name:
+        one, other = Path(name) / "asan", Path(name) / "gcc"
+        log = "1..1\n# before\nnot ok 1 - a\n# after\n".splitlines()
+        one.write_text("noise\nFAILED  t: a" + count.said(log, 2) + "\nnoise\n1 passed, 1 failed\n")
+        other.write_text("1 passed, 0 failed\n")
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            status = count.main_sum([one, other])
+    want = "asan: FAILED  t: a\n    # before\n    # after\n2 passed, 1 failed\n"
+    return [] if (status, out.getvalue()) == (1, want) else [f"it said {out.getvalue()!r} and returned {status}"]
 
 
 def broken_api(change):
@@ -239,6 +254,7 @@ CHECKS = [
     ("a failure marked as known counts as failed", counted("OK", "1..1\nnot ok 1 - a # TO" + "DO b\n", (0, 1, 0))),
     ("a plain test that fails is counted", counted("FAIL", "", (0, 1, 0), protocol="exitcode", status=1)),
     ("a plain test that passes is counted", counted("OK", "", (1, 0, 0), protocol="exitcode")),
+    ("what failed in a stage is said again at the end", stages_say_again_what_failed),
 ]
 
 if __name__ == "__main__":
