@@ -31,6 +31,16 @@ enum claim_state {
 	CLAIM_HELD,                      /* written: it may start */
 };
 
+/* How an attempt comes back to its batch. What it says beside that: */
+enum attempt_end {
+	ATTEMPT_ENDED,                   /* from outside, before it started: why */
+	ATTEMPT_NO_BUDGET,               /* its deadline came while it waited for the retry budget: why */
+	ATTEMPT_REFUSED,                 /* by the breaker: outcome, done_us */
+	ATTEMPT_PAUSED,                  /* its lane pauses, and does not keep it: paused_until_us */
+	ATTEMPT_MOVED,                   /* its service leads elsewhere now: it is what it was */
+	ATTEMPT_TRIED,                   /* all that follows; why, if it was cut short */
+};
+
 /*
  * One attempt on its way: made by the batch's shard, handed to the lane's by
  * message, and handed back with its result. Whoever holds it may write it; the
@@ -72,11 +82,9 @@ struct attempt {
 	struct store_claim claim;
 	enum claim_state claimed;
 	/* The result. */
-	bool started;                    /* false: nothing was tried, see `refused` and why */
-	bool refused;                    /* by the breaker: see outcome */
-	int64_t paused_until_us;         /* its lane pauses until then, and does not keep it; 0: it does not pause */
-	bool no_budget;                  /* its deadline came while it waited for the retry budget */
+	enum attempt_end end;
 	enum why why;                    /* what ended it from outside */
+	int64_t paused_until_us;
 	struct outcome outcome;
 	struct buf message_id;           /* outcome.message_id borrows from it */
 	struct buf quote;                /* the start of an answer that is no success, for the log */

@@ -84,7 +84,7 @@ void flight_start(struct dispatch *d, struct lane *lane, struct attempt *a, int6
 	timeout_us = a->started_us + a->timeout_us;
 	if (timeout_us < a->op.deadline_us)
 		op_set_deadline(&d->ops, &a->op, timeout_us, WHY_ATTEMPT_TIMEOUT);
-	a->started = true;
+	a->end = ATTEMPT_TRIED;
 	held_start(d, a);
 	atomic_store(&a->item->in_flight, true);
 	lane_started(d, lane, a);

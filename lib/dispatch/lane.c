@@ -241,8 +241,6 @@ void lane_give_back(struct dispatch *d, struct attempt *a)
 	struct visit *v = a->visit;
 
 	a->why = (enum why)a->op.why;
-	if (!a->started && a->why == WHY_NONE)
-		a->why = gate_why(a->gate);
 	op_finish(&d->ops, &a->op);
 	visit_drop_if_empty(d, v);
 	a->msg.run = batch_on_result;
@@ -270,8 +268,8 @@ static void on_attempt_cancel(struct op *op, enum why why)
 	if (a->transfer != NULL) {
 		xfer_cancel(a->transfer);
 	} else if (a->turn != NULL) {
-		a->no_budget = a->repeat && why_is_deadline(why) &&
-			       lane_lacks_budget(d, a->lane, loop_now_us(d->env.loop));
+		if (a->repeat && why_is_deadline(why) && lane_lacks_budget(d, a->lane, loop_now_us(d->env.loop)))
+			a->end = ATTEMPT_NO_BUDGET;
 		lane_dirty(d, a->lane);
 		lane_unqueue(d, a);
 		list_append(&d->ended, &a->node);
@@ -284,7 +282,7 @@ static void end_waiting(struct dispatch *d, struct visit *v, enum why why)
 	list_foreach(node, &v->op.children) {
 		struct attempt *a = container_of(node, struct attempt, op.sibling);
 
-		if (!a->started)
+		if (a->end != ATTEMPT_TRIED)
 			op_cancel(&d->ops, &a->op, why);
 	}
 }
@@ -325,8 +323,9 @@ void lane_on_submit(struct loop_msg *msg)
 /* ---- the pump ---- */
 
 /* What has not started goes to its batch, which knows what is next. */
-static void send_back(struct dispatch *d, struct attempt *a)
+static void send_back(struct dispatch *d, struct attempt *a, enum attempt_end end)
 {
+	a->end = end;
 	lane_unqueue(d, a);
 	lane_give_back(d, a);
 }
@@ -340,7 +339,7 @@ bool lane_ends(struct dispatch *d, struct attempt *a, int64_t now_us)
 	}
 	if (gate_why(a->gate) == WHY_NONE)
 		return false;
-	send_back(d, a);
+	send_back(d, a, ATTEMPT_ENDED);
 	return true;
 }
 
@@ -361,7 +360,7 @@ static void start_ready(struct dispatch *d, struct lane *lane, int64_t until_us)
 		if (lane_ends(d, a, now_us))
 			continue;
 		if (lane_service(d, lane)->kind != a->kind) {
-			send_back(d, a);
+			send_back(d, a, ATTEMPT_MOVED);
 			continue;
 		}
 		turns_charge(a);
@@ -372,10 +371,10 @@ static void start_ready(struct dispatch *d, struct lane *lane, int64_t until_us)
 
 static void refuse(struct dispatch *d, struct attempt *a, int64_t now_us)
 {
-	a->refused = true;
 	a->outcome = lane_refusal(d, a->lane, now_us);
 	a->done_us = now_us;
 	meter_add(d->env.meter, METRIC_REFUSALS, a->service, 0, 1);
+	send_back(d, a, ATTEMPT_REFUSED);
 }
 
 /* An open breaker refuses what waits, and a pause lets it wait elsewhere. */
@@ -395,11 +394,12 @@ static void turn_away(struct dispatch *d, struct lane *lane, struct turns *q, in
 		}
 		if (lane_ends(d, a, now_us))
 			continue;
-		if (refuses)
+		if (refuses) {
 			refuse(d, a, now_us);
-		else
-			a->paused_until_us = lane->paused_until_us;
-		send_back(d, a);
+			continue;
+		}
+		a->paused_until_us = lane->paused_until_us;
+		send_back(d, a, ATTEMPT_PAUSED);
 	}
 }
 
@@ -408,7 +408,7 @@ static void move_away(struct dispatch *d, struct turns *q)
 	struct attempt *a;
 
 	while ((a = turns_next(q, TURN_ANY)) != NULL)
-		send_back(d, a);
+		send_back(d, a, ATTEMPT_MOVED);
 }
 
 /* While the breaker is open or the lane pauses nothing waits here, whatever slots

@@ -210,7 +210,7 @@ static void conclude(struct live *lv, struct item *it, const struct outcome *o, 
 
 /* A lane has not started it, because its job leaves memory or its service has changed:
  * it is what it was. */
-static void hand_back(struct live *lv, struct item *it, bool claimed)
+static void hand_back(struct live *lv, struct item *it, const struct attempt *a)
 {
 	struct batch *b = lv->batch;
 
@@ -221,7 +221,7 @@ static void hand_back(struct live *lv, struct item *it, bool claimed)
 		item_set_state(it, ITEM_PENDING);
 		b->next_pending = MIN(b->next_pending, (uint32_t)(it - b->items));
 	}
-	if (claimed)
+	if (a->claimed == CLAIM_HELD)
 		tell_store(lv, it);
 }
 
@@ -263,7 +263,7 @@ static void refused(struct live *lv, struct item *it, const struct attempt *a)
 {
 	item_refuse(it, &a->outcome);
 	log_refusal(a);
-	conclude(lv, it, &a->outcome, a->why, a->done_us);
+	conclude(lv, it, &a->outcome, WHY_NONE, a->done_us);
 }
 
 static void log_attempt(const struct attempt *a)
@@ -285,6 +285,62 @@ static void log_attempt(const struct attempt *a)
 		  LOG_SLICE(a->quote.n > 0 ? "answer" : NULL, buf_slice(&a->quote)));
 }
 
+static void tried(struct live *lv, struct item *it, const struct attempt *a)
+{
+	struct dispatch *d = lv->d;
+
+	meter_observe_us(d->env.meter, METRIC_QUEUE_SECONDS, a->service, 0, a->started_us - a->queued_us);
+	item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
+	log_attempt(a);
+	trace_attempt(d, a);
+	conclude(lv, it, &a->outcome, a->why, a->done_us);
+}
+
+/* From outside, before it started. */
+static void ended(struct live *lv, struct item *it, const struct attempt *a)
+{
+	if (goes_on(lv, a->why)) {
+		/* A lane's shard may go down before this one: to ask it again would be in vain. */
+		hand_back(lv, it, a);
+		live_hand_over(lv);
+		return;
+	}
+	item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED,
+		   a->end == ATTEMPT_NO_BUDGET ? STOP_RETRY_BUDGET : stop_from_why(a->why));
+}
+
+/* What has not been tried ends with its batch, whatever its lane said before. */
+static void heed_gate(struct attempt *a)
+{
+	if (a->end == ATTEMPT_TRIED || a->end == ATTEMPT_REFUSED || a->why != WHY_NONE)
+		return;
+	a->why = gate_why(a->gate);
+	if (a->why != WHY_NONE)
+		a->end = ATTEMPT_ENDED;
+}
+
+static void on_end(struct live *lv, struct item *it, const struct attempt *a)
+{
+	switch (a->end) {
+	case ATTEMPT_TRIED:
+		tried(lv, it, a);
+		break;
+	case ATTEMPT_REFUSED:
+		refused(lv, it, a);
+		break;
+	case ATTEMPT_PAUSED:
+		wait_for_lane(lv, it, a);
+		break;
+	case ATTEMPT_MOVED:
+		hand_back(lv, it, a);
+		break;
+	case ATTEMPT_ENDED:
+	case ATTEMPT_NO_BUDGET:
+		ended(lv, it, a);
+		break;
+	}
+}
+
 void batch_on_result(struct loop_msg *msg)
 {
 	struct attempt *a = container_of(msg, struct attempt, msg);
@@ -301,30 +357,8 @@ void batch_on_result(struct loop_msg *msg)
 	/* A shutdown may have come before it, but there is nothing left for the next process. */
 	if (a->why == WHY_DEADLINE && live_leaving(lv))
 		gate_close(&it->batch->gate, WHY_DEADLINE);
-	/* The batch may have ended since it was let go. */
-	if (!a->started && !a->refused && a->why == WHY_NONE)
-		a->why = gate_why(&it->batch->gate);
-	if (a->started) {
-		meter_observe_us(d->env.meter, METRIC_QUEUE_SECONDS, a->service, 0, a->started_us - a->queued_us);
-		item_record(it, &a->outcome, a->started_us, a->done_us, a->started_unix_ms);
-		log_attempt(a);
-		trace_attempt(d, a);
-		conclude(lv, it, &a->outcome, a->why, a->done_us);
-	} else if (a->refused) {
-		refused(lv, it, a);
-	} else if (goes_on(lv, a->why)) {
-		/* A lane's shard may go down before this one: to ask it again would be in vain. */
-		hand_back(lv, it, a->claimed == CLAIM_HELD);
-		live_hand_over(lv);
-	} else if (a->why != WHY_NONE) {
-		item_final(lv, it, a->why == WHY_TTL ? CODE_EXPIRED : CODE_NOT_ATTEMPTED,
-			   a->no_budget ? STOP_RETRY_BUDGET : stop_from_why(a->why));
-	} else if (a->paused_until_us > 0) {
-		wait_for_lane(lv, it, a);
-	} else {
-		/* Its service leads elsewhere now. */
-		hand_back(lv, it, a->claimed == CLAIM_HELD);
-	}
+	heed_gate(a);
+	on_end(lv, it, a);
 	attempt_put(d, a);
 	live_dirty(lv);
 }
