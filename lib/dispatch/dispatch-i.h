@@ -260,12 +260,6 @@ struct jobs {
 	int64_t backoff_us;              /* ... and how long that was */
 };
 
-/* What any thread may see of a service's lanes on a shard, whose thread writes it:
- * the latest that any of them came to. See struct dispatch_service. */
-struct lane_board {
-	_Atomic int64_t rate_due_ns, paused_until_us;
-};
-
 struct dispatch {
 	struct dispatch_env env;         /* config: held->config */
 	struct held_config *held;        /* the current one */
@@ -303,7 +297,6 @@ struct dispatch {
 	struct heap lane_waits;          /* lanes that are to be looked at again */
 	struct residency slots;          /* in flight, against the shard's own cap */
 	struct list *starved;            /* lanes that wait for a slot, by service */
-	struct lane_board *boards;       /* by service */
 	size_t starved_turn;             /* the service whose turn it is */
 	struct list ended;               /* attempts cancelled while queued */
 	int64_t wall_ahead_us;           /* trace.c: the wall's clock, before the loop's */

@@ -53,14 +53,14 @@ void dispatch_group_init(struct dispatch_group *g, const struct config *c)
 {
 	g->service_slots = c->service_slots;
 	g->loads = xcalloc(g->service_slots + 1, sizeof *g->loads);
-	g->lanes = xcalloc(g->service_slots, sizeof *g->lanes);
+	g->boards = xcalloc(g->service_slots, sizeof *g->boards);
 }
 
 void dispatch_group_free(struct dispatch_group *g)
 {
 	dispatch_tenants_free(&g->tenants);
 	free(g->loads);
-	free(g->lanes);
+	free(g->boards);
 }
 
 struct dispatch *dispatch_new(const struct dispatch_env *env)

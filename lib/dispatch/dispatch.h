@@ -34,12 +34,14 @@ struct service_load {
 	atomic_size_t bytes;             /* ... and what is held for them */
 };
 
-/* What any thread may see of the lanes of a service's origin, if there are several. */
-struct lane_loads {
-	atomic_uint turn;
+/* What any thread may see of a service's lanes; board.c says who writes what. */
+struct lane_board {
+	_Atomic int64_t paused_until_us; /* the latest of all lanes */
+	_Atomic int64_t rate_due_ns[LANES_MAX];
+	/* If its origin has several lanes, by their numbers. */
+	_Atomic int64_t refuses_until_us[LANES_MAX];     /* the breaker; INT64_MAX: until its probe is back */
 	atomic_uint load[LANES_MAX];     /* attempts that each has been given, and has not given back */
-	_Atomic int64_t rate_due_ns[LANES_MAX];  /* its own to write, as is the next one */
-	_Atomic int64_t refuses_until_us[LANES_MAX];     /* its breaker; INT64_MAX: until its probe is back */
+	atomic_uint turn;
 };
 
 /* What all shards share. Written before the shards run; then only the counters. */
@@ -52,7 +54,7 @@ struct dispatch_group {
 	atomic_uint shedding;            /* ... and those that are being shed */
 	atomic_uint callers;             /* who wait for batches that are not done */
 	struct service_load *loads;      /* by service; the last for ITEM_NO_SERVICE */
-	struct lane_loads *lanes;        /* by service */
+	struct lane_board *boards;       /* by service */
 	unsigned service_slots;          /* how many services they are, at most */
 	atomic_size_t held_bytes;        /* of batches in memory: bodies and items */
 	int64_t started_unix_ms;         /* the process */

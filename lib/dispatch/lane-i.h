@@ -4,6 +4,7 @@
  *   lane.c         the lanes: attempts come, wait, are refused or cancelled, go back
  *   turns.c        whose turn it is among those that wait
  *   spread.c       the lanes of an origin that has several
+ *   board.c        what lanes show to other threads
  *   lane_policy.c  what may start now: pause, rate, breaker, retry budget, slots
  *   claims.c       what is claimed ahead
  *   flight.c       one attempt in flight
@@ -98,8 +99,6 @@ unsigned lane_claims(struct dispatch *d, struct lane *lane, int64_t now_us);    
 enum turn_kind lane_claim_kind(struct dispatch *d, struct lane *lane, int64_t now_us);
 bool lane_lacks_budget(struct dispatch *d, struct lane *lane, int64_t now_us);
 void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a);
-void lane_show_rate(struct dispatch *d, const struct lane *lane);        /* to GET /v1/services: what it owes */
-void lane_show_breaker(struct dispatch *d, const struct lane *lane);     /* to those who choose between its origin's lanes */
 void lane_change_rate(struct dispatch *d, struct lane *lane, const struct service *was, int64_t now_us);
 void lane_ended(struct dispatch *d, struct lane *lane, struct attempt *a);       /* it has its outcome */
 void lane_pause(struct dispatch *d, struct lane *lane, int64_t until_us);
@@ -110,7 +109,13 @@ void slots_wake(struct dispatch *d);             /* a slot in flight may be free
 
 /* spread.c, where an origin has several. */
 void spread_pause(struct dispatch *d, const struct lane *lane);  /* the others pause as long as it does */
-uint32_t spread_rate_left(const struct dispatch *d, uint16_t service);   /* what all of them may start now by its rate */
+
+/* board.c: to GET /v1/services, and to those who choose between an origin's lanes. */
+void lane_show_rate(const struct dispatch *d, const struct lane *lane);
+void lane_show_breaker(const struct dispatch *d, const struct lane *lane);
+void lane_show_pause(const struct dispatch *d, const struct lane *lane);
+/* This shard's, before its lanes show them again: they may owe less by other limits. */
+void boards_wipe_rates(const struct dispatch *d, const struct config *was);
 
 /* claims.c */
 void claim_ahead(struct dispatch *d, struct lane *lane, int64_t until_us);

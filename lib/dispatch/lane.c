@@ -56,7 +56,6 @@ void lanes_init(struct dispatch *d)
 	for (size_t i = 0; i < n; i++)
 		list_init(&d->starved[i]);
 	residency_init(&d->slots, n);
-	d->boards = xcalloc(n, sizeof *d->boards);
 }
 
 static void lane_free(struct dispatch *d, struct lane *lane)
@@ -91,7 +90,6 @@ void lanes_free(struct dispatch *d)
 	idmap_free(&d->shares);
 	residency_free(&d->slots);
 	free(d->starved);
-	free(d->boards);
 	channel_scratch_free(&d->scratch);
 	buf_free(&d->key);
 }
@@ -130,8 +128,7 @@ void lanes_reload(struct dispatch *d, const struct config *was)
 {
 	int64_t now_us = loop_now_us(d->env.loop);
 
-	for (size_t i = 0; i < was->n_services; i++)
-		atomic_store_explicit(&d->boards[i].rate_due_ns, 0, memory_order_relaxed);
+	boards_wipe_rates(d, was);
 	list_foreach(node, &d->all_lanes) {
 		struct lane *lane = list_entry(node, struct lane, all);
 

@@ -76,42 +76,6 @@ void slots_wake(struct dispatch *d)
 
 /* ---- what is shown ---- */
 
-static void show_latest(_Atomic int64_t *at, int64_t time)
-{
-	if (time > atomic_load_explicit(at, memory_order_relaxed))
-		atomic_store_explicit(at, time, memory_order_relaxed);
-}
-
-void lane_show_rate(struct dispatch *d, const struct lane *lane)
-{
-	int64_t due_ns = lane->stale ? 0 : lane->rate.due_ns;
-
-	if (lane_service(d, lane)->lanes > 1)
-		atomic_store_explicit(&d->env.group->lanes[lane->service].rate_due_ns[lane->number], due_ns,
-				      memory_order_relaxed);
-	else
-		show_latest(&d->boards[lane->service].rate_due_ns, due_ns);
-}
-
-struct dispatch_service dispatch_service(const struct dispatch *d, uint16_t service)
-{
-	const struct dispatch_group *g = d->env.group;
-	const struct service *s = &d->env.config->services[service];
-	int64_t now_us = loop_now_us(d->env.loop);
-	struct dispatch_service all = {0};
-	struct rate rate = {0};
-
-	for (unsigned i = 0; i < g->n; i++) {
-		const struct lane_board *b = &g->members[i]->boards[service];
-
-		rate.due_ns = MAX(rate.due_ns, atomic_load_explicit(&b->rate_due_ns, memory_order_relaxed));
-		all.paused_until_us = MAX(all.paused_until_us,
-					  atomic_load_explicit(&b->paused_until_us, memory_order_relaxed));
-	}
-	all.rate_left = s->lanes > 1 ? spread_rate_left(d, service) : rate_count(&rate, &s->rate, now_us, now_us);
-	return all;
-}
-
 static void count_state(struct dispatch *d, const struct lane *lane, enum breaker_state state, int n)
 {
 	if (state != BREAKER_CLOSED)
@@ -139,16 +103,6 @@ static void note_breaker(struct dispatch *d, const struct lane *lane, enum break
 	count_state(d, lane, after, 1);
 	meter_add(d->env.meter, METRIC_BREAKER_TRANSITIONS, lane->service, after, 1);
 	log_breaker(d, lane);
-}
-
-void lane_show_breaker(struct dispatch *d, const struct lane *lane)
-{
-	const struct service *s = lane_service(d, lane);
-	int64_t until_us = lane->stale ? 0 : breaker_next_us(&lane->breaker, &s->breaker);
-
-	if (s->lanes > 1)
-		atomic_store_explicit(&d->env.group->lanes[lane->service].refuses_until_us[lane->number], until_us,
-				      memory_order_relaxed);
 }
 
 static void set_waits_for(struct dispatch *d, struct lane *lane, enum lane_wait what)
@@ -314,7 +268,7 @@ void lane_started(struct dispatch *d, struct lane *lane, struct attempt *a)
 void lane_pause(struct dispatch *d, struct lane *lane, int64_t until_us)
 {
 	lane->paused_until_us = MAX(lane->paused_until_us, until_us);
-	show_latest(&d->boards[lane->service].paused_until_us, lane->paused_until_us);
+	lane_show_pause(d, lane);
 	if (!lane->paused)
 		meter_add(d->env.meter, METRIC_LANES_PAUSED, lane->service, 0, 1);
 	lane->paused = true;

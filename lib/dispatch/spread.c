@@ -29,10 +29,10 @@ struct sight {
 };
 
 /* One that refuses is empty, and comes last all the same. */
-static struct sight look(const struct lane_loads *l, const struct service *s, unsigned number, int64_t now_us)
+static struct sight look(const struct lane_board *b, const struct service *s, unsigned number, int64_t now_us)
 {
-	unsigned load = atomic_load_explicit(&l->load[number], memory_order_relaxed);
-	bool refuses = atomic_load_explicit(&l->refuses_until_us[number], memory_order_relaxed) > now_us;
+	unsigned load = atomic_load_explicit(&b->load[number], memory_order_relaxed);
+	bool refuses = atomic_load_explicit(&b->refuses_until_us[number], memory_order_relaxed) > now_us;
 	int room = (int)part_of(s->max_in_flight, s->lanes, number) - (int)load;
 
 	return (struct sight){.number = number, .room = refuses ? INT_MIN : room};
@@ -43,13 +43,13 @@ static struct sight look(const struct lane_loads *l, const struct service *s, un
  * for all of them to use up. */
 static unsigned choose(struct dispatch *d, const struct service *s, const struct attempt *a)
 {
-	struct lane_loads *l = &d->env.group->lanes[a->service];
-	unsigned turn = atomic_fetch_add_explicit(&l->turn, 1, memory_order_relaxed);
+	struct lane_board *b = &d->env.group->boards[a->service];
+	unsigned turn = atomic_fetch_add_explicit(&b->turn, 1, memory_order_relaxed);
 	int64_t now_us = loop_now_us(d->env.loop);
-	struct sight best = look(l, s, turn % s->lanes, now_us), here = {0};
+	struct sight best = look(b, s, turn % s->lanes, now_us), here = {0};
 
 	for (unsigned i = 0; i < s->lanes; i++) {
-		struct sight it = look(l, s, (turn + i) % s->lanes, now_us);
+		struct sight it = look(b, s, (turn + i) % s->lanes, now_us);
 
 		if (it.room > best.room)
 			best = it;
@@ -67,7 +67,7 @@ void spread_out(struct dispatch *d, struct attempt *a)
 
 	if (s->lanes > 1) {
 		a->number = (uint8_t)choose(d, s, a);
-		a->load = &d->env.group->lanes[a->service].load[a->number];
+		a->load = &d->env.group->boards[a->service].load[a->number];
 		atomic_fetch_add_explicit(a->load, 1, memory_order_relaxed);
 	}
 	a->at = d->env.group->members[lane_shard(d->env.group, a->hash, a->number)];
@@ -116,22 +116,4 @@ void spread_pause(struct dispatch *d, const struct lane *lane)
 		p->until_us = lane->paused_until_us;
 		loop_post(p->at->env.loop, &p->msg);
 	}
-}
-
-/* ---- what all of them may let start now ---- */
-
-uint32_t spread_rate_left(const struct dispatch *d, uint16_t service)
-{
-	const struct service *s = &d->env.config->services[service];
-	const struct lane_loads *l = &d->env.group->lanes[service];
-	int64_t now_us = loop_now_us(d->env.loop);
-	uint32_t left = 0;
-
-	for (unsigned i = 0; i < s->lanes; i++) {
-		const struct rate_policy p = rate_part(&s->rate, s->lanes, i);
-		const struct rate r = {.due_ns = atomic_load_explicit(&l->rate_due_ns[i], memory_order_relaxed)};
-
-		left += rate_count(&r, &p, now_us, now_us);
-	}
-	return left;
 }

@@ -436,7 +436,7 @@ static void several_lanes_have_together_what_one_would_have(void **state)
 	assert_int_equal(rig.n_sent, 8);
 	assert_true(nothing_left());
 	for (unsigned i = 0; i < 3; i++)
-		assert_int_equal(rig.group.lanes[0].load[i], 0);
+		assert_int_equal(rig.group.boards[0].load[i], 0);
 }
 
 static void all_lanes_of_an_origin_pause_together(void **state)
