@@ -1,5 +1,5 @@
 /*
- * Admission: what comes into memory, and what those are told that do not.
+ * Admission: what comes into memory. What those are told that do not is in refusal.c.
  *
  * Each bound (limits.queued_items, limits.queued_bytes, limits.connections for callers
  * who wait, a service's max_queued and its limits.queue_ms) is shared out by urgency. A
@@ -26,9 +26,6 @@
 
 #include "dispatch-i.h"
 
-/* Seconds. Nothing has finished lately, so nobody knows: long enough to matter. */
-enum { RETRY_MAX_S = 60, RETRY_UNKNOWN_S = 10 };
-
 uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort)
 {
 	unsigned parts = best_effort ? 40 : 41 + priority;
@@ -48,131 +45,39 @@ static bool tenant_has_its_part(const struct dispatch *d, uint64_t held, uint64_
 
 void admission_init(struct dispatch *d)
 {
-	d->admission.outlooks = xcalloc(d->env.config->service_slots, sizeof *d->admission.outlooks);
+	d->wants = xcalloc(d->env.config->service_slots, sizeof *d->wants);
 }
 
 void admission_free(struct dispatch *d)
 {
-	free(d->admission.outlooks);
+	free(d->wants);
 }
 
-/* ---- refusals ---- */
-
-static const char *const details[] = {
-	[BOUND_ITEMS] = "too many unfinished items; nothing was sent",
-	[BOUND_BYTES] = "too many bytes are held for unfinished batches; nothing was sent",
-	[BOUND_CALLERS] = "too many callers wait for unfinished batches; nothing was sent",
-	[BOUND_SERVICE] = "too many unfinished items of one of its services; nothing was sent",
-	[BOUND_PACE] = "a service of its items is too far behind; nothing was sent",
-	[BOUND_TENANT_ITEMS] = "too many unfinished items of its tenant; nothing was sent",
-	[BOUND_TENANT_BYTES] = "too many bytes are held for unfinished batches of its tenant; nothing was sent",
-	[BOUND_TENANT_CALLERS] = "too many callers of its tenant wait for unfinished batches; nothing was sent",
-};
-
-/* How much there is of what is bounded; `of`: of which service or tenant. */
-static uint64_t level(const struct dispatch *d, enum bound bound, uint16_t of)
-{
-	const struct dispatch_group *g = d->env.group;
-
-	switch (bound) {
-	case BOUND_ITEMS:
-		return atomic_load(&g->unfinished);
-	case BOUND_BYTES:
-		return atomic_load(&g->held_bytes);
-	case BOUND_CALLERS:
-		return atomic_load(&g->callers);
-	case BOUND_SERVICE:
-		return atomic_load(&load_of_service(g, of)->items);
-	case BOUND_PACE:
-		return service_waiting(d, of);
-	case BOUND_TENANT_ITEMS:
-		return atomic_load(&g->tenants.of[of].unfinished);
-	case BOUND_TENANT_BYTES:
-		return atomic_load(&g->tenants.of[of].bytes);
-	case BOUND_TENANT_CALLERS:
-		return atomic_load(&g->tenants.of[of].callers);
-	}
-	REQUIRE(false);
-}
-
-bool admission_still_refuses(const struct dispatch *d, unsigned tenant)
-{
-	const struct admission *a = &d->admission;
-
-	if (a->bound >= BOUND_TENANT_ITEMS && a->of != tenant)
-		return false;
-	return a->level > 0 && level(d, a->bound, a->of) >= a->level;
-}
-
-/* Callers that were refused together are not to come back together. */
-unsigned dispatch_retry_after(struct dispatch *d, double excess, double per_second)
-{
-	double seconds = per_second > 0 ? excess / per_second : RETRY_UNKNOWN_S;
-	double jittered = seconds * (1 + (double)rng_below(&d->rng, 256) / 1024);
-
-	return (unsigned)MIN(jittered + 1, RETRY_MAX_S);
-}
-
-/* There is `excess` too much of what is bounded, and so much of it goes in a second. */
-static void refuse(struct dispatch *d, enum bound bound, uint16_t of, double excess, double per_second)
-{
-	double left = (double)level(d, bound, of) - excess;
-
-	d->admission.refusal = (struct dispatch_refusal){
-		.detail = details[bound], .retry_after_s = dispatch_retry_after(d, excess, per_second)};
-	d->admission.bound = bound;
-	d->admission.of = of;
-	d->admission.level = 1 + (uint64_t)MAX(left, 0);
-}
-
-static void refuse_items(struct dispatch *d, uint64_t excess)
-{
-	refuse(d, BOUND_ITEMS, 0, (double)excess, pace_of_all(d));
-}
-
-static void refuse_bytes(struct dispatch *d, uint64_t excess)
-{
-	const struct dispatch_group *g = d->env.group;
-	double each = (double)atomic_load(&g->held_bytes) / MAX(atomic_load(&g->unfinished), 1u);
-
-	refuse(d, BOUND_BYTES, 0, (double)excess, pace_of_all(d) * each);
-}
-
-/* A tenant that has its part: of the pace of all it has as much as it has of the items. */
-static void refuse_tenant(struct dispatch *d, enum bound bound, unsigned tenant, uint64_t excess)
-{
-	double per_item = (double)level(d, bound, (uint16_t)tenant) / MAX(atomic_load(&d->env.group->unfinished), 1u);
-
-	refuse(d, bound, (uint16_t)tenant, (double)excess, pace_of_all(d) * per_item);
-}
-
-struct dispatch_refusal dispatch_last_refusal(const struct dispatch *d)
-{
-	return d->admission.refusal;
-}
+/* ---- unread ---- */
 
 /* Has it its part of what any batch of it needs, however urgent? */
 static bool tenant_is_full(struct dispatch *d, unsigned tenant)
 {
 	const struct dispatch_group *g = d->env.group;
+	const struct dispatch_tenant *t = &g->tenants.of[tenant];
 	const struct config *c = d->env.config;
 	const struct {
 		enum bound bound;
-		uint64_t limit, used;
+		uint64_t limit, used, held;
 	} shared[] = {
-		{BOUND_TENANT_CALLERS, c->limits.connections, atomic_load(&g->callers)},
-		{BOUND_TENANT_BYTES, c->limits.queued_bytes, atomic_load(&g->held_bytes)},
+		{BOUND_TENANT_CALLERS, c->limits.connections, atomic_load(&g->callers), atomic_load(&t->callers)},
+		{BOUND_TENANT_BYTES, c->limits.queued_bytes, atomic_load(&g->held_bytes), atomic_load(&t->bytes)},
 		/* What may be shed stands in nobody's way. */
-		{BOUND_TENANT_ITEMS, (uint64_t)c->limits.queued_items + best_effort_items(g), atomic_load(&g->unfinished)},
+		{BOUND_TENANT_ITEMS, (uint64_t)c->limits.queued_items + best_effort_items(g), atomic_load(&g->unfinished),
+		 atomic_load(&t->unfinished)},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(shared); i++) {
-		uint64_t held = level(d, shared[i].bound, (uint16_t)tenant);
 		uint64_t left = shared[i].limit - MIN(shared[i].used, shared[i].limit);
 
-		if (left == 0 || !tenant_has_its_part(d, held, left))
+		if (left == 0 || !tenant_has_its_part(d, shared[i].held, left))
 			continue;
-		refuse_tenant(d, shared[i].bound, tenant, held + 1 - left);
+		refuse_batch(d, shared[i].bound, tenant, (double)(shared[i].held + 1 - left));
 		return true;
 	}
 	return false;
@@ -186,9 +91,9 @@ bool admission_is_full(struct dispatch *d, unsigned tenant, size_t body_bytes, b
 	uint64_t least = MAX(c->limits.queued_items / 100, 1u);
 
 	if (bytes > c->limits.queued_bytes)
-		refuse_bytes(d, bytes - c->limits.queued_bytes);
+		refuse_batch(d, BOUND_BYTES, 0, (double)(bytes - c->limits.queued_bytes));
 	else if (!job && items >= c->limits.queued_items && best_effort_items(g) == 0)
-		refuse_items(d, items - c->limits.queued_items + least);
+		refuse_batch(d, BOUND_ITEMS, 0, (double)(items - c->limits.queued_items + least));
 	else
 		return !job && tenant_is_full(d, tenant);
 	return true;
@@ -216,7 +121,7 @@ static uint64_t share_of(const struct ask *q, uint64_t limit)
 static double too_far_behind(struct dispatch *d, const struct ask *q, uint16_t service, uint32_t n)
 {
 	int64_t patience_ms = MIN(d->env.config->limits.queue_ms, q->b->policy.deadline_ms / 2);
-	const struct pace *p = &d->admission.outlooks[service].pace;
+	const struct pace *p = &d->paces[service];
 	uint64_t ahead = service_waiting(d, service), others = atomic_load(&load_of_service(d->env.group, service)->batches);
 
 	if (ahead < BEHIND_MIN || !p->of_many || p->per_second <= 0 || patience_ms == 0)
@@ -243,7 +148,7 @@ static uint32_t take_of_all(struct dispatch *d, struct ask *q, uint32_t n, uint6
 	room = (uint32_t)MIN(share - MIN(used, share), n);
 	atomic_fetch_sub(&g->unfinished, n - room);
 	if (room < n)
-		refuse_items(d, used + n - share);
+		refuse_batch(d, BOUND_ITEMS, 0, (double)(used + n - share));
 	return room;
 }
 
@@ -260,7 +165,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
-		refuse(d, BOUND_SERVICE, service, n - room, d->admission.outlooks[service].pace.per_second);
+		refuse_batch(d, BOUND_SERVICE, service, n - room);
 	return room;
 }
 
@@ -272,7 +177,7 @@ static bool refuse_items_of_tenant(struct dispatch *d, const struct ask *q, uint
 
 	if (!tenant_has_its_part(d, held, left))
 		return false;
-	refuse_tenant(d, BOUND_TENANT_ITEMS, q->tenant_no, held + 1 - left);
+	refuse_batch(d, BOUND_TENANT_ITEMS, q->tenant_no, (double)(held + 1 - left));
 	return true;
 }
 
@@ -286,7 +191,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 	pace_note(d, service);
 	excess = too_far_behind(d, q, service, n);
 	if (excess > 0) {
-		refuse(d, BOUND_PACE, service, excess, d->admission.outlooks[service].pace.per_second);
+		refuse_batch(d, BOUND_PACE, service, excess);
 		return 0;
 	}
 	fit = take_of_all(d, q, n, &free_items);
@@ -315,13 +220,13 @@ static void count_wanted(struct dispatch *d, const struct batch *b, uint32_t *fi
 {
 	*first = UINT32_MAX;
 	for (uint32_t i = 0; i < b->n_items; i++) {
-		struct outlook *o;
+		struct want *w;
 
 		if (b->items[i].state == ITEM_FINAL)
 			continue;
-		o = &d->admission.outlooks[b->items[i].service];
-		if (o->wanted++ == 0) {
-			o->next = *first;
+		w = &d->wants[b->items[i].service];
+		if (w->n++ == 0) {
+			w->next = *first;
 			*first = b->items[i].service;
 		}
 	}
@@ -330,8 +235,8 @@ static void count_wanted(struct dispatch *d, const struct batch *b, uint32_t *fi
 /* Nothing stays wanted for the next batch. */
 static void want_nothing(struct dispatch *d, uint32_t first)
 {
-	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next)
-		d->admission.outlooks[s].wanted = 0;
+	for (uint32_t s = first; s != UINT32_MAX; s = d->wants[s].next)
+		d->wants[s].n = 0;
 }
 
 /* How many of a counted batch's items an empty process would take. */
@@ -342,10 +247,10 @@ static uint64_t most_waiting(struct dispatch *d, const struct batch *b)
 	uint32_t first;
 
 	count_wanted(d, b, &first);
-	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next) {
+	for (uint32_t s = first; s != UINT32_MAX; s = d->wants[s].next) {
 		uint32_t most = c->services[s].max_queued;
 
-		sum += MIN(d->admission.outlooks[s].wanted, most == 0 ? UINT32_MAX : most);
+		sum += MIN(d->wants[s].n, most == 0 ? UINT32_MAX : most);
 	}
 	want_nothing(d, first);
 	return MIN(sum, c->limits.queued_items);
@@ -372,21 +277,21 @@ uint64_t dispatch_most(struct dispatch *d, const struct batch *b, unsigned tenan
 	return most;
 }
 
-/* All items, or those that best_effort may send: then outlook.wanted is how many of each
+/* All items, or those that best_effort may send: then d->wants says how many of each
  * service. False: none, and nothing is counted. */
 static bool take_items(struct dispatch *d, struct ask *q, uint32_t first)
 {
 	bool all = true;
 
-	for (uint32_t s = first; s != UINT32_MAX; s = d->admission.outlooks[s].next) {
-		struct outlook *o = &d->admission.outlooks[s];
-		uint32_t room = all ? take_some(d, q, (uint16_t)s, o->wanted) : 0;
+	for (uint32_t s = first; s != UINT32_MAX; s = d->wants[s].next) {
+		struct want *w = &d->wants[s];
+		uint32_t room = all ? take_some(d, q, (uint16_t)s, w->n) : 0;
 
-		all = q->best_effort || room == o->wanted;
-		o->wanted = room;
+		all = q->best_effort || room == w->n;
+		w->n = room;
 	}
-	for (uint32_t s = first; !all && s != UINT32_MAX; s = d->admission.outlooks[s].next)
-		give(d, q->tenant_no, (uint16_t)s, d->admission.outlooks[s].wanted);
+	for (uint32_t s = first; !all && s != UINT32_MAX; s = d->wants[s].next)
+		give(d, q->tenant_no, (uint16_t)s, d->wants[s].n);
 	return all;
 }
 
@@ -400,8 +305,8 @@ static void shed_unwanted(struct dispatch *d, struct batch *b)
 
 		if (it->state == ITEM_FINAL)
 			continue;
-		if (d->admission.outlooks[it->service].wanted > 0) {
-			d->admission.outlooks[it->service].wanted--;
+		if (d->wants[it->service].n > 0) {
+			d->wants[it->service].n--;
 			continue;
 		}
 		item_settle(it, CODE_NOT_ATTEMPTED, STOP_SHED, loop_now_us(d->env.loop));
@@ -460,14 +365,6 @@ static bool sheds(const struct dispatch *d, const struct ask *q, const struct si
 	return q->best_effort && s->used > 0 && (more > left || tenant_has_its_part(d, s->of_tenant, left));
 }
 
-static void refuse_callers(struct dispatch *d, uint64_t excess)
-{
-	const struct dispatch_group *g = d->env.group;
-	double each = (double)atomic_load(&g->unfinished) / MAX(atomic_load(&g->callers), 1u);
-
-	refuse(d, BOUND_CALLERS, 0, (double)excess, pace_of_all(d) / MAX(each, 1));
-}
-
 static size_t bytes_of(const struct batch *b)
 {
 	return (b->body == NULL ? 0 : b->body->n) + b->n_items * sizeof *b->items;
@@ -494,9 +391,9 @@ static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, b
 	if (full || tenant || service_has_its_part(d, s.of_service, left)) {
 		atomic_fetch_sub(&d->env.group->held_bytes, bytes);
 		if (tenant && !full)
-			refuse_tenant(d, BOUND_TENANT_BYTES, q->tenant_no, s.of_tenant + 1 - left);
+			refuse_batch(d, BOUND_TENANT_BYTES, q->tenant_no, (double)(s.of_tenant + 1 - left));
 		else
-			refuse_bytes(d, bytes);
+			refuse_batch(d, BOUND_BYTES, 0, (double)bytes);
 		return false;
 	}
 	*ret_shed = sheds(d, q, &s, bytes);
@@ -531,30 +428,19 @@ static bool admit_caller(struct dispatch *d, const struct ask *q, bool *ret_shed
 		return true;
 	give_caller(d, q->b, q->tenant_no);
 	if (tenant && !full)
-		refuse_tenant(d, BOUND_TENANT_CALLERS, q->tenant_no, s.of_tenant + 1 - left);
+		refuse_batch(d, BOUND_TENANT_CALLERS, q->tenant_no, (double)(s.of_tenant + 1 - left));
 	else
-		refuse_callers(d, s.used + 1 + (services_share(d) ? s.of_service : 0) - share);
+		refuse_batch(d, BOUND_CALLERS, 0, (double)(s.used + 1 + (services_share(d) ? s.of_service : 0) - share));
 	return false;
 }
 
 /* ---- in and out ---- */
 
-/* There is room although what the last one was refused by has not become less: this one is
- * smaller or more urgent, or the pace has grown. So nothing is known until the next refusal. */
-static void found_room(struct dispatch *d, const struct batch *b)
-{
-	struct admission *a = &d->admission;
-	bool of_service = a->bound == BOUND_SERVICE || a->bound == BOUND_PACE;
-
-	if (!of_service || (b->n_items > 0 && b->items[0].service == a->of))
-		a->level = 0;
-}
-
 bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted)
 {
 	struct ask q = {.b = b, .first = first_load(d, b), .tenant = &d->env.group->tenants.of[tenant], .tenant_no = tenant,
 			.best_effort = b->policy.contract == CONTRACT_BEST_EFFORT};
-	bool surprising = admission_still_refuses(d, tenant);
+	bool surprising = refusal_stands(d, tenant);
 	bool shed_all, taken;
 
 	if (!admit_bytes(d, &q, counted, &shed_all))
@@ -569,7 +455,7 @@ bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool c
 	if (!taken)
 		batch_count_no_more(b);
 	else if (surprising)
-		found_room(d, b);
+		refusal_found_room(d, b);
 	shed_if_full(d);
 	return taken;
 }

@@ -2,7 +2,8 @@
  * What the parts of the dispatcher share.
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
- *   admission.c  which batches may come into memory, and what the others are told
+ *   admission.c  which batches may come into memory
+ *   refusal.c    what the others are told
  *   pace.c       how fast the queue of a service is worked off
  *   throttle.c   what is refused before it is read
  *   shed.c       best_effort items that make room for others
@@ -190,6 +191,8 @@ struct pace {
 
 /* pace.c. A queue that is shorter is never too long. */
 enum { BEHIND_MIN = 1000 };
+void paces_init(struct dispatch *d);
+void paces_free(struct dispatch *d);
 void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now);
 void pace_note(struct dispatch *d, uint16_t service);     /* look at it, if it is time */
 double pace_of_all(const struct dispatch *d);    /* of all services, a second */
@@ -198,10 +201,9 @@ uint32_t service_waiting(const struct dispatch *d, uint16_t service);    /* coun
 void service_started(struct dispatch *d, const struct attempt *a);       /* it goes out */
 void service_ended(struct dispatch *d, const struct attempt *a);         /* it is back */
 
-/* What a shard knows of a service. See admission.c. */
-struct outlook {
-	struct pace pace;
-	uint32_t wanted, next;           /* by the batch that asks for room; the next service that it is for */
+/* How many items of a service a batch wants that asks for room. See admission.c. */
+struct want {
+	uint32_t n, next;                /* the next service that it is for */
 };
 
 /* What a batch may be refused by. */
@@ -211,13 +213,18 @@ enum bound {
 	BOUND_TENANT_ITEMS, BOUND_TENANT_BYTES, BOUND_TENANT_CALLERS,    /* the part of one of several */
 };
 
-struct admission {
-	struct outlook *outlooks;        /* by service */
-	struct dispatch_refusal refusal; /* the last one ... */
-	enum bound bound;                /* ... by what ... */
-	uint16_t of;                     /* ... of which service or tenant ... */
-	uint64_t level;                  /* ... there was about so much */
+struct refusal {
+	struct dispatch_refusal said;
+	enum bound bound;                /* by this ... */
+	uint16_t of;                     /* ... of this service or tenant ... */
+	uint64_t level;                  /* ... of which there was about so much */
 };
+
+/* refusal.c: there is `excess` too much of what is bounded; `of` a service or a tenant,
+ * where the bound is one's. */
+void refuse_batch(struct dispatch *d, enum bound bound, unsigned of, double excess);
+bool refusal_stands(const struct dispatch *d, unsigned tenant);  /* would the last one be the same now, for a batch of it? */
+void refusal_found_room(struct dispatch *d, const struct batch *b);      /* although it stands */
 
 /* How much of what is asked is admitted, and whether the loop is late. See throttle.c. */
 struct throttle {
@@ -280,8 +287,10 @@ struct dispatch {
 	void (*on_idle)(void *arg);
 	void *on_idle_arg;
 	struct jobs jobs;
-	/* admission.c, throttle.c, shed.c */
-	struct admission admission;
+	/* who comes in */
+	struct pace *paces;              /* pace.c: by service */
+	struct want *wants;              /* admission.c: by service */
+	struct refusal refusal;
 	unsigned quota_wait_s;           /* tenants.c: of the last batch that its tenant may not send yet */
 	struct throttle throttle;
 	struct list efforts[PRIORITY_MAX + 1];           /* batches that may be shed, oldest first */
@@ -350,7 +359,7 @@ void tenant_accepted(struct live *lv);
 int64_t quota_take(struct dispatch_tenant *t, const struct tenant *may, uint32_t n, int64_t now_us);
 void quota_give_back(struct dispatch_tenant *t, const struct tenant *may, uint32_t n);    /* it was refused */
 
-/* admission.c: room for the tenant's batch. False: it is refused, see d->admission.refusal,
+/* admission.c: room for the tenant's batch. False: it is refused, see d->refusal,
  * and nothing is counted; else of best_effort the items without room are final. */
 bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool counted);
 bool admission_counts(const struct batch *b);    /* its caller waits: its items count for the bounds in memory */
@@ -362,7 +371,6 @@ void admission_free(struct dispatch *d);
 
 /* Is there room for no batch of the tenant that is not read yet? */
 bool admission_is_full(struct dispatch *d, unsigned tenant, size_t body_bytes, bool job);
-bool admission_still_refuses(const struct dispatch *d, unsigned tenant);         /* by what it refused by last? */
 
 /* throttle.c */
 void throttle_init(struct dispatch *d);

@@ -79,6 +79,7 @@ struct dispatch *dispatch_new(const struct dispatch_env *env)
 	list_init(&d->dirty);
 	list_init(&d->spare);
 	list_init(&d->changed);
+	paces_init(d);
 	admission_init(d);
 	shed_init(d);
 	throttle_init(d);
@@ -95,6 +96,7 @@ void dispatch_free(struct dispatch *d)
 	REQUIRE(is_idle(d));
 	attempts_free(d);
 	jobs_free(d);
+	paces_free(d);
 	admission_free(d);
 	throttle_free(d);
 	idmap_free(&d->watches);

@@ -7,10 +7,22 @@
  *
  * Other shards count meanwhile, so all of it are estimates.
  */
+#include <stdlib.h>
+
 #include "dispatch-i.h"
 
 /* A pace is not known from fewer results, nor from a shorter time. */
 enum { PACE_MIN = 32, PACE_US = 100000, PACE_MAX_US = 1000000 };
+
+void paces_init(struct dispatch *d)
+{
+	d->paces = xcalloc(d->env.config->service_slots, sizeof *d->paces);
+}
+
+void paces_free(struct dispatch *d)
+{
+	free(d->paces);
+}
 
 void pace_look(struct pace *p, int64_t now_us, const struct queue_sight *now)
 {
@@ -58,7 +70,7 @@ void service_ended(struct dispatch *d, const struct attempt *a)
 void pace_note(struct dispatch *d, uint16_t service)
 {
 	struct service_load *l = load_of_service(d->env.group, service);
-	struct pace *p = &d->admission.outlooks[service].pace;
+	struct pace *p = &d->paces[service];
 	int64_t now_us = loop_now_us(d->env.loop);
 
 	if (now_us - p->since_us >= PACE_US || atomic_load(&l->emptied) != p->then.emptied)
@@ -72,6 +84,6 @@ double pace_of_all(const struct dispatch *d)
 	double sum = 0;
 
 	for (size_t i = 0; i < d->env.config->n_services; i++)
-		sum += d->admission.outlooks[i].pace.per_second;
+		sum += d->paces[i].per_second;
 	return sum;
 }

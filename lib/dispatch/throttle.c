@@ -83,7 +83,7 @@ bool dispatch_refuses_unread(struct dispatch *d, unsigned tenant, size_t body_by
 		return true;
 	if (job)
 		return false;
-	if (!admission_still_refuses(d, tenant)) {
+	if (!refusal_stands(d, tenant)) {
 		d->throttle.passed++;
 		return false;
 	}

@@ -397,7 +397,7 @@ static void a_tenant_is_told_when_its_part_has_room(void **state)
 	two_tenants_and(1000);
 	assert_accepted(sent_by(SHOP, 600));
 	assert_accepted(sent_by(POST, 200));
-	rig.d->admission.outlooks[ONE].pace = (struct pace){.since_us = clock_now(), .per_second = 40};
+	rig.d->paces[ONE] = (struct pace){.since_us = clock_now(), .per_second = 40};
 	assert_refused(sent_by(SHOP, 1), "items of its tenant");
 	/* 401 too many, and 30 of 40 a second are its own. */
 	assert_in_range(dispatch_last_refusal(rig.d).retry_after_s, 14, 18);
@@ -613,7 +613,7 @@ static void fall_behind_by(uint32_t n)
 	struct pace *p;
 
 	assert_accepted(plain(n, ONE, 9));
-	p = &rig.d->admission.outlooks[ONE].pace;
+	p = &rig.d->paces[ONE];
 	*p = (struct pace){.since_us = clock_now(), .then = {l->settled, l->emptied, n}, .per_second = 100, .of_many = true};
 }
 
@@ -796,13 +796,13 @@ static void a_batch_that_finds_room_opens_to_those_behind_it(void **state)
 	fall_behind();
 	rig.config.n_services = N_SERVICES;
 	assert_refused(plain(2000, ONE, 9), "too far behind");
-	assert_true(admission_still_refuses(rig.d, 0));
+	assert_true(refusal_stands(rig.d, 0));
 	assert_accepted(plain(1, TWO, 9));
-	assert_true(admission_still_refuses(rig.d, 0));
+	assert_true(refusal_stands(rig.d, 0));
 	assert_accepted(plain(400, ONE, 9));
-	assert_false(admission_still_refuses(rig.d, 0));
+	assert_false(refusal_stands(rig.d, 0));
 	assert_refused(plain(2000, ONE, 9), "too far behind");
-	assert_true(admission_still_refuses(rig.d, 0));
+	assert_true(refusal_stands(rig.d, 0));
 }
 
 static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
