@@ -2,6 +2,8 @@
  * What the parts of the dispatcher share.
  *
  *   live.c       batches in memory: accepted, begun, ended, let go of
+ *   cancel.c     what ends them from outside
+ *   attempt.c    their attempts, kept to be used again
  *   admission.c  which batches may come into memory
  *   refusal.c    what the others are told
  *   pace.c       how fast the queue of a service is worked off
@@ -337,14 +339,19 @@ int64_t dispatch_after(int64_t us, int64_t ms);
 /* live.c */
 struct live *live_find(struct dispatch *d, struct batch_id id);
 void live_dirty(struct live *lv);
-bool live_leaving(const struct live *lv);
+struct live *live_adopt(struct dispatch *d, struct batch *take, uint16_t tenant);        /* one that was read back */
+void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
+void live_end(struct live *lv);                  /* every item is final */
+
+/* cancel.c */
+void live_cancel(struct live *lv, enum why why);
+void live_on_cancel(struct op *op, enum why why);        /* of a batch */
+bool live_goes_on(const struct live *lv, enum why why);  /* with the next process, after such an end? */
+bool live_leaving(const struct live *lv);        /* does it, as its gate has been closed? */
 /* The process goes down: nothing more of the job starts, and what a lane has not
  * started comes back. */
 void live_hand_over(struct live *lv);
 void live_shed(struct live *lv);                 /* nothing more of it starts, for others' sake */
-struct live *live_adopt(struct dispatch *d, struct batch *take, uint16_t tenant);        /* one that was read back */
-void live_let_go(struct live *lv);               /* if it is a job that need not be in memory */
-void live_end(struct live *lv);                  /* every item is final */
 
 /* tenants.c: take a new batch of what its tenant may send, and have unfinished. False: it
  * would be too much, see d->quota_wait_s, and nothing was taken. */
@@ -400,7 +407,10 @@ void batches_reload(struct dispatch *d);
 void batch_on_result(struct loop_msg *msg);
 void batch_resume(struct live *lv);              /* the items that were read back */
 void item_final(struct live *lv, struct item *it, enum code code, enum stop stop);
-struct attempt *attempt_get(struct dispatch *d);
+
+/* attempt.c */
+struct attempt *attempt_get(struct dispatch *d);         /* zeroed, but for its buffers' memory */
+void attempt_put(struct dispatch *d, struct attempt *a);
 void attempts_free(struct dispatch *d);
 
 /* trace.c: the trace's id in hexadecimal digits, which `ret` has room for. */

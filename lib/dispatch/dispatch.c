@@ -11,6 +11,11 @@
 
 #include <stdlib.h>
 
+int64_t dispatch_after(int64_t us, int64_t ms)
+{
+	return ms >= (INT64_MAX - MAX(us, 0)) / 1000 ? INT64_MAX : us + ms * 1000;
+}
+
 static void arm(struct dispatch *d)
 {
 	int64_t items_us = MIN(op_next(&d->ops), heap_min(&d->waits));

@@ -1,5 +1,6 @@
 /*
- * Batches in memory: how they come, and how they go.
+ * Batches in memory: how they come, and how they go. What ends them from outside is in
+ * cancel.c.
  *
  *   dispatch_submit()                    jobs.c: read back
  *      │ durable          │ not             │
@@ -44,155 +45,6 @@ void live_dirty(struct live *lv)
 	if (list_empty(&lv->dirty))
 		list_append(&lv->d->dirty, &lv->dirty);
 	dispatch_pump_soon(lv->d);
-}
-
-int64_t dispatch_after(int64_t us, int64_t ms)
-{
-	return ms >= (INT64_MAX - MAX(us, 0)) / 1000 ? INT64_MAX : us + ms * 1000;
-}
-
-/* The shard goes down, and the next process goes on with this job. */
-bool live_leaving(const struct live *lv)
-{
-	enum why why = gate_why(&lv->batch->gate);
-
-	return lv->batch->asynchronous && (why == WHY_PARKED || why == WHY_SHUTDOWN);
-}
-
-/* ---- cancel ---- */
-
-struct cancel_msg {
-	struct loop_msg msg;
-	struct dispatch *at;
-	struct batch_id batch;
-	enum why why;
-};
-
-static void on_cancel_msg(struct loop_msg *msg)
-{
-	struct cancel_msg *c = container_of(msg, struct cancel_msg, msg);
-
-	lane_on_cancel(c->at, c->batch, c->why);
-	free(c);
-}
-
-static void tell_lanes(struct live *lv, enum why why)
-{
-	const struct dispatch_group *g = lv->d->env.group;
-
-	for (unsigned i = 0; i < g->n; i++) {
-		struct cancel_msg *c;
-
-		if (!(lv->shards >> i & 1))
-			continue;
-		c = xcalloc(1, sizeof *c);
-		*c = (struct cancel_msg){.msg.run = on_cancel_msg, .at = g->members[i],
-					 .batch = lv->batch->id, .why = why};
-		loop_post(c->at->env.loop, &c->msg);
-	}
-}
-
-static void on_batch_cancel(struct op *op, enum why why)
-{
-	struct batch *b = container_of(op, struct batch, op);
-
-	/* With every item final it has ended by itself, but for the pump's last look. */
-	if (b->counts.pending == 0 && why != WHY_FIRST_FAILURE)
-		return;
-	gate_close(&b->gate, why);
-	if (!live_leaving(b->live)) {
-		batch_set_state(b, BATCH_CANCELLING);
-		b->live->ended_us = loop_now_us(b->live->d->env.loop);
-	}
-	tell_lanes(b->live, why);
-	live_dirty(b->live);
-}
-
-static void cancel(struct live *lv, enum why why)
-{
-	switch (lv->phase) {
-	case LIVE_ACCEPTING:
-		if (lv->end_early == WHY_NONE)
-			lv->end_early = why;
-		break;
-	case LIVE_RUNNING:
-	case LIVE_PARKING:
-		op_cancel(&lv->d->ops, &lv->batch->op, why);
-		break;
-	case LIVE_FINISHING:
-		break;
-	}
-}
-
-void dispatch_cancel(struct dispatch *d, struct batch_id id, enum why why)
-{
-	struct live *lv = live_find(d, id);
-
-	if (lv != NULL)
-		cancel(lv, why);
-}
-
-bool dispatch_cancel_job(struct dispatch *d, struct batch_id id, struct slice tenant)
-{
-	struct live *lv = live_find(d, id);
-
-	if (lv == NULL)
-		return jobs_cancel(d, id, tenant);
-	if (!slice_eq(lv->batch->tenant, tenant))
-		return false;
-	cancel(lv, WHY_CANCELLED);
-	return lv->phase != LIVE_FINISHING;
-}
-
-void dispatch_cancel_all(struct dispatch *d, enum why why)
-{
-	REQUIRE(d->draining);
-	op_cancel(&d->ops, &d->root, why);
-}
-
-void live_hand_over(struct live *lv)
-{
-	if (gate_why(&lv->batch->gate) != WHY_NONE)
-		return;
-	gate_close(&lv->batch->gate, WHY_PARKED);
-	tell_lanes(lv, WHY_PARKED);
-	live_dirty(lv);
-}
-
-void live_shed(struct live *lv)
-{
-	gate_close(&lv->batch->gate, WHY_SHED);
-	tell_lanes(lv, WHY_SHED);
-}
-
-/* A job of a shard that goes down, unless somebody waits for it. */
-static void hand_over(struct live *lv)
-{
-	if (lv->batch->asynchronous && lv->listener == NULL && lv->phase != LIVE_ACCEPTING)
-		live_hand_over(lv);
-}
-
-void dispatch_drain(struct dispatch *d, void (*on_idle)(void *arg), void *arg)
-{
-	d->draining = true;
-	d->on_idle = on_idle;
-	d->on_idle_arg = arg;
-	list_foreach(node, &d->live)
-		hand_over(list_entry(node, struct live, all));
-	dispatch_pump_soon(d);
-}
-
-void dispatch_detach(struct dispatch *d, struct batch_id id)
-{
-	struct live *lv = live_find(d, id);
-
-	if (lv == NULL)
-		return;
-	lv->listener = NULL;
-	if (d->draining)
-		hand_over(lv);
-	else if (lv->batch->asynchronous)
-		live_dirty(lv);
 }
 
 /* ---- come and go ---- */
@@ -251,13 +103,13 @@ static void begin(struct live *lv)
 
 	lv->phase = LIVE_RUNNING;
 	op_start(&d->ops, &b->op, &d->root, dispatch_after(b->accepted_us, b->policy.deadline_ms), WHY_DEADLINE,
-		 on_batch_cancel);
+		 live_on_cancel);
 	batch_set_state(b, BATCH_RUNNING);
 	b->told_last = b->settled_last;
 	meter_add(d->env.meter, METRIC_QUEUED, 0, 0, b->counts.pending);
 	shed_count(lv);
 	if (b->op.why != WHY_NONE)
-		on_batch_cancel(&b->op, (enum why)b->op.why);
+		live_on_cancel(&b->op, (enum why)b->op.why);
 	live_dirty(lv);
 }
 
@@ -279,7 +131,7 @@ struct live *live_adopt(struct dispatch *d, struct batch *take, uint16_t tenant)
 	begin(lv);
 	/* What failed for good before this process began ends the batch all the same. */
 	if (failed_for_good(take))
-		cancel(lv, WHY_FIRST_FAILURE);
+		live_cancel(lv, WHY_FIRST_FAILURE);
 	return lv;
 }
 
@@ -304,7 +156,7 @@ static void place(struct live *lv)
 		jobs_take(lv, b->held_bytes);
 	begin(lv);
 	if (lv->end_early != WHY_NONE)
-		cancel(lv, lv->end_early);
+		live_cancel(lv, lv->end_early);
 }
 
 static void on_accept(struct store_op *op)

@@ -14,52 +14,6 @@
 #include "dispatch-i.h"
 #include "obs/log.h"
 
-enum { SPARE_MAX = 1024 };
-
-struct attempt *attempt_get(struct dispatch *d)
-{
-	struct list *node = list_pop(&d->spare);
-	struct attempt *a;
-	struct buf origin, message_id, quote;
-
-	if (node == NULL)
-		return xcalloc(1, sizeof(struct attempt));
-	d->n_spare--;
-	a = list_entry(node, struct attempt, node);
-	origin = a->origin;
-	message_id = a->message_id;
-	quote = a->quote;
-	origin.n = message_id.n = quote.n = 0;
-	*a = (struct attempt){.origin = origin, .message_id = message_id, .quote = quote};
-	return a;
-}
-
-static void attempt_free(struct attempt *a)
-{
-	buf_free(&a->origin);
-	buf_free(&a->message_id);
-	buf_free(&a->quote);
-	free(a);
-}
-
-void attempts_free(struct dispatch *d)
-{
-	struct list *node;
-
-	while ((node = list_pop(&d->spare)) != NULL)
-		attempt_free(list_entry(node, struct attempt, node));
-}
-
-static void attempt_put(struct dispatch *d, struct attempt *a)
-{
-	if (d->n_spare < SPARE_MAX) {
-		d->n_spare++;
-		list_append(&d->spare, &a->node);
-		return;
-	}
-	attempt_free(a);
-}
-
 /* ---- what the store is told ---- */
 
 struct update {
@@ -161,12 +115,6 @@ static void wait_until(struct dispatch *d, struct item *it, int64_t at_us)
 	heap_set(&d->waits, &it->wake, at_us);
 }
 
-/* An end of the process ends no job: its items go on with the next one. */
-static bool goes_on(const struct live *lv, enum why why)
-{
-	return lv->batch->asynchronous && (why == WHY_PARKED || why == WHY_SHUTDOWN);
-}
-
 /* What follows from an attempt: the stop, or STOP_NONE and when the next one is
  * due. A success has nothing to stop. */
 static struct retry_answer decide(struct live *lv, const struct item *it, const struct outcome *o, enum why why,
@@ -176,7 +124,7 @@ static struct retry_answer decide(struct live *lv, const struct item *it, const 
 	struct retry_answer r;
 
 	if (why != WHY_NONE && why != WHY_ATTEMPT_TIMEOUT && o->http_status == 0 && code_retryable(o->code) &&
-	    !goes_on(lv, why))
+	    !live_goes_on(lv, why))
 		return (struct retry_answer){.stop = stop_from_why(why)};
 	r = retry_decide(&(struct retry_question){
 				 .policy = &b->policy.retry,
@@ -189,7 +137,7 @@ static struct retry_answer decide(struct live *lv, const struct item *it, const 
 				 .deadline_stop = stop_from_why((enum why)it->op.at_deadline),
 			 },
 			 &lv->d->rng);
-	if (r.stop == STOP_NONE && !goes_on(lv, gate_why(&b->gate)))
+	if (r.stop == STOP_NONE && !live_leaving(lv))
 		r.stop = stop_from_why(gate_why(&b->gate));
 	return r;
 }
@@ -299,7 +247,7 @@ static void tried(struct live *lv, struct item *it, const struct attempt *a)
 /* From outside, before it started. */
 static void ended(struct live *lv, struct item *it, const struct attempt *a)
 {
-	if (goes_on(lv, a->why)) {
+	if (live_goes_on(lv, a->why)) {
 		/* A lane's shard may go down before this one: to ask it again would be in vain. */
 		hand_back(lv, it, a);
 		live_hand_over(lv);
