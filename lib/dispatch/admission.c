@@ -18,7 +18,7 @@
  * Invariants
  *  1. An item of a counted batch is in group.unfinished, in its service's load and in
  *     its tenant's from admission until it is final or its batch leaves the dispatcher;
- *     it is in one of best_effort, too, if its batch may be shed.
+ *     it is in one of best_effort, too, if its batch may be shed (shed.c).
  *  2. Nothing here takes a lock, and a shard reads what the others count at its
  *     own time: bounds on items and bytes are exact, the rest are estimates.
  */
@@ -570,7 +570,6 @@ bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool c
 		batch_count_no_more(b);
 	else if (surprising)
 		found_room(d, b);
-	shed_if_full(d);
 	return taken;
 }
 
@@ -582,7 +581,7 @@ void admission_give_item(struct live *lv, const struct item *it)
 		return;
 	give(d, lv->tenant, it->service, 1);
 	atomic_fetch_add(&load_of_service(d->env.group, it->service)->settled, 1);
-	shed_uncount(lv, 1);
+	shed_item_final(lv);
 	pace_note(d, it->service);
 }
 
@@ -594,8 +593,6 @@ void admission_give_rest(struct live *lv)
 		if (b->items[i].state != ITEM_FINAL)
 			give(lv->d, lv->tenant, b->items[i].service, 1);
 	}
-	if (lv->counted)
-		shed_uncount(lv, b->counts.pending);
 }
 
 void admission_give_caller(struct live *lv)

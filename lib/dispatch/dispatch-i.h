@@ -124,7 +124,7 @@ struct live {
 	bool counted;                    /* its items are in group->unfinished */
 	bool awaited;                    /* its caller is in group->callers */
 	struct list effort;              /* d->efforts, if it may be shed */
-	atomic_uint *effort_of;          /* where its items are counted then; or NULL */
+	struct effort_load *effort_of;   /* where it is counted then; or NULL */
 	bool urgent;                     /* it came back past the others, to be ended */
 	bool untold;                     /* updates are on their way that nobody hears of */
 	union {
@@ -375,7 +375,8 @@ uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort);
 void shed_init(struct dispatch *d);
 void shed_if_full(struct dispatch *d);           /* ask all shards, if there is too much */
 void shed_count(struct live *lv);                /* it has begun: it may be shed if it is best_effort */
-void shed_uncount(struct live *lv, uint32_t n);  /* n of its items are final, or leave */
+void shed_item_final(struct live *lv);           /* one of its items */
+void shed_forget(struct live *lv);               /* it is done, or leaves */
 uint32_t best_effort_items(const struct dispatch_group *g);      /* not final */
 
 /* batch.c: its listener is told of the items up to told_last. */

@@ -235,6 +235,13 @@ void check_room(void)
 	}
 }
 
+static void check_efforts_gone(const struct effort_load *of, const char *which)
+{
+	CHECK(LEAK, atomic_load(&of->items) == 0 && atomic_load(&of->callers) == 0 && atomic_load(&of->bytes) == 0,
+	      "%u items, %u callers and %zu bytes that %s shed", atomic_load(&of->items), atomic_load(&of->callers),
+	      atomic_load(&of->bytes), which);
+}
+
 /* What is counted when the process is done. */
 void room_close(void)
 {
@@ -255,6 +262,6 @@ void room_close(void)
 				    atomic_load(&g->loads[s].bytes) == 0,
 		      "service %u: %u items, %u batches", s, atomic_load(&g->loads[s].items), atomic_load(&g->loads[s].batches));
 	for (unsigned p = 0; p <= PRIORITY_MAX; p++)
-		CHECK(LEAK, atomic_load(&g->sheddable[p]) == 0, "%u items that may be shed", atomic_load(&g->sheddable[p]));
-	CHECK(LEAK, atomic_load(&g->shedding) == 0, "%u items that are being shed", atomic_load(&g->shedding));
+		check_efforts_gone(&g->sheddable[p], "may be");
+	check_efforts_gone(&g->shedding, "are being");
 }

@@ -104,6 +104,9 @@ static int close_and_check(void **state)
 	rig_stop();
 	assert_int_equal(best_effort_items(&rig.group), 0);
 	assert_int_equal(rig.group.callers, 0);
+	for (unsigned p = 0; p <= PRIORITY_MAX; p++)
+		assert_int_equal(rig.group.sheddable[p].callers + rig.group.sheddable[p].bytes, 0);
+	assert_int_equal(rig.group.shedding.callers + rig.group.shedding.bytes, 0);
 	for (unsigned s = 0; s < N_SERVICES; s++) {
 		assert_int_equal(rig.group.loads[s].items, 0);
 		assert_int_equal(rig.group.loads[s].batches, 0);
@@ -517,6 +520,65 @@ static void the_least_urgent_and_newest_make_room_first(void **state)
 	batch_unref(newer);
 }
 
+/* A batch holds its bytes until it is done, so it goes as a whole. */
+static void what_waits_makes_room_by_bytes(void **state)
+{
+	struct batch *urgent, *older, *newer;
+
+	(void)state;
+	rig.config.n_services = 1;
+	rig.config.limits.queued_bytes = 10 * sizeof(struct item);
+	older = effort(2, ONE, 3);
+	urgent = effort(2, ONE, 4);
+	run_until(four_sent);
+	newer = effort(3, ONE, 3);
+	assert_accepted(plain(1, ONE, 5));
+	run_for(1);
+	assert_int_equal(count_shed(newer), 0);
+	assert_accepted(plain(1, ONE, 5));
+	run_for(1);
+	assert_int_equal(count_shed(newer), 3);
+	assert_int_equal(newer->state, BATCH_DONE);
+	batch_unref(newer);
+	assert_int_equal(rig.group.held_bytes, 6 * sizeof(struct item));
+	/* What is in flight keeps its own result, and what it holds until then. */
+	assert_accepted(plain(3, ONE, 5));
+	run_for(1);
+	answer_one(&rig.sent[0], 503, RETRY_AFTER_NONE);
+	answer_one(&rig.sent[1], 200, RETRY_AFTER_NONE);
+	run_for(1);
+	assert_int_equal(older->items[0].stop, STOP_SHED);
+	assert_int_equal(older->items[0].code, CODE_UNAVAILABLE);
+	assert_int_equal(older->counts.succeeded, 1);
+	assert_int_equal(gate_why(&urgent->gate), WHY_NONE);
+	batch_unref(older);
+	batch_unref(urgent);
+}
+
+static void what_waits_makes_room_for_callers(void **state)
+{
+	struct batch *efforts[8];
+
+	(void)state;
+	rig.config.n_services = 1;
+	rig.config.limits.connections = 10;
+	for (unsigned i = 0; i < ARRAY_LEN(efforts); i++)
+		efforts[i] = effort(1, ONE, 9);
+	run_until(four_sent);
+	for (unsigned i = 8; i > 4; i--) {
+		assert_accepted(plain(1, ONE, 0));
+		run_for(1);
+		assert_int_equal(count_shed(efforts[i - 1]), 1);
+		assert_int_equal(count_shed(efforts[i - 2]), 0);
+		assert_int_equal(rig.group.callers, 8);
+	}
+	/* The rest is in flight, and there is room for one of the least urgent. */
+	assert_accepted(plain(1, ONE, 0));
+	assert_refused(plain(1, ONE, 0), "callers");
+	for (unsigned i = 0; i < ARRAY_LEN(efforts); i++)
+		batch_unref(efforts[i]);
+}
+
 /* Nobody is refused while there is something to shed, even if it is all over at once. */
 static void items_that_may_be_shed_stand_in_nobodys_way(void **state)
 {
@@ -893,6 +955,8 @@ int main(void)
 		RIG(what_has_no_room_is_shed_when_it_comes),
 		RIG(of_a_mixed_batch_those_go_that_have_no_room),
 		RIG(the_least_urgent_and_newest_make_room_first),
+		RIG(what_waits_makes_room_by_bytes),
+		RIG(what_waits_makes_room_for_callers),
 		RIG(items_that_may_be_shed_stand_in_nobodys_way),
 		cmocka_unit_test(a_pace_is_known_while_some_wait),
 		cmocka_unit_test(a_pace_is_forgotten_with_its_queue),
