@@ -157,11 +157,15 @@ bool residency_part_may_take(const struct residency *r, size_t limit, size_t hel
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
-/* The same rule for what the group counts, between services and between tenants: does one
- * of `several` hold its part? Pure. */
-static inline bool has_its_part(bool several, uint64_t held, uint64_t left)
+/* The same rule for what the group counts, between services and between tenants: how much
+ * too much one of `several` would hold with `more`, as if it took them one by one; 0: it may
+ * have them. More than a quarter of what is left counts as that quarter: or a batch that
+ * fits an idle process would wait until nothing is held by its service or tenant. Pure. */
+static inline uint64_t over_its_part(bool several, uint64_t held, uint64_t more, uint64_t left)
 {
-	return held > 0 && held >= left && several;
+	uint64_t last = held + MIN(2 * (more - MIN(more, 1u)), left / 2);
+
+	return held > 0 && last >= left && several ? last + 1 - left : 0;
 }
 
 /* What is seen of a service's queue at one time. */

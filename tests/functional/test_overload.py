@@ -239,7 +239,7 @@ class SeveralServices(Case):
     config = {"limits": {"queued_items": 100}, "services": {"webhook": WEBHOOK, "other": WEBHOOK}}
 
     def test_a_service_that_hangs_leaves_room_to_the_other(self):
-        socks = [self.hold(40, "a"), self.hold(20, "b")]
+        socks = [self.hold(40, "a"), self.hold(6, "b")]
         self.refuse(self.one(), "one of its services")
         for _ in range(3):
             self.accept(self.one(service="other"))
