@@ -9,7 +9,8 @@
  *
  * Of the process's bounds on items, bytes and callers one service of several, and one
  * tenant of several, may take more only while it holds less than is left: dynamic
- * thresholds, as in residency.c.
+ * thresholds, as in residency.c. What it would hold with the batch counts, but of
+ * best_effort, which gives way to others.
  *
  * A service is too far behind if its queue, at its pace (pace.c), would make the batch
  * wait for more than limits.queue_ms or half of its deadline. Turns are fair, so a
@@ -18,7 +19,7 @@
  * Invariants
  *  1. An item of a counted batch is in group.unfinished, in its service's load and in
  *     its tenant's from admission until it is final or its batch leaves the dispatcher;
- *     it is in one of best_effort, too, if its batch may be shed.
+ *     it is in one of best_effort, too, if its batch may be shed (shed.c).
  *  2. Nothing here takes a lock, and a shard reads what the others count at its
  *     own time: bounds on items and bytes are exact, the rest are estimates.
  */
@@ -33,14 +34,14 @@ uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort)
 	return limit / 50 * parts + (limit % 50 * parts + 49) / 50;
 }
 
-static bool service_has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
+static uint64_t over_part_of_service(const struct dispatch *d, uint64_t held, uint64_t more, uint64_t left)
 {
-	return has_its_part(services_share(d), held, left);
+	return over_its_part(services_share(d), held, more, left);
 }
 
-static bool tenant_has_its_part(const struct dispatch *d, uint64_t held, uint64_t left)
+static uint64_t over_part_of_tenant(const struct dispatch *d, uint64_t held, uint64_t more, uint64_t left)
 {
-	return has_its_part(config_has_several_tenants(d->env.config), held, left);
+	return over_its_part(config_has_several_tenants(d->env.config), held, more, left);
 }
 
 void admission_init(struct dispatch *d)
@@ -74,10 +75,11 @@ static bool tenant_is_full(struct dispatch *d, unsigned tenant)
 
 	for (size_t i = 0; i < ARRAY_LEN(shared); i++) {
 		uint64_t left = shared[i].limit - MIN(shared[i].used, shared[i].limit);
+		uint64_t over = over_part_of_tenant(d, shared[i].held, 1, left);
 
-		if (left == 0 || !tenant_has_its_part(d, shared[i].held, left))
+		if (left == 0 || over == 0)
 			continue;
-		refuse_batch(d, shared[i].bound, tenant, (double)(shared[i].held + 1 - left));
+		refuse_batch(d, shared[i].bound, tenant, (double)over);
 		return true;
 	}
 	return false;
@@ -114,6 +116,12 @@ struct ask {
 static uint64_t share_of(const struct ask *q, uint64_t limit)
 {
 	return admission_share(limit, q->b->policy.priority, q->best_effort);
+}
+
+/* What of `more` counts against the part of its service or tenant. */
+static uint64_t counts_of(const struct ask *q, uint64_t more)
+{
+	return q->best_effort ? 1 : more;
 }
 
 /* How many items too many n of them would wait for, of those that wait already; not above
@@ -161,7 +169,7 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 	uint64_t share = most == 0 ? UINT64_MAX : held == 0 ? most : share_of(q, most);
 	uint32_t room = (uint32_t)MIN(share - MIN(held, share), n);
 
-	if (service_has_its_part(d, held, free_items))
+	if (over_part_of_service(d, held, counts_of(q, n), free_items) > 0)
 		room = 0;
 	atomic_fetch_sub(&l->items, n - room);
 	if (room < n)
@@ -169,16 +177,16 @@ static uint32_t take_of_service(struct dispatch *d, const struct ask *q, uint16_
 	return room;
 }
 
-/* Had its tenant its part of the items before? What may be shed is as good as free. */
-static bool refuse_items_of_tenant(struct dispatch *d, const struct ask *q, uint64_t free_items)
+/* Would its tenant have more than its part with n more? What may be shed is as good as free. */
+static bool refuse_items_of_tenant(struct dispatch *d, const struct ask *q, uint32_t n, uint64_t free_items)
 {
-	uint64_t left = free_items + (q->best_effort ? 0 : best_effort_items(d->env.group));
+	uint64_t left = free_items + q->taken + (q->best_effort ? 0 : best_effort_items(d->env.group));
 	uint64_t held = atomic_load(&q->tenant->unfinished) - q->taken;
+	uint64_t over = over_part_of_tenant(d, held, counts_of(q, q->taken + n), left);
 
-	if (!tenant_has_its_part(d, held, left))
-		return false;
-	refuse_batch(d, BOUND_TENANT_ITEMS, q->tenant_no, (double)(held + 1 - left));
-	return true;
+	if (over > 0)
+		refuse_batch(d, BOUND_TENANT_ITEMS, q->tenant_no, (double)over);
+	return over > 0;
 }
 
 /* As many of n items of one service as there is room for. */
@@ -195,7 +203,7 @@ static uint32_t take_some(struct dispatch *d, struct ask *q, uint16_t service, u
 		return 0;
 	}
 	fit = take_of_all(d, q, n, &free_items);
-	if (fit == 0 || refuse_items_of_tenant(d, q, free_items))
+	if (fit == 0 || refuse_items_of_tenant(d, q, fit, free_items))
 		room = 0;
 	else
 		room = take_of_service(d, q, service, fit, free_items);
@@ -362,7 +370,7 @@ static bool sheds(const struct dispatch *d, const struct ask *q, const struct si
 {
 	uint64_t left = left_for(q, s, true);
 
-	return q->best_effort && s->used > 0 && (more > left || tenant_has_its_part(d, s->of_tenant, left));
+	return q->best_effort && s->used > 0 && (more > left || over_part_of_tenant(d, s->of_tenant, 1, left) > 0);
 }
 
 static size_t bytes_of(const struct batch *b)
@@ -385,13 +393,14 @@ static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, b
 				.used = atomic_fetch_add(&d->env.group->held_bytes, bytes),
 				.of_service = counted ? atomic_load(&q->first->bytes) : 0,
 				.of_tenant = counted ? atomic_load(&q->tenant->bytes) : 0};
-	uint64_t left = left_for(q, &s, false);
-	bool full = bytes > left, tenant = tenant_has_its_part(d, s.of_tenant, left);
+	uint64_t left = left_for(q, &s, false), more = counts_of(q, bytes);
+	uint64_t over = over_part_of_tenant(d, s.of_tenant, more, left);
+	bool full = bytes > left;
 
-	if (full || tenant || service_has_its_part(d, s.of_service, left)) {
+	if (full || over > 0 || over_part_of_service(d, s.of_service, more, left) > 0) {
 		atomic_fetch_sub(&d->env.group->held_bytes, bytes);
-		if (tenant && !full)
-			refuse_batch(d, BOUND_TENANT_BYTES, q->tenant_no, (double)(s.of_tenant + 1 - left));
+		if (over > 0 && !full)
+			refuse_batch(d, BOUND_TENANT_BYTES, q->tenant_no, (double)over);
 		else
 			refuse_batch(d, BOUND_BYTES, 0, (double)bytes);
 		return false;
@@ -421,14 +430,15 @@ static bool admit_caller(struct dispatch *d, const struct ask *q, bool *ret_shed
 				.of_service = atomic_fetch_add(&q->first->batches, 1),
 				.of_tenant = atomic_fetch_add(&q->tenant->callers, 1)};
 	uint64_t share = share_for(q, &s, false), left = left_for(q, &s, false);
-	bool full = left == 0, tenant = tenant_has_its_part(d, s.of_tenant, left);
+	uint64_t over = over_part_of_tenant(d, s.of_tenant, 1, left);
+	bool full = left == 0;
 
 	*ret_shed |= sheds(d, q, &s, 1);
-	if (!full && !tenant && !service_has_its_part(d, s.of_service, left))
+	if (!full && over == 0 && over_part_of_service(d, s.of_service, 1, left) == 0)
 		return true;
 	give_caller(d, q->b, q->tenant_no);
-	if (tenant && !full)
-		refuse_batch(d, BOUND_TENANT_CALLERS, q->tenant_no, (double)(s.of_tenant + 1 - left));
+	if (over > 0 && !full)
+		refuse_batch(d, BOUND_TENANT_CALLERS, q->tenant_no, (double)over);
 	else
 		refuse_batch(d, BOUND_CALLERS, 0, (double)(s.used + 1 + (services_share(d) ? s.of_service : 0) - share));
 	return false;
@@ -456,7 +466,6 @@ bool admission_take(struct dispatch *d, struct batch *b, unsigned tenant, bool c
 		batch_count_no_more(b);
 	else if (surprising)
 		refusal_found_room(d, b);
-	shed_if_full(d);
 	return taken;
 }
 
@@ -468,7 +477,7 @@ void admission_give_item(struct live *lv, const struct item *it)
 		return;
 	give(d, lv->tenant, it->service, 1);
 	atomic_fetch_add(&load_of_service(d->env.group, it->service)->settled, 1);
-	shed_uncount(lv, 1);
+	shed_item_final(lv);
 	pace_note(d, it->service);
 }
 
@@ -480,8 +489,6 @@ void admission_give_rest(struct live *lv)
 		if (b->items[i].state != ITEM_FINAL)
 			give(lv->d, lv->tenant, b->items[i].service, 1);
 	}
-	if (lv->counted)
-		shed_uncount(lv, b->counts.pending);
 }
 
 void admission_give_caller(struct live *lv)

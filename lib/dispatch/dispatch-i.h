@@ -135,7 +135,7 @@ struct live {
 	bool counted;                    /* its items are in group->unfinished */
 	bool awaited;                    /* its caller is in group->callers */
 	struct list effort;              /* d->efforts, if it may be shed */
-	atomic_uint *effort_of;          /* where its items are counted then; or NULL */
+	struct effort_load *effort_of;   /* where it is counted then; or NULL */
 	bool urgent;                     /* it came back past the others, to be ended */
 	bool untold;                     /* updates are on their way that nobody hears of */
 	union {
@@ -168,11 +168,15 @@ bool residency_part_may_take(const struct residency *r, size_t limit, size_t hel
 void residency_take(struct residency *r, uint16_t service, uint32_t bytes);
 void residency_give(struct residency *r, uint16_t service, uint32_t bytes);
 
-/* The same rule for what the group counts, between services and between tenants: does one
- * of `several` hold its part? Pure. */
-static inline bool has_its_part(bool several, uint64_t held, uint64_t left)
+/* The same rule for what the group counts, between services and between tenants: how much
+ * too much one of `several` would hold with `more`, as if it took them one by one; 0: it may
+ * have them. More than a quarter of what is left counts as that quarter: or a batch that
+ * fits an idle process would wait until nothing is held by its service or tenant. Pure. */
+static inline uint64_t over_its_part(bool several, uint64_t held, uint64_t more, uint64_t left)
 {
-	return held > 0 && held >= left && several;
+	uint64_t last = held + MIN(2 * (more - MIN(more, 1u)), left / 2);
+
+	return held > 0 && last >= left && several ? last + 1 - left : 0;
 }
 
 /* What is seen of a service's queue at one time. */
@@ -391,7 +395,8 @@ uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort);
 void shed_init(struct dispatch *d);
 void shed_if_full(struct dispatch *d);           /* ask all shards, if there is too much */
 void shed_count(struct live *lv);                /* it has begun: it may be shed if it is best_effort */
-void shed_uncount(struct live *lv, uint32_t n);  /* n of its items are final, or leave */
+void shed_item_final(struct live *lv);           /* one of its items */
+void shed_forget(struct live *lv);               /* it is done, or leaves */
 uint32_t best_effort_items(const struct dispatch_group *g);      /* not final */
 
 /* batch.c: its listener is told of the items up to told_last. */

@@ -34,6 +34,13 @@ struct service_load {
 	atomic_size_t bytes;             /* ... and what is held for them */
 };
 
+/* What is counted of batches that may be shed: of those whose items may make room for others. */
+struct effort_load {
+	atomic_uint items;               /* not final ... */
+	atomic_uint callers;             /* ... who waits for them ... */
+	atomic_size_t bytes;             /* ... and what is held for them */
+};
+
 /* What any thread may see of a service's lanes; board.c says who writes what. */
 struct lane_board {
 	_Atomic int64_t paused_until_us; /* the latest of all lanes */
@@ -50,8 +57,8 @@ struct dispatch_group {
 	unsigned n;
 	uint64_t hash_seed;
 	atomic_uint unfinished;          /* items accepted and not final, but for jobs' */
-	atomic_uint sheddable[PRIORITY_MAX + 1];         /* of these, best_effort ones, by priority ... */
-	atomic_uint shedding;            /* ... and those that are being shed */
+	struct effort_load sheddable[PRIORITY_MAX + 1];  /* of best_effort batches, by priority ... */
+	struct effort_load shedding;     /* ... and of those that are being shed */
 	atomic_uint callers;             /* who wait for batches that are not done */
 	struct service_load *loads;      /* by service; the last for ITEM_NO_SERVICE */
 	struct lane_board *boards;       /* by service */

@@ -70,7 +70,6 @@ static void gone(struct live *lv)
 
 	jobs_give(lv);
 	admission_give_caller(lv);
-	list_remove(&lv->effort);
 	idmap_remove(&d->live_by_id, &lv->node);
 	list_remove(&lv->all);
 	list_remove(&lv->dirty);
@@ -85,8 +84,7 @@ static void gone(struct live *lv)
 static void uncount(struct live *lv)
 {
 	admission_give_rest(lv);
-	list_remove(&lv->effort);
-	lv->effort_of = NULL;
+	shed_forget(lv);
 }
 
 /* Under best_effort, items that validation refused are final from the start. */
@@ -206,6 +204,7 @@ int dispatch_submit(struct dispatch *d, struct batch *take, const struct dispatc
 	if (!tenant_take(d, tenant, take))
 		return -EDQUOT;
 	taken = admission_take(d, take, tenant, counted);
+	shed_if_full(d);
 	if (counted)
 		throttle_note(d, taken);
 	if (!taken) {
@@ -414,6 +413,7 @@ void live_end(struct live *lv)
 	b->expires_unix_ms = now_unix_ms + d->env.config->limits.keep_results_ms;
 	batch_finish(b, loop_now_us(d->env.loop), now_unix_ms);
 	op_finish(&d->ops, &b->op);
+	shed_forget(lv);
 	admission_give_caller(lv);
 	log_done(lv);
 	trace_done(d, b);

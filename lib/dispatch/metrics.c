@@ -16,13 +16,19 @@ static const char *lane_wait_str(unsigned w)
 	return names[w];
 }
 
+static const char *const tenant_limits[TENANT_LIMIT_MAX] = {
+#define X(upper, lower) #lower,
+	TENANT_LIMIT_TABLE(X)
+#undef X
+};
+
 /* The first names of these lists never label anything: "none", "completed". */
 enum { FIRST_ABORT = STOP_REASON_FIRST_FAILURE };
 
 enum label {
 	LABEL_NONE, LABEL_ROUTE, LABEL_HTTP_STATUS, LABEL_MODE, LABEL_OUTCOME, LABEL_STATUS, LABEL_CODE, LABEL_SERVICE,
 	LABEL_REASON, LABEL_PROBLEM, LABEL_LIMIT, LABEL_VERSION, LABEL_SPAN_RESULT, LABEL_RELOAD,
-	LABEL_LANE_WAIT, LABEL_BREAKER, LABEL_BREAKER_NOT_CLOSED, LABEL_TENANT, LABEL_MAX,
+	LABEL_LANE_WAIT, LABEL_BREAKER, LABEL_BREAKER_NOT_CLOSED, LABEL_TENANT, LABEL_TENANT_LIMIT, LABEL_MAX,
 };
 
 static const char *const routes[] = {
@@ -187,6 +193,9 @@ static const struct row rows[METRIC_MAX] = {
 		.help = "Items of accepted batches, by tenant."},
 	[METRIC_TENANT_QUEUED] = {"settled_tenant_items_queued", METRIC_GAUGE, {LABEL_TENANT},
 		.help = "Unfinished items, those of jobs too, by tenant."},
+	[METRIC_TENANT_HELD] = {"settled_tenant_held", METRIC_GAUGE, {LABEL_TENANT, LABEL_TENANT_LIMIT},
+		.help = "How much each tenant has of a limit that all share, see settled_limit; items and bytes but for jobs', "
+			"connections for callers who wait for their batches."},
 	[METRIC_LIMITS] = {"settled_limit", METRIC_GAUGE, {LABEL_LIMIT},
 		.help = "Each setting under limits, as it is in force."},
 	[METRIC_LOG_DROPPED] = {"settled_log_lines_dropped_total", METRIC_COUNTER,
@@ -281,6 +290,7 @@ static void find_labels(struct labels *l, const struct config *config)
 		[LABEL_BREAKER_NOT_CLOSED] = {"state", l->breakers + 1, BREAKER_STATE_MAX - 1},
 		[LABEL_TENANT] = {"tenant", l->tenants, (unsigned)config->n_tenants, true,
 				  .room = room(TENANTS_MAX + 1, config->n_tenants)},
+		[LABEL_TENANT_LIMIT] = {"limit", tenant_limits, ARRAY_LEN(tenant_limits)},
 		[LABEL_REASON] = {"reason", l->reasons + FIRST_ABORT, STOP_REASON_MAX - FIRST_ABORT},
 		[LABEL_PROBLEM] = {"problem", l->problems, PROBLEM_MAX},
 		[LABEL_LIMIT] = {"limit", l->limits.name, l->limits.n},

@@ -51,6 +51,7 @@ enum metric {
 	METRIC_TENANT_BATCHES,           /* tenant */
 	METRIC_TENANT_ITEMS,             /* tenant */
 	METRIC_TENANT_QUEUED,            /* tenant */
+	METRIC_TENANT_HELD,              /* tenant, enum tenant_limit */
 	METRIC_LIMITS,                   /* limit, in config_each_limit()'s order */
 	METRIC_LOG_DROPPED,
 	METRIC_STORE_FAILING,
@@ -75,6 +76,13 @@ enum metric {
 
 /* What becomes of a span. */
 enum span_result { SPANS_EXPORTED, SPANS_DROPPED_FULL, SPANS_DROPPED_FAILED, SPAN_RESULT_MAX };
+/* What all tenants share, named as in settled_limit. */
+#define TENANT_LIMIT_TABLE(X) X(ITEMS, queued_items) X(BYTES, queued_bytes) X(CALLERS, connections) X(WAITING, waiting) \
+	X(READERS, event_readers)
+#define X(upper, lower) TENANT_LIMIT_##upper,
+enum tenant_limit { TENANT_LIMIT_TABLE(X) TENANT_LIMIT_MAX };
+#undef X
+
 /* What a lane that has something to start waits for. */
 #define LANE_WAIT_TABLE(X) X(NOTHING, nothing) X(PAUSE, pause) X(RATE, rate) X(BUDGET, retry_budget)
 #define X(upper, lower) LANE_WAIT_##upper,

@@ -71,7 +71,7 @@ bool dispatch_tenant_take(const struct config *c, atomic_uint *of_all, atomic_ui
 {
 	unsigned all = atomic_fetch_add(of_all, 1), its = atomic_fetch_add(of_tenant, 1);
 
-	if (all < most && !has_its_part(config_has_several_tenants(c), its, most - all))
+	if (all < most && over_its_part(config_has_several_tenants(c), its, 1, most - all) == 0)
 		return true;
 	dispatch_tenant_give(of_all, of_tenant);
 	return false;

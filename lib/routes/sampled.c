@@ -30,6 +30,20 @@ static void sample_store(struct metrics *m, struct store *store, int64_t now_uni
 	metrics_set_histogram(m, METRIC_STORE_GROUP, t.group_le, t.ops);
 }
 
+static void sample_held(struct metrics *m, unsigned tenant, const struct dispatch_tenant *t)
+{
+	const int64_t held[TENANT_LIMIT_MAX] = {
+		[TENANT_LIMIT_ITEMS] = atomic_load(&t->unfinished),
+		[TENANT_LIMIT_BYTES] = (int64_t)atomic_load(&t->bytes),
+		[TENANT_LIMIT_CALLERS] = atomic_load(&t->callers),
+		[TENANT_LIMIT_WAITING] = atomic_load(&t->waiting),
+		[TENANT_LIMIT_READERS] = atomic_load(&t->readers),
+	};
+
+	for (unsigned i = 0; i < TENANT_LIMIT_MAX; i++)
+		metrics_set(m, METRIC_TENANT_HELD, tenant, i, held[i]);
+}
+
 static void sample_tenants(struct metrics *m, const struct routes *r)
 {
 	for (unsigned i = 0; i < r->env.config->n_tenants; i++) {
@@ -38,6 +52,7 @@ static void sample_tenants(struct metrics *m, const struct routes *r)
 		metrics_set(m, METRIC_TENANT_BATCHES, i, 0, (int64_t)atomic_load(&t->batches));
 		metrics_set(m, METRIC_TENANT_ITEMS, i, 0, (int64_t)atomic_load(&t->items));
 		metrics_set(m, METRIC_TENANT_QUEUED, i, 0, (int64_t)atomic_load(&t->queued));
+		sample_held(m, i, t);
 	}
 }
 

@@ -14,8 +14,8 @@ import gate
 import harness
 from harness import LIMIT_S
 
-GAUGES = re.compile(r"^settled_(?:attempts_in_flight|items_queued|items_unfinished|requests_parked|requests_waiting|event_readers)"
-                    r"\S* (\S+)$", re.M)
+GAUGES = re.compile(r"^settled_(?:attempts_in_flight|items_queued|items_unfinished|requests_parked|requests_waiting|event_readers|"
+                    r"tenant_held)\S* (\S+)$", re.M)
 
 
 def fin(sock):

@@ -203,6 +203,23 @@ class Shed(Case):
         self.assertEqual((again.status, again.headers["Idempotent-Replayed"], again.body), (207, "true", first.body))
 
 
+class ShedCallers(Case):
+    config = {"shards": 1, "limits": {"connections": 30}, "services": {"webhook": {**WEBHOOK, "max_in_flight": 2}}}
+
+    def test_who_waits_with_best_effort_makes_room_for_other_callers(self):
+        efforts = [self.settled.start_post({"contract": "best_effort", "deadline_ms": 600000, "attempt_timeout_ms": 600000,
+                                            "items": self.items(1, f"e{n}-")}) for n in range(24)]
+        self.until_unfinished(24, in_flight=2)
+        before = self.settled.metrics()["settled_items_shed_total"]
+        socks = [self.settled.start_post({"deadline_ms": 600000, "attempt_timeout_ms": 600000,
+                                          "items": self.items(1, f"p{n}-")}) for n in range(3)]
+        kit.until(lambda: self.settled.metrics()["settled_items_shed_total"] == before + 3, "three are shed")
+        self.until_unfinished(24, in_flight=2)
+        for sock in (*efforts, *socks):
+            sock.close()
+        self.rest.wait()
+
+
 class Services(Case):
     config = {"services": {"webhook": {**WEBHOOK, "max_queued": 10}, "other": WEBHOOK}}
 
@@ -222,7 +239,7 @@ class SeveralServices(Case):
     config = {"limits": {"queued_items": 100}, "services": {"webhook": WEBHOOK, "other": WEBHOOK}}
 
     def test_a_service_that_hangs_leaves_room_to_the_other(self):
-        socks = [self.hold(40, "a"), self.hold(20, "b")]
+        socks = [self.hold(40, "a"), self.hold(6, "b")]
         self.refuse(self.one(), "one of its services")
         for _ in range(3):
             self.accept(self.one(service="other"))

@@ -390,6 +390,35 @@ class SharesOfItems(Hanging):
         self.leave(*socks)
 
 
+class Metrics(Hanging):
+    LIMITS = ("queued_items", "queued_bytes", "connections", "waiting", "event_readers")
+
+    def part(self, who):
+        metrics = self.settled.operations().metrics()
+        # Under the names of the limits, to be divided by them.
+        self.assertTrue(all(f'settled_limit{{limit="{name}"}}' in metrics for name in self.LIMITS))
+        return [metrics[f'settled_tenant_held{{tenant="{who}",limit="{name}"}}'] for name in self.LIMITS]
+
+    def test_they_say_which_tenant_fills_what(self):
+        self.assertEqual([self.part("shop"), self.part("mail")], [[0] * 5] * 2)
+        body = self.hang(self.shop, 3, "m")
+        items, held_bytes, *rest = self.part("shop")
+        self.assertEqual((items, *rest), (3, 1, 0, 0))
+        self.assertGreater(held_bytes, 3 * len(self.held.url("m-0")))
+        # A job is counted by none of the first three.
+        job = self.shop.post({"items": [item(0, self.held.url("job"))]}, ASYNC).headers["Batch-Id"]
+        poll = Background(self.shop.done, job)
+        stream = rawhttp.dial(self.settled.port)
+        self.addCleanup(stream.close)
+        stream.sendall(f"GET /v1/batches/{job}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer shop-key\r\n\r\n".encode())
+        kit.until(lambda: self.part("shop") == [3, held_bytes, 1, 1, 1], lambda: self.part("shop"))
+        self.assertEqual(self.part("mail"), [0] * 5)
+        self.held.answer("job")
+        self.assertEqual(poll.result().json["state"], "done")
+        self.leave(body, stream)
+        self.assertEqual(self.part("shop"), [0] * 5)
+
+
 class BeforeTheBody(Case):
     def test_a_body_without_a_key_is_not_waited_for(self):
         head = rawhttp.head(Content_Type="application/json", Content_Length=16 << 20)

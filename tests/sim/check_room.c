@@ -69,15 +69,19 @@ static uint64_t part_of(const struct sim_batch *b, uint64_t limit)
 	return (limit * parts + 49) / 50;
 }
 
-/* Its tenant has as many items as are left, with `more` of them gone: surely, or perhaps. What may be
- * shed is left to batches that may not. */
-static bool tenant_has_its_part(const struct sim_batch *b, uint64_t more, enum how_many how)
+/* Its tenant would have more than its part of the items with the batch: surely, or perhaps. What
+ * may be shed is left to batches that may not, and may go over it, as it gives way. */
+static bool tenant_has_its_part(const struct sim_batch *b, enum how_many how)
 {
 	uint64_t of = held(ANY, (int)b->tenant, false, how), all = held(ANY, ANY, false, how);
 	uint64_t sheddable = held(ANY, ANY, true, how == AT_LEAST ? AT_MOST : AT_LEAST);
+	uint64_t part = part_of(b, sim.config.limits.queued_items) + (may_be_shed(b) ? 0 : sheddable);
+	uint64_t left = part - MIN(all, part), n = asked_of(b, ANY), more = 2 * n;
 
-	return of > 0 && of + all + more >=
-				 part_of(b, sim.config.limits.queued_items) + (may_be_shed(b) ? 0 : sheddable);
+	/* One by one each is held and not left any more; more than a quarter counts as one. */
+	if (how == AT_LEAST)
+		more = n == 0 || may_be_shed(b) ? 0 : MIN(2 * (n - 1), left / 2);
+	return of > 0 && of + more >= left;
 }
 
 /* Is there a bound that the batch would have gone over, all of it? */
@@ -93,10 +97,10 @@ static bool is_too_much(const struct sim_batch *b)
 		if (asked > 0 && most > 0 && of + asked > part_of(b, most))
 			return true;
 		/* Its items of services before it are taken first. */
-		if (asked > 0 && of > 0 && sim.config.n_services > 1 && of + before + asked_of(b, ANY) >= part)
+		if (asked > 0 && of > 0 && sim.config.n_services > 1 && of + before + 2 * asked_of(b, ANY) >= part)
 			return true;
 	}
-	return tenant_has_its_part(b, asked_of(b, ANY), AT_MOST);
+	return tenant_has_its_part(b, AT_MOST);
 }
 
 /* Four fifths are taken: best_effort has no part in the rest. */
@@ -109,8 +113,8 @@ static bool is_above_mark(uint64_t items)
 void room_before(struct sim_batch *b)
 {
 	b->too_much = is_counted(b) && is_too_much(b);
-	b->has_part = is_counted(b) && tenant_has_its_part(b, 0, AT_LEAST);
-	b->may_have_part = is_counted(b) && tenant_has_its_part(b, asked_of(b, ANY), AT_MOST);
+	b->has_part = is_counted(b) && tenant_has_its_part(b, AT_LEAST);
+	b->may_have_part = is_counted(b) && tenant_has_its_part(b, AT_MOST);
 	if (held(ANY, ANY, false, AT_MOST) == 0)
 		sim.must_shed = false;
 	b->needs_room = is_counted(b) && held(ANY, ANY, true, AT_LEAST) > 0 &&
@@ -235,6 +239,13 @@ void check_room(void)
 	}
 }
 
+static void check_efforts_gone(const struct effort_load *of, const char *which)
+{
+	CHECK(LEAK, atomic_load(&of->items) == 0 && atomic_load(&of->callers) == 0 && atomic_load(&of->bytes) == 0,
+	      "%u items, %u callers and %zu bytes that %s shed", atomic_load(&of->items), atomic_load(&of->callers),
+	      atomic_load(&of->bytes), which);
+}
+
 /* What is counted when the process is done. */
 void room_close(void)
 {
@@ -255,6 +266,6 @@ void room_close(void)
 				    atomic_load(&g->loads[s].bytes) == 0,
 		      "service %u: %u items, %u batches", s, atomic_load(&g->loads[s].items), atomic_load(&g->loads[s].batches));
 	for (unsigned p = 0; p <= PRIORITY_MAX; p++)
-		CHECK(LEAK, atomic_load(&g->sheddable[p]) == 0, "%u items that may be shed", atomic_load(&g->sheddable[p]));
-	CHECK(LEAK, atomic_load(&g->shedding) == 0, "%u items that are being shed", atomic_load(&g->shedding));
+		check_efforts_gone(&g->sheddable[p], "may be");
+	check_efforts_gone(&g->shedding, "are being");
 }

@@ -183,7 +183,7 @@ struct sim_batch {
 	unsigned life;                   /* the process that it was submitted to */
 	bool needs_room;                 /* best_effort batches that were here had to make some for it */
 	bool too_much;                   /* there was no room for all of it when it came */
-	bool has_part, may_have_part;    /* its tenant had its part of the items: surely, perhaps */
+	bool has_part, may_have_part;    /* its tenant has no part left for its items: surely, perhaps */
 	int64_t ready_us;                /* since then it has had something ready in its lane; NEVER: it has not */
 	struct sim_item *items;
 	int64_t submit_us;

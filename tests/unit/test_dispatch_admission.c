@@ -1,128 +1,6 @@
-/* What comes into memory, what is refused, and what is shed to make room. */
-#include <errno.h>
-
-#include "dispatch-rig.h"
+/* What comes into memory, and what is refused. */
+#include "admission-kit.h"
 #include "obs/log.h"
-
-enum { ONE, TWO };
-
-enum { NOBODY, SHOP, POST };
-
-static struct tenant tenants[] = {
-	[NOBODY] = {.name = "", .weight = 1, .max_priority = PRIORITY_MAX},
-	[SHOP] = {.name = "shop", .weight = 1, .max_priority = PRIORITY_MAX},
-	[POST] = {.name = "post", .weight = 1, .max_priority = PRIORITY_MAX},
-};
-
-/* ---- batches of any size ---- */
-
-static struct batch *ask_for(uint32_t n, uint16_t service, enum contract contract, unsigned priority)
-{
-	struct batch *b = batch_new(NULL, n);
-
-	b->policy = (struct policy){.contract = contract, .concurrency = 8, .deadline_ms = 86400000,
-				    .priority = priority, .retry = {10, 1000, 3600000}};
-	b->metadata = SLICE("{}");
-	for (uint32_t i = 0; i < n; i++) {
-		b->items[i].id = b->items[i].to = b->items[i].payload = SLICE("1");
-		b->items[i].service = service;
-	}
-	return b;
-}
-
-/* The batch, which is the caller's to drop, or NULL if it is refused. */
-static struct batch *submit(struct batch *b)
-{
-	int err;
-
-	fake_loop_enter(rig.loop);
-	err = dispatch_submit(rig.d, batch_ref(b), &listener, NULL);
-	if (err == 0)
-		return b;
-	assert_int_equal(err, -EBUSY);
-	batch_unref(b);
-	batch_unref(b);
-	return NULL;
-}
-
-static struct batch *plain(uint32_t n, uint16_t service, unsigned priority)
-{
-	return submit(ask_for(n, service, CONTRACT_PARTIAL_SUCCESS, priority));
-}
-
-static struct batch *effort(uint32_t n, uint16_t service, unsigned priority)
-{
-	return submit(ask_for(n, service, CONTRACT_BEST_EFFORT, priority));
-}
-
-static void assert_accepted(struct batch *b)
-{
-	assert_non_null(b);
-	batch_unref(b);
-}
-
-static void assert_refused(struct batch *b, const char *what)
-{
-	struct dispatch_refusal r = dispatch_last_refusal(rig.d);
-
-	assert_null(b);
-	assert_non_null(strstr(r.detail, what));
-	assert_in_range(r.retry_after_s, 1, 60);
-}
-
-static uint32_t count_shed(const struct batch *b)
-{
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < b->n_items; i++) {
-		const struct item *it = &b->items[i];
-
-		if (it->state != ITEM_FINAL || it->stop != STOP_SHED)
-			continue;
-		assert_int_equal(it->code, CODE_NOT_ATTEMPTED);
-		assert_int_equal(it->status, STATUS_NOT_ATTEMPTED);
-		assert_int_equal(it->attempts, 0);
-		n++;
-	}
-	return n;
-}
-
-static uint32_t unfinished(void)
-{
-	return atomic_load(&rig.group.unfinished);
-}
-
-static bool four_sent(void)
-{
-	return rig.n_sent == 4;
-}
-
-/* Everything that is counted, of everything that there was, is zero at the end. */
-static int close_and_check(void **state)
-{
-	(void)state;
-	rig_stop();
-	assert_int_equal(best_effort_items(&rig.group), 0);
-	assert_int_equal(rig.group.callers, 0);
-	for (unsigned s = 0; s < N_SERVICES; s++) {
-		assert_int_equal(rig.group.loads[s].items, 0);
-		assert_int_equal(rig.group.loads[s].batches, 0);
-		assert_int_equal(rig.group.loads[s].bytes, 0);
-	}
-	for (unsigned t = 0; t < ARRAY_LEN(tenants); t++) {
-		assert_int_equal(rig.group.tenants.of[t].unfinished, 0);
-		assert_int_equal(rig.group.tenants.of[t].callers, 0);
-		assert_int_equal(rig.group.tenants.of[t].bytes, 0);
-	}
-	dispatch_group_free(&rig.group);
-	return 0;
-}
-
-static void one_service_and(uint32_t queued_items)
-{
-	rig.config.n_services = 1;
-	rig.config.limits.queued_items = queued_items;
-}
 
 /* ---- shares ---- */
 
@@ -191,15 +69,6 @@ static void one_of_several_services_holds_less_than_what_is_left(void **state)
 	assert_accepted(plain(25, ONE, 9));
 	assert_refused(plain(1, ONE, 9), "of one of its services");
 	assert_accepted(plain(40, TWO, 9));
-}
-
-static struct batch *mixed(enum contract contract)
-{
-	struct batch *b = ask_for(6, ONE, contract, 9);
-
-	for (uint32_t i = 0; i < 6; i += 2)
-		b->items[i].service = TWO;
-	return b;
 }
 
 /* One of its services is full: nothing of the other one is counted either. */
@@ -313,6 +182,47 @@ static void one_of_several_tenants_holds_less_than_what_is_left(void **state)
 	assert_accepted(sent_by(POST, 40));
 	assert_int_equal(rig.group.tenants.of[SHOP].unfinished, 55);
 	assert_int_equal(rig.group.tenants.of[POST].unfinished, 40);
+}
+
+/* It is judged by what there would be with it, not by what was there before. */
+static void a_large_batch_takes_nobody_over_its_part(void **state)
+{
+	(void)state;
+	two_tenants_and(100);
+	rig.config.limits.queued_bytes = 1000 * sizeof(struct item);
+	assert_accepted(sent_by(SHOP, 40));
+	assert_refused(sent_by(SHOP, 12), "items of its tenant");
+	assert_accepted(sent_by(SHOP, 10));
+	assert_refused(sent_by(SHOP, 1), "items of its tenant");
+	assert_accepted(sent_by(POST, 25));
+	assert_int_equal(rig.group.tenants.of[SHOP].unfinished, 50);
+	/* Bytes likewise. */
+	rig.config.limits.queued_items = 1000;
+	rig.config.limits.queued_bytes = 125 * sizeof(struct item);
+	assert_refused(sent_by(SHOP, 2), "bytes are held for unfinished batches of its tenant");
+	rig.config.limits.queued_bytes = 200 * sizeof(struct item);
+	assert_accepted(sent_by(SHOP, 30));
+	assert_refused(sent_by(SHOP, 10), "bytes are held for unfinished batches of its tenant");
+}
+
+static void a_large_batch_takes_no_service_over_its_part(void **state)
+{
+	(void)state;
+	rig.config.limits.queued_items = 100;
+	assert_accepted(plain(40, ONE, 9));
+	assert_refused(plain(12, ONE, 9), "one of its services");
+	assert_accepted(plain(10, ONE, 9));
+	assert_accepted(plain(40, TWO, 9));
+}
+
+/* What fits an idle process does not wait until whoever asks has nothing left there. */
+static void a_batch_that_is_larger_than_a_part_finds_a_process_with_little_in_it(void **state)
+{
+	(void)state;
+	two_tenants_and(100);
+	assert_accepted(sent_by(SHOP, 3));
+	assert_accepted(sent_by(SHOP, 97));
+	assert_int_equal(rig.group.tenants.of[SHOP].unfinished, 100);
 }
 
 /* Another one that a reload took away wants nothing of what it would leave. */
@@ -448,102 +358,6 @@ static void a_full_process_says_so_before_it_reads(void **state)
 	assert_in_range(dispatch_last_refusal(rig.d).retry_after_s, 1, 60);
 	/* A job's items are not counted here. */
 	assert_false(admission_is_full(rig.d, 0, 1, true));
-}
-
-/* ---- shedding ---- */
-
-static void what_has_no_room_is_shed_when_it_comes(void **state)
-{
-	struct batch *b;
-
-	(void)state;
-	one_service_and(100);
-	assert_accepted(plain(75, ONE, 5));
-	b = effort(20, ONE, 9);
-	assert_int_equal(count_shed(b), 15);
-	/* Those that go out are its first ones. */
-	assert_int_equal(b->items[4].state, ITEM_PENDING);
-	assert_int_equal(b->items[5].state, ITEM_FINAL);
-	assert_int_equal(unfinished(), 80);
-	batch_unref(b);
-	b = effort(3, ONE, 9);
-	assert_int_equal(count_shed(b), 3);
-	batch_unref(b);
-	run_for(1);
-	assert_int_equal(rig.n_done, 1);
-	assert_int_equal(metrics_read(rig.metrics, METRIC_SHED, 0, 0), 18);
-}
-
-/* Of a service that is full its items go, and no others. */
-static void of_a_mixed_batch_those_go_that_have_no_room(void **state)
-{
-	struct batch *b;
-
-	(void)state;
-	rig.services[TWO].max_queued = 1;
-	b = submit(mixed(CONTRACT_BEST_EFFORT));
-	assert_int_equal(count_shed(b), 2);
-	assert_int_equal(b->items[0].state, ITEM_PENDING);
-	assert_int_equal(b->items[2].stop, STOP_SHED);
-	assert_int_equal(b->items[4].stop, STOP_SHED);
-	batch_unref(b);
-}
-
-static void the_least_urgent_and_newest_make_room_first(void **state)
-{
-	struct batch *urgent, *older, *newer;
-
-	(void)state;
-	one_service_and(100);
-	older = effort(20, ONE, 3);
-	urgent = effort(20, ONE, 4);
-	newer = effort(20, ONE, 3);
-	run_until(four_sent);
-	assert_accepted(plain(30, ONE, 5));
-	run_for(1);
-	assert_int_equal(count_shed(newer), 10);
-	assert_int_equal(newer->items[9].stop, STOP_NONE);
-	assert_int_equal(count_shed(older) + count_shed(urgent), 0);
-	assert_int_equal(unfinished(), 80);
-	assert_accepted(plain(12, ONE, 5));
-	run_for(1);
-	/* What a lane has goes too, when what no lane has is not enough. */
-	assert_int_equal(count_shed(newer), 20);
-	assert_int_equal(count_shed(older), 2);
-	assert_int_equal(count_shed(urgent), 0);
-	assert_int_equal(unfinished(), 80);
-	batch_unref(older);
-	batch_unref(urgent);
-	batch_unref(newer);
-}
-
-/* Nobody is refused while there is something to shed, even if it is all over at once. */
-static void items_that_may_be_shed_stand_in_nobodys_way(void **state)
-{
-	struct batch *b;
-
-	(void)state;
-	one_service_and(100);
-	b = effort(80, ONE, 9);
-	run_until(four_sent);
-	assert_false(admission_is_full(rig.d, 0, 1, false));
-	assert_accepted(plain(82, ONE, 0));
-	assert_refused(plain(20, ONE, 0), "too many");
-	run_for(1);
-	assert_int_equal(count_shed(b), 76);
-	/* Those in flight keep their own results. */
-	answer_one(&rig.sent[0], 200, RETRY_AFTER_NONE);
-	answer_one(&rig.sent[1], 503, RETRY_AFTER_NONE);
-	run_for(1);
-	assert_int_equal(b->counts.succeeded, 1);
-	assert_int_equal(b->items[1].code, CODE_UNAVAILABLE);
-	assert_int_equal(b->items[1].stop, STOP_SHED);
-	answer_one(&rig.sent[2], 200, RETRY_AFTER_NONE);
-	answer_one(&rig.sent[3], 200, RETRY_AFTER_NONE);
-	run_for(1);
-	assert_int_equal(b->state, BATCH_DONE);
-	assert_int_equal(b->stop_reason, STOP_REASON_COMPLETED);
-	batch_unref(b);
 }
 
 /* ---- pace ---- */
@@ -817,7 +631,6 @@ static void a_shard_that_refuses_looks_whether_it_is_late(void **state)
 	assert_int_equal(rig.d->throttle.due_us, 0);
 }
 
-#define RIG(test) cmocka_unit_test_setup_teardown(test, rig_open, close_and_check)
 
 /* ---- quotas ---- */
 
@@ -881,6 +694,9 @@ int main(void)
 		RIG(callers_who_wait_have_the_same_slices),
 		RIG(callers_of_one_service_leave_connections_to_the_others),
 		RIG(one_of_several_tenants_holds_less_than_what_is_left),
+		RIG(a_large_batch_takes_nobody_over_its_part),
+		RIG(a_large_batch_takes_no_service_over_its_part),
+		RIG(a_batch_that_is_larger_than_a_part_finds_a_process_with_little_in_it),
 		RIG(a_tenant_that_is_alone_takes_all),
 		RIG(what_a_batch_takes_itself_is_not_held_against_it),
 		RIG(bytes_of_one_tenant_leave_room_to_the_others),
@@ -890,10 +706,6 @@ int main(void)
 		RIG(a_tenant_that_has_its_part_is_refused_unread),
 		RIG(a_late_shard_reads_what_another_tenant_sends),
 		RIG(a_full_process_says_so_before_it_reads),
-		RIG(what_has_no_room_is_shed_when_it_comes),
-		RIG(of_a_mixed_batch_those_go_that_have_no_room),
-		RIG(the_least_urgent_and_newest_make_room_first),
-		RIG(items_that_may_be_shed_stand_in_nobodys_way),
 		cmocka_unit_test(a_pace_is_known_while_some_wait),
 		cmocka_unit_test(a_pace_is_forgotten_with_its_queue),
 		cmocka_unit_test(a_pace_of_few_says_not_what_a_service_can_do),
