@@ -15,7 +15,10 @@
  *  2. group.sheddable counts the unfinished items of batches in efforts, by priority;
  *     group.shedding those whose gate was closed for this.
  */
+#include "admission-i.h"
 #include "dispatch-i.h"
+#include "live-i.h"
+#include "shed-i.h"
 
 uint32_t best_effort_items(const struct dispatch_group *g)
 {

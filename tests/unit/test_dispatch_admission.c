@@ -2,6 +2,9 @@
 #include <errno.h>
 
 #include "dispatch-rig.h"
+#include "dispatch/admission-i.h"
+#include "dispatch/pace-i.h"
+#include "dispatch/shed-i.h"
 #include "obs/log.h"
 
 enum { ONE, TWO };
