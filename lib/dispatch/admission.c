@@ -25,7 +25,18 @@
  */
 #include <stdlib.h>
 
+#include "admission-i.h"
 #include "dispatch-i.h"
+#include "live-i.h"
+#include "pace-i.h"
+#include "refusal-i.h"
+#include "residency-i.h"
+#include "shed-i.h"
+
+/* How many items of a service a batch wants that asks for room. */
+struct want {
+	uint32_t n, next;                /* the next service that it is for */
+};
 
 uint64_t admission_share(uint64_t limit, unsigned priority, bool best_effort)
 {

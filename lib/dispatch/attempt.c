@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 
+#include "attempt-i.h"
 #include "dispatch-i.h"
 
 enum { SPARE_MAX = 1024 };

@@ -11,7 +11,14 @@
  *     left to the next process keeps its items as they are.
  *  4. The batch ends in the pump that finds no item pending.
  */
+#include "attempt-i.h"
 #include "dispatch-i.h"
+#include "live-i.h"
+
+static uint64_t origin_hash(const struct dispatch_group *g, uint16_t service, struct slice origin)
+{
+	return slice_hash(origin, g->hash_seed + service);
+}
 
 static void submit(struct live *lv, struct item *it)
 {

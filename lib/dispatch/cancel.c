@@ -15,6 +15,9 @@
 #include <stdlib.h>
 
 #include "dispatch-i.h"
+#include "jobs-i.h"
+#include "lane-i.h"
+#include "live-i.h"
 
 /* ---- what lanes hear ---- */
 

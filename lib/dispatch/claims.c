@@ -4,8 +4,8 @@
  *
  *   unclaimed ── asked for ──► (waits for the store) ── answer ──► ready
  */
+#include "attempt-i.h"
 #include "lane-i.h"
-
 #include "store/store.h"
 
 static void on_claimed(struct store_op *op)

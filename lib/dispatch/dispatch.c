@@ -7,9 +7,19 @@
  *     wait, the earliest lane and the earliest job that are due: every change of
  *     these is followed by the pump, which sets it.
  */
-#include "dispatch-i.h"
-
 #include <stdlib.h>
+
+#include "admission-i.h"
+#include "attempt-i.h"
+#include "dispatch-i.h"
+#include "jobs-i.h"
+#include "lane-i.h"
+#include "live-i.h"
+#include "pace-i.h"
+#include "reload-i.h"
+#include "shed-i.h"
+#include "throttle-i.h"
+#include "watch-i.h"
 
 int64_t dispatch_after(int64_t us, int64_t ms)
 {
@@ -26,7 +36,7 @@ static void arm(struct dispatch *d)
 /* The store owes no answer either: nothing would be there to take it. */
 static bool is_idle(const struct dispatch *d)
 {
-	return list_empty(&d->live) && d->jobs.loads == 0 && d->answers == 0;
+	return list_empty(&d->live) && jobs_loading(d) == 0 && d->answers == 0;
 }
 
 static void pump(struct loop_call *call)
@@ -129,8 +139,8 @@ struct dispatch_usage dispatch_usage(const struct dispatch *d)
 		.ops = d->ops.live,
 		.waits = d->waits.n,
 		.claims = d->claims,
-		.loads = d->jobs.loads,
+		.loads = jobs_loading(d),
 		.watches = (unsigned)d->watches.n,
-		.backlog = (unsigned)d->jobs.by_id.n,
+		.backlog = jobs_backlog(d),
 	};
 }

@@ -1,10 +1,12 @@
 /*
  * One attempt in flight: from its start to its outcome.
  */
-#include "lane-i.h"
-
+#include "attempt-i.h"
 #include "base/killpoint.h"
+#include "lane-i.h"
 #include "obs/log.h"
+#include "pace-i.h"
+#include "reload-i.h"
 
 /* Why a downstream refused is for the operator alone, who asks by log.level. */
 static void quote_answer(struct attempt *a, const struct answer *answer)

@@ -26,9 +26,38 @@
 #include <stdlib.h>
 
 #include "dispatch-i.h"
+#include "jobs-i.h"
+#include "live-i.h"
 #include "obs/log.h"
+#include "residency-i.h"
+#include "tenants-i.h"
 
 enum { LOADS_MAX = 16, BACKOFF_MIN_US = 100000, BACKOFF_MAX_US = 5000000 };
+
+/* Jobs of one service that are due. Tenants, and the
+ * origins of a service that has several, are hashed into classes, each of which holds less
+ * than a part of the room that is left, so that one that hangs leaves most of it to the
+ * others. */
+enum { JOB_CLASSES = 16, JOB_CLASS_NONE = 0 };
+
+struct shelf {
+	struct list due[JOB_CLASSES];    /* oldest first */
+	size_t held[JOB_CLASSES];        /* room */
+	unsigned n_due, turn;            /* the class whose turn it is */
+};
+
+struct jobs {
+	struct idmap by_id;
+	struct heap asleep;              /* by due time */
+	struct heap deadlines;           /* of those that wait and are not urgent */
+	struct shelf **shelves;          /* by service, NULL until it has a job; the last for ITEM_NO_SERVICE */
+	struct list urgent;              /* to be ended, or over: past the others, and room */
+	struct residency residency;
+	size_t turn;                     /* the service whose turn it is */
+	unsigned n_due, loads, n_urgent; /* n_urgent: fetched, and not gone yet */
+	int64_t retry_us;                /* the store failed: nothing is fetched before ... */
+	int64_t backoff_us;              /* ... and how long that was */
+};
 
 enum job_state { JOB_ASLEEP, JOB_DUE, JOB_LOADING };
 
@@ -67,7 +96,7 @@ static size_t limit(const struct dispatch *d)
 /* The last one is for those that have no service. */
 static size_t index_of(const struct dispatch *d, uint16_t service)
 {
-	return MIN((size_t)service, d->jobs.residency.n_services);
+	return MIN((size_t)service, d->jobs->residency.n_services);
 }
 
 static struct shelf *shelf_new(void)
@@ -81,7 +110,7 @@ static struct shelf *shelf_new(void)
 
 static struct shelf *shelf_of(const struct dispatch *d, uint16_t service)
 {
-	struct shelf **shelf = &d->jobs.shelves[index_of(d, service)];
+	struct shelf **shelf = &d->jobs->shelves[index_of(d, service)];
 
 	if (*shelf == NULL)
 		*shelf = shelf_new();
@@ -106,7 +135,7 @@ static uint8_t class_of(const struct dispatch *d, const struct batch *b)
 
 static bool may_take(const struct dispatch *d, uint16_t service, uint8_t class)
 {
-	const struct residency *r = &d->jobs.residency;
+	const struct residency *r = &d->jobs->residency;
 
 	return residency_may_take(r, limit(d), service) &&
 	       (class == JOB_CLASS_NONE || residency_part_may_take(r, limit(d), shelf_of(d, service)->held[class]));
@@ -131,7 +160,7 @@ static uint32_t room_of(const struct dispatch *d, uint32_t bytes)
 
 static void take_room(struct dispatch *d, uint16_t service, uint8_t class, uint32_t bytes)
 {
-	residency_take(&d->jobs.residency, service, bytes);
+	residency_take(&d->jobs->residency, service, bytes);
 	shelf_of(d, service)->held[class] += bytes;
 	meter_add(d->env.meter, METRIC_RESIDENT_JOBS, 0, 0, 1);
 	meter_add(d->env.meter, METRIC_RESIDENT_BYTES, 0, 0, bytes);
@@ -139,7 +168,7 @@ static void take_room(struct dispatch *d, uint16_t service, uint8_t class, uint3
 
 static void give_room(struct dispatch *d, uint16_t service, uint8_t class, uint32_t bytes)
 {
-	residency_give(&d->jobs.residency, service, bytes);
+	residency_give(&d->jobs->residency, service, bytes);
 	shelf_of(d, service)->held[class] -= bytes;
 	meter_add(d->env.meter, METRIC_RESIDENT_JOBS, 0, 0, -1);
 	meter_add(d->env.meter, METRIC_RESIDENT_BYTES, 0, 0, -(int64_t)bytes);
@@ -162,7 +191,7 @@ void jobs_give(struct live *lv)
 		give_room(lv->d, lv->service, lv->class, lv->room);
 	lv->room = 0;
 	if (lv->urgent)
-		lv->d->jobs.n_urgent--;
+		lv->d->jobs->n_urgent--;
 	lv->urgent = false;
 }
 
@@ -170,9 +199,10 @@ void jobs_give(struct live *lv)
 
 void jobs_init(struct dispatch *d)
 {
-	struct jobs *j = &d->jobs;
+	struct jobs *j = xcalloc(1, sizeof *j);
 	size_t n = d->env.config->service_slots;
 
+	d->jobs = j;
 	j->shelves = xcalloc(n + 1, sizeof *j->shelves);
 	list_init(&j->urgent);
 	residency_init(&j->residency, n);
@@ -181,8 +211,8 @@ void jobs_init(struct dispatch *d)
 
 static void forget(struct dispatch *d, struct job *job)
 {
-	heap_remove(&d->jobs.deadlines, &job->deadline);
-	idmap_remove(&d->jobs.by_id, &job->node);
+	heap_remove(&d->jobs->deadlines, &job->deadline);
+	idmap_remove(&d->jobs->by_id, &job->node);
 	meter_add(d->env.meter, METRIC_BACKLOG_JOBS, 0, 0, -1);
 	free(job);
 }
@@ -211,7 +241,7 @@ static void shelf_free(struct dispatch *d, struct shelf *shelf)
 
 void jobs_free(struct dispatch *d)
 {
-	struct jobs *j = &d->jobs;
+	struct jobs *j = d->jobs;
 	struct heap_node *node;
 
 	REQUIRE(j->loads == 0);
@@ -225,12 +255,13 @@ void jobs_free(struct dispatch *d)
 	heap_free(&j->deadlines);
 	idmap_free(&j->by_id);
 	residency_free(&j->residency);
+	free(j);
 }
 
 /* It waits for its turn: at the end, or if it had its turn already in front. */
 static void make_due(struct dispatch *d, struct job *job, bool first)
 {
-	struct jobs *j = &d->jobs;
+	struct jobs *j = d->jobs;
 	struct shelf *shelf = shelf_of(d, job->service);
 	struct list *to = job->urgent ? &j->urgent : &shelf->due[job->class];
 
@@ -249,7 +280,7 @@ static void make_due(struct dispatch *d, struct job *job, bool first)
 static void hurry(struct dispatch *d, struct job *job)
 {
 	job->urgent = true;
-	heap_remove(&d->jobs.deadlines, &job->deadline);
+	heap_remove(&d->jobs->deadlines, &job->deadline);
 	make_due(d, job, false);
 }
 
@@ -261,7 +292,7 @@ static void put_to_sleep(struct dispatch *d, struct job *job, int64_t due_us)
 		return;
 	}
 	job->state = JOB_ASLEEP;
-	heap_set(&d->jobs.asleep, &job->asleep, due_us);
+	heap_set(&d->jobs->asleep, &job->asleep, due_us);
 	dispatch_pump_soon(d);
 }
 
@@ -269,8 +300,8 @@ static struct job *job_new(struct dispatch *d, struct batch_id id, int64_t deadl
 {
 	struct job *job = xcalloc(1, sizeof *job);
 
-	heap_set(&d->jobs.deadlines, &job->deadline, deadline_us);
-	idmap_add(&d->jobs.by_id, &job->node, id);
+	heap_set(&d->jobs->deadlines, &job->deadline, deadline_us);
+	idmap_add(&d->jobs->by_id, &job->node, id);
 	meter_add(d->env.meter, METRIC_BACKLOG_JOBS, 0, 0, 1);
 	return job;
 }
@@ -321,10 +352,10 @@ static void wake_urgently(struct dispatch *d, struct job *job)
 	if (job->urgent || job->state == JOB_LOADING)
 		return;
 	if (job->state == JOB_ASLEEP) {
-		heap_remove(&d->jobs.asleep, &job->asleep);
+		heap_remove(&d->jobs->asleep, &job->asleep);
 	} else {
 		list_remove(&job->due);
-		d->jobs.n_due--;
+		d->jobs->n_due--;
 		shelf_of(d, job->service)->n_due--;
 	}
 	hurry(d, job);
@@ -332,7 +363,7 @@ static void wake_urgently(struct dispatch *d, struct job *job)
 
 bool jobs_cancel(struct dispatch *d, struct batch_id id, struct slice tenant)
 {
-	struct idmap_node *node = idmap_find(&d->jobs.by_id, id);
+	struct idmap_node *node = idmap_find(&d->jobs->by_id, id);
 	struct job *job;
 
 	if (node == NULL || d->draining)
@@ -351,9 +382,9 @@ void jobs_wake(struct dispatch *d, int64_t now_us)
 {
 	struct heap_node *node;
 
-	while ((node = heap_pop(&d->jobs.asleep, now_us)) != NULL)
+	while ((node = heap_pop(&d->jobs->asleep, now_us)) != NULL)
 		make_due(d, container_of(node, struct job, asleep), false);
-	while ((node = heap_pop(&d->jobs.deadlines, now_us)) != NULL)
+	while ((node = heap_pop(&d->jobs->deadlines, now_us)) != NULL)
 		wake_urgently(d, container_of(node, struct job, deadline));
 }
 
@@ -382,7 +413,7 @@ static void adopt(struct dispatch *d, const struct load *l, struct batch *take)
 /* Nothing came: it waits for its turn again, or there is no such batch any more. */
 static void put_back(struct dispatch *d, const struct load *l, enum store_answer answer)
 {
-	struct jobs *j = &d->jobs;
+	struct jobs *j = d->jobs;
 	struct job *job = l->job;
 
 	give_room(d, job->service, job->class, l->room);
@@ -428,12 +459,12 @@ static void on_load(struct store_op *op)
 	struct batch *b = l->read.batch;
 	enum store_answer answer = op->answer;
 
-	d->jobs.loads--;
+	d->jobs->loads--;
 	dispatch_pump_soon(d);
 	if (answer == STORE_OK && (b->state == BATCH_DONE || !adds_up(b)))
 		answer = STORE_NOT_FOUND;
 	if (answer == STORE_OK && !d->draining) {
-		d->jobs.backoff_us = BACKOFF_MIN_US;
+		d->jobs->backoff_us = BACKOFF_MIN_US;
 		adopt(d, l, b);
 	} else {
 		put_back(d, l, answer);
@@ -459,18 +490,18 @@ static void load(struct dispatch *d, struct job *job)
 		.room = room_of(d, job->bytes),
 	};
 	job->state = JOB_LOADING;
-	heap_remove(&d->jobs.deadlines, &job->deadline);
+	heap_remove(&d->jobs->deadlines, &job->deadline);
 	take_room(d, job->service, job->class, l->room);
 	if (job->urgent)
-		d->jobs.n_urgent++;
-	d->jobs.loads++;
+		d->jobs->n_urgent++;
+	d->jobs->loads++;
 	meter_add(d->env.meter, METRIC_JOB_LOADS, 0, 0, 1);
 	store_ask(d->env.store, &l->read.op);
 }
 
 static void load_urgent(struct dispatch *d)
 {
-	struct jobs *j = &d->jobs;
+	struct jobs *j = d->jobs;
 	struct list *node;
 
 	while (j->loads < LOADS_MAX && j->n_urgent < LOADS_MAX && (node = list_pop(&j->urgent)) != NULL)
@@ -489,7 +520,7 @@ static struct job *next_due(struct dispatch *d, uint16_t service)
 		if (list_empty(&shelf->due[class]) || !may_take(d, service, (uint8_t)class))
 			continue;
 		shelf->n_due--;
-		d->jobs.n_due--;
+		d->jobs->n_due--;
 		return list_entry(list_pop(&shelf->due[class]), struct job, due);
 	}
 	return NULL;
@@ -497,7 +528,7 @@ static struct job *next_due(struct dispatch *d, uint16_t service)
 
 void jobs_pump(struct dispatch *d)
 {
-	struct jobs *j = &d->jobs;
+	struct jobs *j = d->jobs;
 	size_t n = d->env.config->n_services + 1;
 
 	if (d->draining || loop_now_us(d->env.loop) < j->retry_us)
@@ -514,13 +545,22 @@ void jobs_pump(struct dispatch *d)
 	}
 }
 
-/* A time that the timer must not miss. */
 int64_t jobs_next(const struct dispatch *d)
 {
-	const struct jobs *j = &d->jobs;
+	const struct jobs *j = d->jobs;
 	bool waiting = (j->n_due > 0 || !list_empty(&j->urgent)) && j->retry_us > loop_now_us(d->env.loop);
 
 	if (d->draining)
 		return HEAP_NONE;
 	return MIN(MIN(heap_min(&j->asleep), heap_min(&j->deadlines)), waiting ? j->retry_us : HEAP_NONE);
+}
+
+unsigned jobs_loading(const struct dispatch *d)
+{
+	return d->jobs->loads;
+}
+
+unsigned jobs_backlog(const struct dispatch *d)
+{
+	return (unsigned)d->jobs->by_id.n;
 }

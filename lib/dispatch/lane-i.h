@@ -1,5 +1,5 @@
 /*
- * What the parts of a lane share.
+ * What the parts of a lane share, and what they offer to the rest of the dispatcher.
  *
  *   lane.c         the lanes: attempts come, wait, are refused or cancelled, go back
  *   turns.c        whose turn it is among those that wait
@@ -11,34 +11,11 @@
  */
 #pragma once
 
+#include "core/breaker.h"
+#include "core/budget.h"
+#include "core/rate.h"
 #include "dispatch/dispatch-i.h"
-
-/* What is asked for: first attempts alone, or whatever has waited. */
-enum turn_kind { TURN_FIRST, TURN_ANY, TURN_KINDS };
-
-/*
- * A fair queue of attempts. Tenants take turns by their weights; a tenant's
- * batches of one priority share its turns as if they were one, with the weight
- * 1 + priority against the other priorities, and take turns one by one among
- * themselves. So nobody starves, however many attempts another one brings.
- *
- * Self-clocked fair queueing (S. J. Golestani, "A self-clocked fair queueing
- * scheme for broadband applications", IEEE INFOCOM, 1994), twice: whoever begins
- * to wait gets the tag clock + 1 / weight, the smallest tag is served, the clock
- * is then that tag, and the tag moves on by 1 / weight. Who has nothing that
- * waits need not be remembered: its tag would not be later than the clock.
- */
-struct turns {
-	struct heap shares[TURN_KINDS];  /* of tenants that have such; by tag */
-	int64_t clock;
-	unsigned n[TURN_KINDS];          /* attempts that wait: first ones, all */
-};
-
-void turns_free(struct turns *q);                /* empty */
-void turns_add(struct dispatch *d, struct turns *q, struct attempt *a);
-struct attempt *turns_next(const struct turns *q, enum turn_kind kind);  /* NULL: none */
-void turns_charge(struct attempt *a);            /* it has its turn now: turns_remove() follows */
-void turns_remove(struct dispatch *d, struct attempt *a);
+#include "dispatch/turns-i.h"
 
 /* What tells lanes apart. */
 struct lane_name {
@@ -75,12 +52,15 @@ static inline const struct service *lane_service(const struct dispatch *d, const
 	return &d->env.config->services[lane->service];
 }
 
-static inline void lane_again(struct lane *lane, int64_t at_us)
-{
-	lane->again_us = MIN(lane->again_us, at_us);
-}
+/* lane.c: for the dispatcher */
+void lanes_init(struct dispatch *d);
+void lanes_free(struct dispatch *d);
+void lanes_pump(struct dispatch *d);
+void lanes_wake(struct dispatch *d, int64_t now_us);
+void lane_on_cancel(struct dispatch *d, struct batch_id batch, enum why why);
+void lanes_reload(struct dispatch *d, const struct config *was);         /* env.config is another one now */
 
-/* lane.c */
+/* lane.c: for its parts */
 struct lane *lane_find(struct dispatch *d, const struct lane_name *name);        /* of this shard; made if there is none */
 void lane_dirty(struct dispatch *d, struct lane *lane);
 void lane_unqueue(struct dispatch *d, struct attempt *a);        /* a claim that it held is used up */

@@ -34,7 +34,9 @@
  */
 #include <stdlib.h>
 
+#include "attempt-i.h"
 #include "lane-i.h"
+#include "residency-i.h"
 
 /* LANES_IDLE_MAX: about a KiB each. */
 enum { PUMP_LIMIT_US = 500, LANES_IDLE_MAX = 4096 };

@@ -14,10 +14,17 @@
  *  4. A lane keeps to its own part of what its service allows per origin, and the
  *     parts add up: so all of an origin's lanes keep to the whole.
  */
-#include "lane-i.h"
-
+#include "attempt-i.h"
 #include "core/part.h"
+#include "lane-i.h"
 #include "obs/log.h"
+#include "residency-i.h"
+
+/* It is looked at again then at the latest. */
+static void lane_again(struct lane *lane, int64_t at_us)
+{
+	lane->again_us = MIN(lane->again_us, at_us);
+}
 
 /* ---- its part ---- */
 

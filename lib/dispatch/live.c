@@ -26,9 +26,17 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "admission-i.h"
 #include "base/killpoint.h"
 #include "dispatch-i.h"
+#include "jobs-i.h"
+#include "live-i.h"
 #include "obs/log.h"
+#include "shed-i.h"
+#include "tenants-i.h"
+#include "throttle-i.h"
+#include "trace-i.h"
+#include "watch-i.h"
 #include "wire/wire.h"
 
 enum { PARK_MIN_US = 2000000 };

@@ -9,7 +9,9 @@
  */
 #include <stdlib.h>
 
+#include "attempt-i.h"
 #include "dispatch-i.h"
+#include "pace-i.h"
 
 /* A pace is not known from fewer results, nor from a shorter time. */
 enum { PACE_MIN = 32, PACE_US = 100000, PACE_MAX_US = 1000000 };

@@ -1,5 +1,5 @@
 /* The rule is in tenants.h. */
-#include "dispatch-i.h"
+#include "tenants-i.h"
 
 static unsigned ceiling(double v)
 {

@@ -8,6 +8,8 @@
  *     what was too much. Level 0: it does not stand.
  */
 #include "dispatch-i.h"
+#include "pace-i.h"
+#include "refusal-i.h"
 
 /* Seconds. Nothing has finished lately, so nobody knows: long enough to matter. */
 enum { RETRY_MAX_S = 60, RETRY_UNKNOWN_S = 10 };

@@ -10,7 +10,11 @@
  */
 #include <stdlib.h>
 
+#include "attempt-i.h"
 #include "dispatch-i.h"
+#include "lane-i.h"
+#include "live-i.h"
+#include "reload-i.h"
 
 static void let_go(struct held_config *h)
 {

@@ -1,7 +1,8 @@
-/* The rule is in dispatch-i.h, beside the struct. */
+/* The rule is in residency-i.h, beside the struct. */
 #include <stdlib.h>
 
-#include "dispatch-i.h"
+#include "base/macros.h"
+#include "residency-i.h"
 
 void residency_init(struct residency *r, size_t n_services)
 {

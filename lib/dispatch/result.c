@@ -10,9 +10,15 @@
  */
 #include <stdlib.h>
 
+#include "admission-i.h"
+#include "attempt-i.h"
 #include "base/plant.h"
 #include "dispatch-i.h"
+#include "live-i.h"
 #include "obs/log.h"
+#include "tenants-i.h"
+#include "trace-i.h"
+#include "watch-i.h"
 
 /* ---- what the store is told ---- */
 

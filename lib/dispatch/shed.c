@@ -16,7 +16,10 @@
  *  2. group.sheddable counts batches in efforts, by priority, and their unfinished items;
  *     group.shedding those whose gate was closed for this, until they are done.
  */
+#include "admission-i.h"
 #include "dispatch-i.h"
+#include "live-i.h"
+#include "shed-i.h"
 
 uint32_t best_effort_items(const struct dispatch_group *g)
 {

@@ -2,6 +2,7 @@
  * What is shown of a batch from memory, to its own tenant.
  */
 #include "dispatch-i.h"
+#include "live-i.h"
 #include "wire/wire.h"
 
 /* What the store has is shown from there alone. */

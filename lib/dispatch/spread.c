@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "attempt-i.h"
 #include "core/part.h"
 #include "lane-i.h"
 

@@ -1,11 +1,14 @@
 /*
  * The names of tenants, and what each has of what all share. Counters without a lock:
  * whoever counts one more than there may be takes it back. The rules are in tenants.h,
- * and beside struct residency in dispatch-i.h.
+ * and beside struct residency in residency-i.h.
  */
 #include <stdlib.h>
 
 #include "dispatch-i.h"
+#include "live-i.h"
+#include "residency-i.h"
+#include "tenants-i.h"
 
 struct name {
 	struct idmap_node node;

@@ -14,7 +14,10 @@
  *
  * The timer rings only while more is asked than admitted.
  */
+#include "admission-i.h"
 #include "dispatch-i.h"
+#include "refusal-i.h"
+#include "throttle-i.h"
 
 enum { STEP_US = 100000, PROBE_US = 2000, LATE_US = 1000, LATE_FOR_US = 250000, FEW = 100 };
 

@@ -13,7 +13,9 @@
  */
 #include <stdio.h>
 
+#include "attempt-i.h"
 #include "dispatch-i.h"
+#include "trace-i.h"
 
 enum { PART_REQUEST, PART_JOB };
 

@@ -1,5 +1,5 @@
 /*
- * Whose turn it is. The rule is in lane-i.h, beside the struct.
+ * Whose turn it is. The rule is in turns-i.h, beside the struct.
  *
  *   turns ── share (a tenant's) ── priority ── turn (a batch's) ── attempts
  *
@@ -14,7 +14,9 @@
  */
 #include <stdlib.h>
 
-#include "lane-i.h"
+#include "attempt-i.h"
+#include "dispatch-i.h"
+#include "turns-i.h"
 
 enum {
 	PRIORITIES = PRIORITY_MAX + 1,

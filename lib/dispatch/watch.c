@@ -9,6 +9,8 @@
 #include <stdlib.h>
 
 #include "dispatch-i.h"
+#include "live-i.h"
+#include "watch-i.h"
 
 bool watches_any(const struct dispatch *d, struct batch_id id)
 {

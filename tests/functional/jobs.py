@@ -8,7 +8,7 @@ import threading
 
 import harness
 import kit
-from harness import LIMIT_S
+from harness import LIMIT_S, item
 
 ASYNC = {"Prefer": "respond-async"}
 STORES = ("memory", "disk")
@@ -55,6 +55,23 @@ class Case(kit.HeldCase):
         """The headers of an answer about a batch."""
         self.assertEqual((answer.headers["Location"], answer.headers["Batch-Id"], answer.headers["Batch-Outcome"]),
                          (self.route(batch_id), batch_id, outcome))
+
+    def refused_while_they_run(self, ask):
+        """A job, a batch whose caller waits and one with a key, which `ask` is told to come back for while one of their
+        two items is in flight; their ids, once they are done."""
+        batches = []
+        for n, headers in enumerate((ASYNC, {}, {"Idempotency-Key": "running"})):
+            start = len(self.settled.lines)
+            sock = self.settled.start_post({"items": [item(1, self.url("/gone")), item(2, self.held.url(f"r{n}"))]}, headers)
+            batches.append(self.settled.wait_line(r"event=attempt_done batch=(\S+) item=i1 ", start)[1])
+            self.held.wait(f"r{n}")
+            answer = ask(batches[n])
+            self.problem(answer, 409, "not_finished")
+            self.about(answer, batches[n])
+            self.held.answer(f"r{n}")
+            self.done(batches[n])
+            sock.close()
+        return batches
 
     def sent(self):
         """What the downstream was sent, by webhook-id: how often."""

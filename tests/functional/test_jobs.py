@@ -278,18 +278,8 @@ class Forgotten(jobs.Case):
             self.problem(self.get(batch), 404, "not_found")
 
     def test_what_runs_is_not(self):
-        for n, headers in enumerate((ASYNC, {}, {"Idempotency-Key": "forget"})):
-            sock = self.settled.start_post({"items": [item(1, self.url("/ok")), item(2, self.held.url(f"d{n}"))]}, headers)
-            batch = self.settled.wait_line(r"event=attempt_done batch=(\S+) item=i1 ", self.log_start)[1]
-            self.held.wait(f"d{n}")
-            answer = self.delete(batch)
-            self.problem(answer, 409, "not_finished")
-            self.about(answer, batch)
-            self.held.answer(f"d{n}")
-            self.done(batch)
+        for batch in self.refused_while_they_run(self.delete):
             self.assertEqual(self.delete(batch).status, 204)
-            self.log_start = len(self.settled.lines)
-            sock.close()
 
 
 @on_every_store

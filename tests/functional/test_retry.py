@@ -125,17 +125,7 @@ class Retry(jobs.Case):
             self.assertEqual(self.retried(answer.json["id"])["outcome"], "succeeded")
 
     def test_while_it_runs_nothing_is_sent_again(self):
-        for n, headers in enumerate((ASYNC, {}, {"Idempotency-Key": "running"})):
-            start = len(self.settled.lines)
-            sock = self.settled.start_post({"items": [item(1, self.url("/gone")), item(2, self.held.url(f"r{n}"))]}, headers)
-            batch = self.settled.wait_line(r"event=attempt_done batch=(\S+) item=i1 ", start)[1]
-            self.held.wait(f"r{n}")
-            answer = self.retry(batch)
-            self.problem(answer, 409, "not_finished")
-            self.about(answer, batch)
-            self.held.answer(f"r{n}")
-            self.done(batch)
-            sock.close()
+        self.refused_while_they_run(self.retry)
 
     def test_nothing_to_select(self):
         batch = self.settled.post({"items": [item(1, self.url("/ok")), item(2, self.url("/gone"))]}).json["id"]

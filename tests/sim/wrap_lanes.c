@@ -3,6 +3,7 @@
  * breaker and budget, and of the lanes that ask them, are bent at link time.
  */
 #include "dispatch/lane-i.h"
+#include "dispatch/live-i.h"
 #include "sim.h"
 #include "wrap.h"
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "dispatch-rig.h"
+#include "dispatch/shed-i.h"
 
 enum { ONE, TWO };
 

@@ -1,5 +1,7 @@
 /* What comes into memory, and what is refused. */
 #include "admission-kit.h"
+#include "dispatch/admission-i.h"
+#include "dispatch/pace-i.h"
 #include "obs/log.h"
 
 /* ---- shares ---- */

@@ -3,6 +3,8 @@
  * clock of the test's own.
  */
 #include "dispatch-rig.h"
+#include "dispatch/lane-i.h"
+#include "dispatch/live-i.h"
 
 enum { LANES_KEPT = 4096 };
 
@@ -150,7 +152,7 @@ static void items_of_a_lane_that_pauses_hold_up_no_others(void **state)
 		/* In the order of the request, as many at once as the batch may have. */
 		run_until(nothing_left);
 		run_for(10 * (int64_t)SEC_US);
-		assert_int_equal(rig.d->jobs.by_id.n, 0);
+		assert_int_equal(dispatch_usage(rig.d).backlog, 0);
 		assert_sent(8, "ghabcdef");
 		rig.answers = 0;
 	}

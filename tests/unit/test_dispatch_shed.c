@@ -1,5 +1,6 @@
 /* What best_effort gives up to make room. */
 #include "admission-kit.h"
+#include "dispatch/admission-i.h"
 #include "obs/log.h"
 
 static void what_has_no_room_is_shed_when_it_comes(void **state)

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "dispatch/dispatch-i.h"
+#include "dispatch/tenants-i.h"
 
 enum { SECOND = 1000000 };
 

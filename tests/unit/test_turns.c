@@ -10,7 +10,9 @@
 
 #include <stdlib.h>
 
-#include "dispatch/lane-i.h"
+#include "dispatch/attempt-i.h"
+#include "dispatch/dispatch-i.h"
+#include "dispatch/turns-i.h"
 
 enum { MAX_ATTEMPTS = 40000, MAX_BATCHES = 64 };
 
