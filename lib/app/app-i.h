@@ -55,7 +55,11 @@ struct app {
 	int signal_fd;
 };
 
-/* limits.c: lower limits.connections and limits.in_flight so that the process
+/* limits.c: the descriptors without which it would answer nobody: its own, and of
+ * each shard one caller and one attempt. */
+uint64_t limits_fewest_fds(const struct config *c);
+
+/* Lower limits.connections and limits.in_flight so that the process
  * gets along with `fds` file descriptors. False: they are as they were. */
 bool limits_fit(struct config *c, uint64_t fds);
 

@@ -46,24 +46,31 @@ static int64_t unix_ms(void)
 
 /* Sockets are the currency: take all the descriptors that we may have, and plan
  * to use no more, as an attempt without one fails for no fault of its service. */
-static void share_out_fds(struct app *app)
+static bool share_out_fds(struct app *app)
 {
 	struct config *c = app->config;
+	uint64_t fewest = limits_fewest_fds(c);
 	struct rlimit rl, all;
 
 	app->fds = UINT64_MAX;
 
 	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
-		return;
+		return true;
 	all = (struct rlimit){rl.rlim_max, rl.rlim_max};
 	if (setrlimit(RLIMIT_NOFILE, &all) == 0)
 		rl = all;
 	app->fds = rl.rlim_cur;
+	if (app->fds < fewest) {
+		fprintf(stderr, "settled: %ju file descriptors are too few: `shards: %u` takes %ju at least: raise the limit "
+				"(ulimit -n), or give fewer shards\n", (uintmax_t)app->fds, c->shards, (uintmax_t)fewest);
+		return false;
+	}
 	if (limits_fit(c, app->fds))
 		log_event(LOG_WARN, "few_file_descriptors", LOG_INT("have", rl.rlim_cur),
 			  LOG_INT("connections", c->limits.connections), LOG_INT("in_flight", c->limits.in_flight),
 			  LOG_STR("do", "raise the limit (ulimit -n), or lower limits.connections and limits.in_flight: "
 					"until then, these are in force"));
+	return true;
 }
 
 static int open_signals(void)
@@ -379,7 +386,10 @@ int app_run(const char *path, struct config *take, const char *version)
 	app->config_path = path;
 	app->config = take;
 	app_hide_secrets(take);
-	share_out_fds(app);
+	if (!share_out_fds(app)) {
+		config_unref(take);
+		return 1;
+	}
 	limits_fit_bodies(take, take->shards);
 	dispatch_group_init(&app->group, config);
 	app->group.started_unix_ms = unix_ms();

@@ -23,6 +23,11 @@ static uint64_t left_of(const struct config *c, uint64_t fds)
 	return fds > fixed ? fds - fixed : 0;
 }
 
+uint64_t limits_fewest_fds(const struct config *c)
+{
+	return RESERVE + (uint64_t)c->shards * (SHARD_OWN + 2) + (c->operations_host == NULL ? 0 : SHARD_OWN);
+}
+
 void limits_fit_in_flight(struct config *c, uint64_t fds)
 {
 	uint64_t left = left_of(c, fds), callers = c->limits.connections;

@@ -325,10 +325,9 @@ void jobs_add(struct live *lv, int64_t due_us)
 
 void dispatch_recover(struct dispatch *d, const struct store_unfinished *u)
 {
-	int64_t now_us = loop_now_us(d->env.loop), unix_ms = loop_unix_ms(d->env.loop);
-	int64_t wait_ms = u->due_unix_ms - unix_ms;
 	/* A clock that was set back since lengthens nothing. */
-	int64_t left_ms = u->deadline_unix_ms - MAX(unix_ms, u->created_unix_ms);
+	int64_t now_us = loop_now_us(d->env.loop), unix_ms = MAX(loop_unix_ms(d->env.loop), u->created_unix_ms);
+	int64_t wait_ms = u->due_unix_ms - unix_ms, left_ms = u->deadline_unix_ms - unix_ms;
 	struct job *job = job_new(d, u->id, now_us + left_ms * 1000);
 
 	job->bytes = to_bytes(u->bytes);

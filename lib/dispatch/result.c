@@ -340,12 +340,27 @@ static void resume(struct live *lv, struct item *it, int64_t now_us, int64_t uni
 	}
 }
 
+/* The time by which the waits of a batch are measured. Of a clock that was set back
+ * behind the batch's own beginning only their order is left: the first is over. */
+static int64_t now_for(const struct batch *b, int64_t unix_ms)
+{
+	int64_t first_ms = INT64_MAX;
+
+	if (unix_ms >= b->created_unix_ms)
+		return unix_ms;
+	for (uint32_t i = 0; i < b->n_items; i++) {
+		if (b->items[i].state == ITEM_WAITING)
+			first_ms = MIN(first_ms, b->items[i].due_unix_ms);
+	}
+	return first_ms == INT64_MAX ? b->created_unix_ms : first_ms;
+}
+
 /* Of a batch that was not durable only its start is known: whatever was not final
  * then may have been in flight at the end. */
 void batch_resume(struct live *lv)
 {
 	struct batch *b = lv->batch;
-	int64_t now_us = loop_now_us(lv->d->env.loop), unix_ms = loop_unix_ms(lv->d->env.loop);
+	int64_t now_us = loop_now_us(lv->d->env.loop), unix_ms = now_for(b, loop_unix_ms(lv->d->env.loop));
 
 	for (uint32_t i = 0; i < b->n_items; i++) {
 		struct item *it = &b->items[i];

@@ -238,6 +238,24 @@ print(conn.getresponse().read().decode())
             finally:
                 self.assertEqual(settled.stop(), 0, settled.text())
 
+    def test_with_too_few_to_answer_anybody_it_does_not_start(self):
+        downstream = harness.Downstream()
+        self.addCleanup(downstream.stop)
+        services = {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}
+        for extra, fewest in (({"shards": 1}, 74), ({"shards": 2, "operations": "127.0.0.1:0"}, 92)):
+            config = {**extra, "services": services}
+            for files in (10, fewest - 1):
+                with self.assertRaises(AssertionError) as refused:
+                    harness.Daemon(config, files=files)
+                self.assertIn(f"{files} file descriptors are too few", str(refused.exception))
+                self.assertIn(f"takes {fewest} at least", str(refused.exception))
+            settled = harness.Daemon(config, files=fewest)
+            try:
+                answer = settled.post({"items": [harness.item(n, downstream.url + "/ok") for n in range(50)]})
+                self.assertEqual(answer.status, 200, answer.body[:1000])
+            finally:
+                self.assertEqual(settled.stop(), 0, settled.text())
+
     def test_with_enough_file_descriptors_it_says_nothing(self):
         settled = harness.Daemon({"limits": {"in_flight": 10, "connections": 10}}, files=200)
         self.assertEqual(settled.stop(), 0)

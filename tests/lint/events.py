@@ -14,7 +14,7 @@ CALL = re.compile(r'\blog_(?:event(?:_limited)?|write)\(|\bmake_line\(')
 HEAD = re.compile(r'(?:[&\w]+, )?([^,"]*), "([a-z_]+)"')
 LEVEL = re.compile(r"\bLOG_(DEBUG|INFO|WARN|ERROR)\b")
 UNKNOWN = "?"
-FIELD = re.compile(r'LOG_(?:STR|INT|SLICE)\(\s*(?:[^",()]*\? )?"([a-z_0-9]+)"')
+FIELD = re.compile(r'LOG_(?:STR|INT|SLICE)\(\s*(?:[^",()]*\? )?"([a-z_0-9]+)"(?: : "([a-z_0-9]+)")?')
 ROW = re.compile(r"^\| `([a-z_]+)` \| (?:(?:debug|info|warn|error)(?:, )?)+ \| ([^|]+) \| ", re.M)
 HEADLINE = "| Event | Level | When | Fields of its own |\n|---|---|---|---|\n"
 
@@ -35,7 +35,8 @@ def in_source(text):
         args = arguments(text, call.end())
         head = HEAD.match(args)
         if head:
-            yield head[2], [level.lower() for level in LEVEL.findall(head[1])] or [UNKNOWN], FIELD.findall(args)
+            fields = [name for either in FIELD.findall(args) for name in either if name]
+            yield head[2], [level.lower() for level in LEVEL.findall(head[1])] or [UNKNOWN], fields
 
 
 def of_program(root):

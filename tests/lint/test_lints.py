@@ -238,6 +238,8 @@ CHECKS = [
     ("a label to group by that is gone is found", asks("sum by (service) (settled_a_total)", True)),
     ("a histogram without a suffix is found", asks("settled_b", True)),
     ("an expression that asks for nothing is found", asks("vector(1)", True)),
+    ("a field that has one name or another is found by both",
+     planted(events.check, EVENTS, file_of("lib/core/b.c", 'log_event(LOG_INFO, "begun", LOG_INT(a->n == b ? "n" : "m", 1));\n'))),
     ("an event that the README lacks is found", planted(events.check, EVENTS, file_of("lib/core/b.c", 'log_event(LOG_WARN, "ended");\n'))),
     ("one whose level depends on something, too",
      planted(events.check, EVENTS, file_of("lib/core/b.c", 'log_event(a->bad ? LOG_WARN : LOG_INFO, "ended");\n'))),

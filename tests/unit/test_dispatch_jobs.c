@@ -769,6 +769,69 @@ static void a_clock_that_was_set_back_lengthens_no_deadline(void **state)
 	batch_unref(b);
 }
 
+/* Written by a process whose wall clock was an hour ahead: one item waits for ten
+ * seconds, and one for five more. */
+static struct batch *write_waiting(struct batch_id *ret_id)
+{
+	struct batch *b = make_batch(2, 0, true, true);
+	const struct outcome refused = {.code = CODE_CONNECT_FAILED};
+
+	b->created_unix_ms = clock_unix_ms() + 3600000;
+	*ret_id = write_accepted(batch_ref(b), (uint32_t[]){0, 1}, 2);
+	for (uint32_t i = 0; i < 2; i++) {
+		struct item *it = &b->items[i];
+		struct store_update u = {.op.what = STORE_UPDATE, .batch = batch_ref(b)};
+
+		item_set_state(it, ITEM_QUEUED);
+		item_record(it, &refused, 0, 0, 0);
+		item_set_state(it, ITEM_WAITING);
+		it->due_unix_ms = b->created_unix_ms + 10000 + 5000 * i;
+		u.item = *it;
+		u.counts = b->counts;
+		store_write(&rig.store, &u.op);
+	}
+	return b;
+}
+
+static void assert_sends_in_order(struct batch_id id)
+{
+	assert_int_equal(rig.n_sent, 1);
+	run_for(4 * SEC_US);
+	assert_int_equal(rig.n_sent, 1);
+	run_for(2 * SEC_US);
+	assert_int_equal(rig.n_sent, 2);
+	assert_done(id, BATCH_OUTCOME_SUCCEEDED, STOP_REASON_COMPLETED);
+}
+
+static void a_clock_that_was_set_back_lengthens_no_wait(void **state)
+{
+	struct batch_id id;
+
+	(void)state;
+	batch_unref(write_waiting(&id));
+	rig.answers = 200;
+	recover_all();
+	run_for(SEC_US / 2);
+	assert_sends_in_order(id);
+}
+
+static void a_clock_that_was_set_back_lengthens_no_wait_in_the_store(void **state)
+{
+	struct batch_id id;
+	struct batch *b = write_waiting(&id);
+	struct store_park park = {.op.what = STORE_PARK, .row = b->store_row, .due_unix_ms = b->items[0].due_unix_ms};
+
+	(void)state;
+	store_write(&rig.store, &park.op);
+	batch_unref(b);
+	rig.answers = 200;
+	recover_all();
+	run_for(9 * SEC_US);
+	assert_int_equal(rig.n_sent, 0);
+	run_for(3 * SEC_US / 2);
+	assert_sends_in_order(id);
+}
+
 /* A wait is over when it would have been, whatever the process did meanwhile. */
 static void a_job_that_waits_is_not_fetched_before_its_time(void **state)
 {
@@ -863,6 +926,8 @@ int main(void)
 		RIG(an_item_without_its_service_is_settled),
 		RIG(a_batch_that_does_not_add_up_ends_no_process),
 		RIG(a_clock_that_was_set_back_lengthens_no_deadline),
+		RIG(a_clock_that_was_set_back_lengthens_no_wait),
+		RIG(a_clock_that_was_set_back_lengthens_no_wait_in_the_store),
 		RIG(a_job_that_waits_is_not_fetched_before_its_time),
 		cmocka_unit_test(a_service_holds_less_than_what_is_free),
 	};
