@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 usage() {
 	cat <<'END'
 usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles N] [--examples N]
-                    [--restarts N]
+                    [--plans N] [--restarts N]
                     [--build DIR] [--setup ARG]... [--wrap COMMAND] [--slow N] [--jobs N]
                     [--build-only]
   --suite NAME     only these suites: lint, unit, sim, plants, functional, deploy, kill (default: all),
@@ -17,6 +17,7 @@ usage: tests/run.sh [--suite NAME]... [--no-suite NAME]... [--seeds N] [--cycles
   --no-suite NAME  all but these
   --seeds N        seeds for the simulator (default 10000)
   --examples N     requests of each kind that Schemathesis makes (default 10)
+  --plans N        random batches with faults for the real daemon (default 300)
   --cycles N       lives that the kill test ends (default 60)
   --restarts N     of two instances under load, one after the other (default 4)
   --build DIR      build directory (default: build)
@@ -31,7 +32,7 @@ END
 
 build=build seeds=${SETTLED_SIM_SEEDS:-10000} cycles=${SETTLED_KILL_CYCLES:-60}
 restarts=${SETTLED_ROLLING_RESTARTS:-4} examples=${SETTLED_SCHEMATHESIS_EXAMPLES:-10}
-jobs=$((2 * $(nproc))) build_only=false
+plans=${SETTLED_PROPERTY_SEEDS:-300} jobs=$((2 * $(nproc))) build_only=false
 setup=(-Dtests=true -Dkill_points=true) select=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -54,6 +55,7 @@ while [ $# -gt 0 ]; do
 	--no-suite) select+=(--no-suite "$2") ;;
 	--seeds) seeds=$2 ;;
 	--examples) examples=$2 ;;
+	--plans) plans=$2 ;;
 	--cycles) cycles=$2 ;;
 	--restarts) restarts=$2 ;;
 	--jobs) jobs=$2 ;;
@@ -75,9 +77,10 @@ done
 [[ $cycles =~ ^[1-9][0-9]*$ ]] || die "--cycles $cycles: a positive number is wanted"
 [[ $restarts =~ ^[1-9][0-9]*$ ]] || die "--restarts $restarts: a positive number is wanted"
 [[ $examples =~ ^[1-9][0-9]*$ ]] || die "--examples $examples: a positive number is wanted"
+[[ $plans =~ ^[1-9][0-9]*$ ]] || die "--plans $plans: a positive number is wanted"
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || die "--jobs $jobs: a positive number is wanted"
 export SETTLED_SIM_SEEDS=$seeds SETTLED_KILL_CYCLES=$cycles
-export SETTLED_ROLLING_RESTARTS=$restarts SETTLED_SCHEMATHESIS_EXAMPLES=$examples
+export SETTLED_ROLLING_RESTARTS=$restarts SETTLED_SCHEMATHESIS_EXAMPLES=$examples SETTLED_PROPERTY_SEEDS=$plans
 
 # Each run ends with a count, also one that got no further than a failed step.
 failed_step() {
