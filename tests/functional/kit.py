@@ -12,7 +12,7 @@ import unittest
 
 import gate
 import harness
-from harness import LIMIT_S
+from harness import LIMIT_S, PATIENCE
 
 GAUGES = re.compile(r"^settled_(?:attempts_in_flight|items_queued|items_unfinished|requests_parked|requests_waiting|event_readers|"
                     r"tenant_held)\S* (\S+)$", re.M)
@@ -33,12 +33,13 @@ LEAVE = {"FIN": fin, "RST": harness.reset}
 
 def until(condition, what):
     """Ask again and again: for what nothing announces. `what` may be a function,
-    which then says how far it came."""
+    which then says how far it came. Between two looks the processor is left to
+    who is waited for, and to the tests beside this one."""
     end = time.monotonic() + LIMIT_S
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not in time: {what() if callable(what) else what}")
-        os.sched_yield()
+        time.sleep(0.002 * PATIENCE)
 
 
 def need(*tools):

@@ -48,12 +48,17 @@ static bool survives(enum shim_kind kind, unsigned at, unsigned how)
 	return shim.seen >= at;
 }
 
-/* Every call; where all is ten times slower (valgrind), some of them. */
+/* Every call; where all is ten times slower (valgrind), some of them. So, too, for
+ * ThreadSanitizer: one thread does all of it. */
 static unsigned strides(unsigned n)
 {
+#ifdef __SANITIZE_THREAD__
+	return n * 7;
+#else
 	const char *patience = getenv("SETTLED_TEST_PATIENCE");
 
 	return patience != NULL && atoi(patience) >= 10 ? n * 7 : n;
+#endif
 }
 
 /* Once or from then on; to die of it, or to see the end of it. With a stride, each
