@@ -18,6 +18,7 @@
 #include "pace-i.h"
 #include "reload-i.h"
 #include "shed-i.h"
+#include "tenants-i.h"
 #include "throttle-i.h"
 #include "watch-i.h"
 

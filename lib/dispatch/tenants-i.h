@@ -1,9 +1,16 @@
 /*
- * What a tenant may send, and have unfinished. See tenants.h for the rules.
+ * Tenants' names, and what they may send and have unfinished. See tenants.h for the rules.
  */
 #pragma once
 
 #include "dispatch/live-i.h"
+
+/* The group's end. */
+void dispatch_tenants_free(struct dispatch_tenants *t);
+
+/* A copy of the name that stays until then: one for each name, also of tenants that no
+ * configuration has any more. Any thread. */
+const char *dispatch_tenants_name(struct dispatch_tenants *t, struct slice name);
 
 /* Take a new batch of it. False: it would be too much, see d->quota_wait_s, and nothing was
  * taken. */

@@ -30,13 +30,8 @@ struct dispatch_tenants {
 	struct dispatch_tenant of[TENANTS_MAX + 1];
 };
 
-void dispatch_tenants_free(struct dispatch_tenants *t);
-
-/* A copy of the name that stays until dispatch_tenants_free(): one for each name,
- * also of tenants that no configuration has any more. */
-const char *dispatch_tenants_name(struct dispatch_tenants *t, struct slice name);
-
-/* The same for one that is configured, by its number; n 0: of [0]. */
+/* A copy of a configured tenant's name, by its number, that stays as long as the group;
+ * n 0: of [0]. */
 struct slice dispatch_tenant_name(struct dispatch_tenants *t, const struct config *c, unsigned tenant);
 
 /* One more of what all tenants share, of which there may be `most`: one of several tenants may

@@ -120,8 +120,10 @@ class Probes(Case):
         return answer.json
 
     def test_one_probe_asks_and_a_job_rides_it_out(self):
-        """The eight first attempts fail and open it; a probe fails; the next one succeeds. Each probe is alone."""
-        self.down.script("/p", *["status=503"] * 8, "status=503&wait_ms=50", "wait_ms=50", "ok")
+        """The eight first attempts fail and open it; a probe fails; the next one succeeds. Each probe is alone.
+
+        They have all arrived when the first one fails, whose next try may come at once."""
+        self.down.script("/p", *["status=503&wait_ms=50"] * 8, "status=503&wait_ms=50", "wait_ms=50", "ok")
         doc = self.job("/p")
         entries = self.down.ledger()
         failed, good, rest = entries[8], entries[9], entries[10:]

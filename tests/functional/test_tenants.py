@@ -183,7 +183,10 @@ class EveryRoute(Case):
     def test_a_plain_batch_that_runs_is_its_tenants(self):
         posted = Background(self.shop.post, {"items": [item(0, self.held.url("plain"))]})
         self.held.wait("plain")
-        batch_id, = [b["id"] for b in self.shop.ask("GET", "/v1/batches?state=running").json["batches"]]
+        listed = []
+        # Nothing of it waits for the store, which may list it later.
+        kit.until(lambda: listed.extend(self.shop.ask("GET", "/v1/batches?state=running").json["batches"]) or listed, "listed")
+        batch_id, = [b["id"] for b in listed]
         self.both(batch_id, RUNS)
         # Its tenant's cancel came last.
         self.assertEqual(posted.result().json["stop_reason"], "cancelled")
