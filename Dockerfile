@@ -2,7 +2,7 @@
 #
 #   docker build -t settled .
 #   key=$(openssl rand -hex 32)
-#   docker run --rm --read-only --cap-drop ALL -p 127.0.0.1:8080:8080 -v settled-data:/var/lib/settled \
+#   docker run -d --rm --name settled --read-only --cap-drop ALL -p 127.0.0.1:8080:8080 -v settled-data:/var/lib/settled \
 #       -e SETTLED_KEY_SHA256=$(printf %s "$key" | sha256sum | cut -c1-64) settled
 #
 # What it starts with is deploy/container.yaml: mount another file over

@@ -231,6 +231,9 @@ static void check_reach(const struct config *c, const struct node *root, struct 
 		cfg_report_node(rep, operations, "%s can be reached from other machines, and nobody is asked for a key "
 		                "there: give an address of 127.0.0.0/8, or set auth: {open_operations: true}",
 		                c->operations_host);
+	if (operations != NULL && c->operations_host != NULL && c->operations_port != 0 &&
+	    c->operations_port == c->listen_port && strcmp(c->operations_host, c->listen_host) == 0)
+		cfg_report_node(rep, operations, "the same address as listen: give it another port");
 }
 
 /* What depends on more than one setting. */

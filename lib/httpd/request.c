@@ -221,6 +221,12 @@ void request_release(struct http_request *r)
 	r->held = 0;
 }
 
+static const char *too_large(const struct http_request *r)
+{
+	return r->welcome == 0 ? "no body is wanted here"
+			       : "more than is taken here: /v1/limits has the `body_bytes` of a batch; send several";
+}
+
 /* A body is announced: ask how much of it is welcome, and make room. */
 static void expect_body(struct http_request *r, const struct framing *f)
 {
@@ -236,7 +242,7 @@ static void expect_body(struct http_request *r, const struct framing *f)
 		return;
 	}
 	if (r->welcome == 0 || f->length > r->welcome) {
-		refuse_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		refuse_body(r, PROBLEM_BODY_TOO_LARGE, too_large(r));
 		return;
 	}
 	if (f->has_length && (!hold(r, f->length) || !buf_reserve(&r->body, f->length))) {
@@ -285,7 +291,7 @@ static enum MHD_Result on_body(struct http_request *r, const char *p, size_t n)
 	if (r->refusal.given)
 		return MHD_YES;
 	if (n > r->welcome - r->body.n) {
-		respond_within_body(r, PROBLEM_BODY_TOO_LARGE, NULL);
+		respond_within_body(r, PROBLEM_BODY_TOO_LARGE, too_large(r));
 		return MHD_YES;
 	}
 	if (r->chunked && !hold(r, n))

@@ -4,7 +4,7 @@
  *
  * Each answer is read in one transaction, so head and items are of one moment.
  * What stands on the medium is checked before it becomes an enumeration's value:
- * a number that is none means damage, and fails the read.
+ * a number that is none fails the read with -EBADMSG; -EUCLEAN is a broken page.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 struct row {
 	sqlite3_stmt *st;
 	int at;
-	int err;                         /* 0, -ENOMEM or -EUCLEAN */
+	int err;                         /* 0, -ENOMEM or -EBADMSG */
 	struct arena *arena;
 };
 
@@ -37,7 +37,7 @@ static uint32_t take_u32(struct row *r)
 	int64_t v = take_int(r);
 
 	if (v < 0 || v > UINT32_MAX)
-		r->err = -EUCLEAN;
+		r->err = -EBADMSG;
 	return (uint32_t)v;
 }
 
@@ -47,7 +47,7 @@ static unsigned take_below(struct row *r, unsigned max)
 	int64_t v = take_int(r);
 
 	if (v < 0 || v >= max) {
-		r->err = -EUCLEAN;
+		r->err = -EBADMSG;
 		return 0;
 	}
 	return (unsigned)v;
@@ -86,7 +86,7 @@ static struct batch_id take_id(struct row *r)
 	if (sqlite3_column_type(r->st, at) == SQLITE_NULL)
 		return (struct batch_id){0};
 	if (sqlite3_column_bytes(r->st, at) != 16) {
-		r->err = -EUCLEAN;
+		r->err = -EBADMSG;
 		return (struct batch_id){0};
 	}
 	return sqlite_id(sqlite3_column_blob(r->st, at));
@@ -99,7 +99,7 @@ static void take_exactly(struct row *r, void *to, size_t n)
 	if (sqlite3_column_bytes(r->st, at) == (int)n)
 		memcpy(to, sqlite3_column_blob(r->st, at), n);
 	else
-		r->err = -EUCLEAN;
+		r->err = -EBADMSG;
 }
 
 static uint16_t service_index(const struct sqlite *s, int64_t n)
@@ -228,7 +228,7 @@ static void take_one_record(struct row *r, const unsigned char *p, struct attemp
 		.phase = p[22],
 	};
 	if (rec->code >= CODE_MAX || rec->delivered >= DELIVERED_MAX || rec->phase >= PHASE_MAX)
-		r->err = -EUCLEAN;
+		r->err = -EBADMSG;
 	*link = rec;
 }
 
@@ -240,7 +240,7 @@ static void take_records(struct row *r, struct item *it)
 	struct attempt_record **link = &it->records;
 
 	if (n % RECORD_BYTES != 0)
-		r->err = -EUCLEAN;
+		r->err = -EBADMSG;
 	for (int i = 0; r->err == 0 && i < n; i += RECORD_BYTES) {
 		take_one_record(r, p + i, link);
 		if (r->err == 0)
@@ -377,7 +377,7 @@ static int load_items(const struct sqlite *s, struct store_read *q, struct batch
 			note_more(q, to.st);
 			break;
 		}
-		err = b->n_items < b->counts.total ? take_item(s, to.st, b, q->letters) : -EUCLEAN;
+		err = b->n_items < b->counts.total ? take_item(s, to.st, b, q->letters) : -EBADMSG;
 	}
 	rc = sqlite3_reset(to.st);
 	return rc != SQLITE_OK ? reader_error(s, rc) : err;

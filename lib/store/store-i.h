@@ -26,6 +26,7 @@ struct store {
 	struct list inbox, reads;
 	bool closing, giving_up;
 	bool want_measure;
+	bool read_damage;                /* told to the writer: a read met a broken page */
 	struct store_status status;      /* queued_*: in inbox, in todo, or in the group that runs */
 	struct store_timings timings;
 	uint64_t reserved;               /* items of durable accepts that are not answered */

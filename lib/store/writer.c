@@ -10,6 +10,7 @@
  *  2. While it fails, and between tries, todo holds only what is owed.
  *  3. An answer is posted after the counts that belong to it.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -141,6 +142,18 @@ static void enter_failing(struct store *s, int rc)
 	if (first)
 		say_failing(s, why);
 	refuse(s, &s->todo);
+}
+
+/* On the page that a read found broken the next write may rest. */
+static void enter_damaged(struct store *s)
+{
+	struct backend *b = s->backend;
+
+	if (b->hopeless)
+		return;
+	b->hopeless = true;
+	snprintf(b->why, sizeof b->why, "a read found the database file damaged: restore it, or move it away with its -wal file");
+	enter_failing(s, -EUCLEAN);
 }
 
 static void recover(struct store *s)
@@ -411,6 +424,23 @@ static void call_in_thread(struct store_op *op)
 		l->in_thread(l);
 }
 
+static void say_read_failed(int rc)
+{
+	const char *why = rc == -EUCLEAN ? "the database file is damaged"
+			: rc == -EBADMSG ? "what the database has of a batch does not add up" : strerror(-rc);
+
+	log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", why),
+		  LOG_STR("do", "look at the disk and at the database on it"));
+}
+
+static void tell_damage(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->read_damage = true;
+	pthread_cond_signal(&s->wake_writer);
+	pthread_mutex_unlock(&s->lock);
+}
+
 static void run_reads(struct store *s, struct list *reads)
 {
 	struct list *node;
@@ -422,8 +452,9 @@ static void run_reads(struct store *s, struct list *reads)
 		prepare(op);
 		rc = s->backend->ops->read(s->backend, op);
 		if (rc < 0 && !s->reads_fail)
-			log_event(LOG_ERROR, "store_read_failed", LOG_STR("why", strerror(-rc)),
-				  LOG_STR("do", "look at the disk and at the database on it"));
+			say_read_failed(rc);
+		if (rc == -EUCLEAN)
+			tell_damage(s);
 		s->reads_fail = rc < 0;
 		if (rc < 0)
 			op->answer = STORE_UNAVAILABLE;
@@ -451,7 +482,7 @@ static int64_t alarm_us(const struct store *s)
 
 static bool is_asked(const struct store *s)
 {
-	return s->closing || !list_empty(&s->inbox) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
+	return s->closing || s->read_damage || !list_empty(&s->inbox) || (!s->backend->ops->concurrent && !list_empty(&s->reads)) ||
 	       ((s->giving_up || !s->status.failing) && !list_empty(&s->todo));
 }
 
@@ -499,7 +530,7 @@ void *store_writer_main(void *arg)
 {
 	struct store *s = arg;
 	struct list reads, arrived;
-	bool closing, giving_up;
+	bool closing, giving_up, damaged;
 
 	list_init(&reads);
 	list_init(&arrived);
@@ -509,6 +540,8 @@ void *store_writer_main(void *arg)
 		gather(s);
 		closing = s->closing;
 		giving_up = s->giving_up;
+		damaged = s->read_damage;
+		s->read_damage = false;
 		list_splice(&arrived, &s->inbox);
 		if (!s->backend->ops->concurrent)
 			list_splice(&reads, &s->reads);
@@ -516,6 +549,8 @@ void *store_writer_main(void *arg)
 		pthread_mutex_lock(&s->turn);
 		run_reads(s, &reads);
 		mark_owed(&arrived);
+		if (damaged)
+			enter_damaged(s);
 		if (closing || s->gave_up || (giving_up && s->status.failing))
 			write_rest(s, &arrived);
 		else

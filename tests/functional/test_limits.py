@@ -77,6 +77,9 @@ class BytesOfShards(harness.Case):
         self.assertEqual(self.settled.ask("GET", "/v1/limits").json["body_bytes"], 75000)
         answer = self.settled.post(harness.encode({"items": [item(1, self.url("/ok"))]}) + b" " * 80000)
         self.assertEqual((answer.status, answer.json["code"]), (413, "body_too_large"))
+        self.assertIn("/v1/limits", answer.json["detail"])
+        answer = self.settled.ask("GET", "/livez", b"x")
+        self.assertEqual((answer.status, answer.json["detail"]), (413, "no body is wanted here"))
 
 
 class NeverFits(harness.Case):

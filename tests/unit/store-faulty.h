@@ -21,7 +21,7 @@ static struct faulty {
 		int left;                /* ... and so many fail; FOR_EVER: all */
 	} begins, writes, commits, expires;
 	unsigned from_try;               /* faults count from this group on */
-	bool reads;                      /* fail */
+	int reads;                       /* 0, or what each fails with */
 	bool held;                       /* the writer waits before a group */
 	bool waits;                      /* ... and does so now */
 	bool synced;                     /* the last group that was committed */
@@ -139,11 +139,11 @@ static void rollback(struct backend *b)
 
 static int read_op(struct backend *b, struct store_op *op)
 {
-	bool fails;
+	int rc;
 
 	(void)b;
-	LOCKED(fails = f.reads);
-	return fails ? -EIO : f.inner->ops->read(f.inner, op);
+	LOCKED(rc = f.reads);
+	return rc < 0 ? rc : f.inner->ops->read(f.inner, op);
 }
 
 static int expire(struct backend *b, int64_t now, bool *ret_more)

@@ -224,6 +224,8 @@ static void beyond_loopback_with_keys_or_what_says_so(void **state)
 		"listen: 0.0.0.0:1\nauth: {keys: [{name: a, tenant: shop, sha256: " A "}]}\n",
 		"operations: 127.0.0.1:2\n",
 		"operations: '[::1]:2'\n",
+		"operations: '[::1]:8080'\n",
+		"listen: 127.0.0.1:0\noperations: 127.0.0.1:0\n",
 		"operations: 0.0.0.0:2\nauth: {open_operations: true}\n",
 		"operations: 10.0.0.1:2\nauth: {open: true}\n",
 	};
@@ -238,6 +240,9 @@ static void beyond_loopback_with_keys_or_what_says_so(void **state)
 	refused("listen: 0.0.0.0:1\nauth: {open_operations: true}\n",
 		"1:9: listen: 0.0.0.0 can be reached from other machines and no caller is asked for a key: give auth.keys, "
 		"listen on 127.0.0.1, or set auth: {open: true}\n");
+	refused("operations: 127.0.0.1:8080\n", "1:13: operations: the same address as listen: give it another port\n");
+	refused("listen: '[::1]:2'\noperations: '[::1]:2'\n",
+		"2:13: operations: the same address as listen: give it another port\n");
 	refused("operations: 80\n",
 		"1:13: operations: 80 is not an address and a port: give them as 127.0.0.1:8080 or [::1]:8080\n");
 }

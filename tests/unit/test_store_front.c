@@ -213,11 +213,11 @@ static void a_read_that_fails_is_unavailable(void **state)
 	static struct store_list l = {.state = -1, .outcome = -1, .limit = 1};
 
 	(void)state;
-	LOCKED(f.reads = true);
+	LOCKED(f.reads = -EIO);
 	assert_int_equal(rig_do(s, &r.op, STORE_READ), STORE_UNAVAILABLE);
 	assert_null(r.batch);
 	assert_int_equal(rig_do(s, &l.op, STORE_LIST), STORE_UNAVAILABLE);
-	LOCKED(f.reads = false);
+	LOCKED(f.reads = 0);
 	got = rig_read(s, b->id);
 	assert_non_null(got);
 	batch_unref(got);
@@ -374,6 +374,39 @@ static void a_corrupt_file_is_left_alone(void **state)
 	assert_int_equal(f.tries, tries);
 	batch_unref(b);
 	open_front(true, true);
+}
+
+static enum store_answer read_with(int err)
+{
+	struct store_read r = {.id = rig_id(1), .limit = 1};
+
+	LOCKED(f.reads = err);
+	return rig_do(s, &r.op, STORE_READ);
+}
+
+/* Else it would acknowledge what the next start refuses to read. */
+static void a_read_that_meets_a_broken_page_ends_all_writing(void **state)
+{
+	unsigned tries;
+
+	(void)state;
+	assert_int_equal(read_with(-EUCLEAN), STORE_UNAVAILABLE);
+	while (!status().failing)
+		continue;
+	assert_non_null(strstr(status().why, "damaged"));
+	LOCKED(tries = f.tries);
+	assert_int_equal(try_delete(), STORE_UNAVAILABLE);
+	assert_int_equal(read_with(0), STORE_NOT_FOUND);
+	assert_int_equal(try_delete(), STORE_UNAVAILABLE);
+	assert_int_equal(f.tries, tries);
+}
+
+static void a_batch_that_cannot_be_read_does_not(void **state)
+{
+	(void)state;
+	assert_int_equal(read_with(-EBADMSG), STORE_UNAVAILABLE);
+	assert_int_equal(try_delete(), STORE_NOT_FOUND);
+	assert_false(status().failing);
 }
 
 /* Groups. */
@@ -592,6 +625,8 @@ int main(void)
 		TEST(a_disk_that_works_again_gets_all_at_the_end),
 		TEST(the_end_tries_twice),
 		TEST(a_corrupt_file_is_left_alone),
+		TEST(a_read_that_meets_a_broken_page_ends_all_writing),
+		TEST(a_batch_that_cannot_be_read_does_not),
 		TEST(what_waits_goes_in_one_group),
 		TEST(only_what_must_be_synced_is),
 		TEST(a_group_is_synced_for_any_of_it),
