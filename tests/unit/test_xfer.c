@@ -523,6 +523,40 @@ static void unused_connections_are_closed_after_a_while(void **state)
 	downstream_free(d);
 }
 
+static void serve_two_and_end(struct peer *p)
+{
+	while (p->requests < 2 && read_request(p))
+		say(p, p->of->text);
+	shutdown(p->fd, SHUT_WR);
+	wait_for_end(p);
+}
+
+/* So that the next transfer on it costs the loop nothing. */
+static void a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it(void **state)
+{
+	struct downstream *d = downstream_new(serve_two_and_end, OK);
+	unsigned watched;
+	struct job j;
+
+	(void)state;
+	job_post(&j, d->port);
+	job_run(&j);
+	on_loop(count_watched, &watched);
+	assert_int_equal(watched, 1);
+	job_post(&j, d->port);
+	job_run(&j);
+	assert_int_equal(d->n_peers, 1);
+	while (watched > 0)
+		on_loop(count_watched, &watched);
+	job_post(&j, d->port);
+	job_run(&j);
+	assert_int_equal(j.a.status, 200);
+	assert_int_equal(d->n_peers, 2);
+	on_loop(count_watched, &watched);
+	assert_int_equal(watched, 1);
+	finish_with(d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -547,6 +581,7 @@ int main(void)
 		XFER_TEST(endless_headers_are_cut),
 		XFER_TEST(on_done_may_start_the_next),
 		XFER_TEST(unused_connections_are_closed_after_a_while),
+		XFER_TEST(a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it),
 	};
 
 	return cmocka_run_group_tests_name("xfer", tests, rig_global_setup, rig_global_teardown);
