@@ -94,6 +94,7 @@ struct transfer {
 	enum transfer_state state;
 	struct xfer *x;
 	CURL *easy;
+	CURLU *url;                      /* that it was told last */
 	curl_socket_t fd;                /* that libcurl has watched for it, or -1 */
 	struct lookup *lookup;
 	struct tls_profile *profile;     /* https: a reference */

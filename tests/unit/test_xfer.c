@@ -317,6 +317,26 @@ static void a_url_that_cannot_be_called_wrote_nothing(void **state)
 	assert_int_equal(j.a.phase, PHASE_RESOLVE);
 }
 
+static void a_url_is_not_relative_to_the_last_one(void **state)
+{
+	static const char *const urls[] = {"/other", "other", "?other", "//other", "", "mailto:other"};
+	struct downstream *d = downstream_new(serve_text, OK);
+	struct job j;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(urls); i++) {
+		job_post(&j, d->port);
+		job_run(&j);
+		assert_int_equal(j.a.status, 200);
+		job_init(&j, "POST", urls[i], SLICE("x"));
+		job_run(&j);
+		assert_int_equal(j.a.status, 0);
+		assert_false(j.a.wrote);
+		assert_int_equal(d->requests, i + 1);
+	}
+	finish_with(d);
+}
+
 static void reset_after_request(struct peer *p)
 {
 	const struct linger now = {.l_onoff = 1};
@@ -574,6 +594,7 @@ int main(void)
 		XFER_TEST(a_refused_connection_wrote_nothing),
 		XFER_TEST(without_a_descriptor_there_is_no_connection),
 		XFER_TEST(a_url_that_cannot_be_called_wrote_nothing),
+		XFER_TEST(a_url_is_not_relative_to_the_last_one),
 		XFER_TEST(a_connection_that_breaks_before_the_status_is_lost),
 		XFER_TEST(an_answer_that_breaks_off_keeps_its_status),
 		XFER_TEST(a_request_on_a_used_connection_is_never_sent_again),
