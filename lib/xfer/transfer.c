@@ -179,6 +179,8 @@ static bool set_constants(struct transfer *t)
 	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
 	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
 	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
+	       /* Not given, it is looked for in the environment, for each transfer. */
+	       curl_easy_setopt(c, CURLOPT_NOPROXY, "*") == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) == CURLE_OK &&
 	       /* It would keep the first store of ours that it sees, and give it to every host. */
 	       curl_easy_setopt(c, CURLOPT_CA_CACHE_TIMEOUT, 0L) == CURLE_OK &&
