@@ -38,7 +38,6 @@ struct lookup {
 
 /* A host as libcurl reads it: an address in an unusual notation is in the usual one. */
 struct host {
-	CURLU *url;
 	char *name, *port;
 };
 
@@ -46,22 +45,17 @@ static void host_free(struct host *h)
 {
 	curl_free(h->name);
 	curl_free(h->port);
-	curl_url_cleanup(h->url);
 }
 
 /* False: no memory. */
 static bool host_of(const struct transfer *t, struct host *ret)
 {
-	char *url = NULL;
-
-	*ret = (struct host){.url = curl_url()};
-	curl_easy_getinfo(t->easy, CURLINFO_EFFECTIVE_URL, &url);
-	if (ret->url == NULL || curl_url_set(ret->url, CURLUPART_URL, url, 0) != CURLUE_OK ||
-	    curl_url_get(ret->url, CURLUPART_HOST, &ret->name, 0) != CURLUE_OK)
+	*ret = (struct host){0};
+	if (curl_url_get(t->url, CURLUPART_HOST, &ret->name, 0) != CURLUE_OK)
 		return false;
 	for (char *p = ret->name; *p != '\0'; p++)
 		*p = *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p;
-	return curl_url_get(ret->url, CURLUPART_PORT, &ret->port, CURLU_DEFAULT_PORT) == CURLUE_OK;
+	return curl_url_get(t->url, CURLUPART_PORT, &ret->port, CURLU_DEFAULT_PORT) == CURLUE_OK;
 }
 
 /* libcurl knows what a number means, and that localhost never leaves the host. */

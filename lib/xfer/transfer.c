@@ -169,7 +169,6 @@ static bool set_constants(struct transfer *t)
 	curl_easy_setopt(c, CURLOPT_HTTP09_ALLOWED, 0L);
 	curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
 	curl_easy_setopt(c, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
-	curl_easy_setopt(c, CURLOPT_PATH_AS_IS, 1L);
 	curl_easy_setopt(c, CURLOPT_BUFFERSIZE, (long)RECEIVE_BUFFER);
 	curl_easy_setopt(c, CURLOPT_UPLOAD_BUFFERSIZE, (long)SEND_BUFFER);
 	curl_easy_setopt(c, CURLOPT_MAXAGE_CONN, (long)MAX(x->idle_ms / 1000, INT64_C(1)));
@@ -180,6 +179,8 @@ static bool set_constants(struct transfer *t)
 	return curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
 	       /* An empty proxy keeps http_proxy out, which the guard could not see past. */
 	       curl_easy_setopt(c, CURLOPT_PROXY, "") == CURLE_OK &&
+	       /* Not given, it is looked for in the environment, for each transfer. */
+	       curl_easy_setopt(c, CURLOPT_NOPROXY, "*") == CURLE_OK &&
 	       curl_easy_setopt(c, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) == CURLE_OK &&
 	       /* It would keep the first store of ours that it sees, and give it to every host. */
 	       curl_easy_setopt(c, CURLOPT_CA_CACHE_TIMEOUT, 0L) == CURLE_OK &&
@@ -209,6 +210,7 @@ void xfer_transfer_free(struct transfer *t)
 	if (t == NULL)
 		return;
 	curl_easy_cleanup(t->easy);
+	curl_url_cleanup(t->url);
 	buf_free(&t->body);
 	buf_free(&t->addresses);
 	xfer_tls_unref(t->profile);
@@ -331,6 +333,23 @@ static CURLcode set_profile(struct transfer *t)
 	return curl_easy_setopt(t->easy, CURLOPT_SSL_CIPHER_LIST, xfer_tls_ciphers(t->profile));
 }
 
+/* libcurl gets the URL in parts: of a text it would make a second, normal one by
+ * itself, letter by letter. The parts are new each time, as a text without a scheme
+ * would be relative to what is there; and none is left of what is no URL, as
+ * libcurl then says. False: no memory. */
+static bool set_url(struct transfer *t, const char *url)
+{
+	CURLU *parts = curl_url();
+
+	if (parts == NULL)
+		return false;
+	curl_easy_setopt(t->easy, CURLOPT_CURLU, parts);
+	curl_url_cleanup(t->url);
+	t->url = parts;
+	return curl_url_set(parts, CURLUPART_URL, url, CURLU_GUESS_SCHEME | CURLU_NON_SUPPORT_SCHEME | CURLU_PATH_AS_IS) !=
+	       CURLUE_OUT_OF_MEMORY;
+}
+
 bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 {
 	struct curl_slist *headers;
@@ -347,8 +366,7 @@ bool xfer_transfer_prepare(struct transfer *t, const struct exchange *e)
 	if (!copy_lists(t, e, &headers))
 		return false;
 	curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, headers);
-	return set_method(t, e) == CURLE_OK && set_profile(t) == CURLE_OK &&
-	       curl_easy_setopt(t->easy, CURLOPT_URL, e->url) == CURLE_OK;
+	return set_method(t, e) == CURLE_OK && set_profile(t) == CURLE_OK && set_url(t, e->url);
 }
 
 static bool has_written(const struct transfer *t)

@@ -83,6 +83,8 @@ struct xfer {
 	bool delivering;
 	struct list spare;               /* struct transfer */
 	unsigned n_spare;
+	struct watch **watches;          /* by socket */
+	size_t n_watches;
 	struct closing closing;
 	struct names names;
 };
@@ -92,6 +94,7 @@ struct transfer {
 	enum transfer_state state;
 	struct xfer *x;
 	CURL *easy;
+	CURLU *url;                      /* that it was told last */
 	curl_socket_t fd;                /* that libcurl has watched for it, or -1 */
 	struct lookup *lookup;
 	struct tls_profile *profile;     /* https: a reference */
@@ -145,7 +148,7 @@ curl_socket_t xfer_guard_open(void *arg, curlsocktype purpose, struct curl_socka
 int xfer_guard_request(void *arg, char *peer_ip, char *local_ip, int peer_port, int local_port);
 
 /* sockets.c */
-int xfer_sockets_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *watch);
+int xfer_sockets_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused);
 int xfer_sockets_on_close(void *arg, curl_socket_t fd);
 void xfer_sockets_close_some(void *arg);
 void xfer_sockets_close_all(struct xfer *x);

@@ -355,6 +355,7 @@ void xfer_free(struct xfer *x)
 	loop_timer_free(x->quiet);
 	loop_timer_free(x->closing.timer);
 	free(x->closing.fds);
+	free(x->watches);
 	free(x->user_agent);
 	free(x);
 }

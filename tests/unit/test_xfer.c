@@ -317,6 +317,26 @@ static void a_url_that_cannot_be_called_wrote_nothing(void **state)
 	assert_int_equal(j.a.phase, PHASE_RESOLVE);
 }
 
+static void a_url_is_not_relative_to_the_last_one(void **state)
+{
+	static const char *const urls[] = {"/other", "other", "?other", "//other", "", "mailto:other"};
+	struct downstream *d = downstream_new(serve_text, OK);
+	struct job j;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(urls); i++) {
+		job_post(&j, d->port);
+		job_run(&j);
+		assert_int_equal(j.a.status, 200);
+		job_init(&j, "POST", urls[i], SLICE("x"));
+		job_run(&j);
+		assert_int_equal(j.a.status, 0);
+		assert_false(j.a.wrote);
+		assert_int_equal(d->requests, i + 1);
+	}
+	finish_with(d);
+}
+
 static void reset_after_request(struct peer *p)
 {
 	const struct linger now = {.l_onoff = 1};
@@ -523,6 +543,40 @@ static void unused_connections_are_closed_after_a_while(void **state)
 	downstream_free(d);
 }
 
+static void serve_two_and_end(struct peer *p)
+{
+	while (p->requests < 2 && read_request(p))
+		say(p, p->of->text);
+	shutdown(p->fd, SHUT_WR);
+	wait_for_end(p);
+}
+
+/* So that the next transfer on it costs the loop nothing. */
+static void a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it(void **state)
+{
+	struct downstream *d = downstream_new(serve_two_and_end, OK);
+	unsigned watched;
+	struct job j;
+
+	(void)state;
+	job_post(&j, d->port);
+	job_run(&j);
+	on_loop(count_watched, &watched);
+	assert_int_equal(watched, 1);
+	job_post(&j, d->port);
+	job_run(&j);
+	assert_int_equal(d->n_peers, 1);
+	while (watched > 0)
+		on_loop(count_watched, &watched);
+	job_post(&j, d->port);
+	job_run(&j);
+	assert_int_equal(j.a.status, 200);
+	assert_int_equal(d->n_peers, 2);
+	on_loop(count_watched, &watched);
+	assert_int_equal(watched, 1);
+	finish_with(d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -540,6 +594,7 @@ int main(void)
 		XFER_TEST(a_refused_connection_wrote_nothing),
 		XFER_TEST(without_a_descriptor_there_is_no_connection),
 		XFER_TEST(a_url_that_cannot_be_called_wrote_nothing),
+		XFER_TEST(a_url_is_not_relative_to_the_last_one),
 		XFER_TEST(a_connection_that_breaks_before_the_status_is_lost),
 		XFER_TEST(an_answer_that_breaks_off_keeps_its_status),
 		XFER_TEST(a_request_on_a_used_connection_is_never_sent_again),
@@ -547,6 +602,7 @@ int main(void)
 		XFER_TEST(endless_headers_are_cut),
 		XFER_TEST(on_done_may_start_the_next),
 		XFER_TEST(unused_connections_are_closed_after_a_while),
+		XFER_TEST(a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it),
 	};
 
 	return cmocka_run_group_tests_name("xfer", tests, rig_global_setup, rig_global_teardown);

@@ -24,11 +24,6 @@ static void a_cancel_before_anything_happened_says_so(void **state)
 	assert_false(j.a.wrote);
 }
 
-static void count_watched(void *arg)
-{
-	*(unsigned *)arg = loop_usage(rig_loop).fds;
-}
-
 /* A listener whose queue is full drops the handshake, so connecting hangs. */
 static void a_cancel_while_connecting_wrote_nothing(void **state)
 {
