@@ -9,39 +9,65 @@
 
 #include "base/macros.h"
 
-/* "200000 100000": so many microseconds in each period; "max 100000": no limit, UINT_MAX. */
-static unsigned granted_by(const char *groups, const char *group)
-{
-	char path[PATH_MAX];
-	unsigned long long quota, period;
-	bool limited;
-	FILE *f;
+/* Where each version says how much time a group has in each period, in microseconds: version 2
+ * as "200000 100000" or "max 100000", version 1 in two files, the first of which may have -1. */
+static const struct version {
+	const char *controller, *mount, *files[2];
+} versions[] = {
+	{"", "", {"cpu.max", NULL}},
+	{"cpu", "/cpu", {"cpu.cfs_quota_us", "cpu.cfs_period_us"}},
+};
 
-	if (snprintf(path, sizeof path, "%s%s/cpu.max", groups, group) >= (int)sizeof path)
+/* UINT_MAX: no limit, or none that can be read. */
+static unsigned granted_by(const struct version *v, const char *groups, const char *group)
+{
+	long long number[2] = {0, 0};           /* the time, the period */
+	unsigned have = 0;
+	char path[PATH_MAX];
+
+	for (unsigned i = 0; i < 2 && v->files[i] != NULL; i++) {
+		FILE *f;
+
+		if (snprintf(path, sizeof path, "%s%s%s/%s", groups, v->mount, group, v->files[i]) >= (int)sizeof path)
+			return UINT_MAX;
+		f = fopen(path, "re");
+		while (f != NULL && have < 2 && fscanf(f, "%lld", &number[have]) == 1)
+			have++;
+		if (f != NULL)
+			fclose(f);
+	}
+	if (have < 2 || number[0] < 0 || number[1] <= 0)
 		return UINT_MAX;
-	f = fopen(path, "re");
-	if (f == NULL)
-		return UINT_MAX;
-	limited = fscanf(f, "%llu %llu", &quota, &period) == 2 && period > 0;
-	fclose(f);
-	return limited ? (unsigned)MIN(MAX((quota + period - 1) / period, 1ULL), (unsigned long long)UINT_MAX) : UINT_MAX;
+	return (unsigned)MIN(MAX((number[0] + number[1] - 1) / number[1], 1LL), (long long)UINT_MAX);
 }
 
-/* The line "0::/the/group" is that of version 2. */
-static bool read_group(const char *self, char *ret, size_t n)
+static bool is_among(const char *name, char *names)
+{
+	for (const char *one = strsep(&names, ","); one != NULL; one = strsep(&names, ","))
+		if (strcmp(one, name) == 0)
+			return true;
+	return false;
+}
+
+/* A line is "4:cpu,cpuacct:/the/group"; that of version 2 has no controllers. */
+static bool read_group(const char *self, const char *controller, char *ret, size_t n)
 {
 	FILE *f = fopen(self, "re");
 	bool found = false;
 
-	while (f != NULL && !found && fgets(ret, (int)n, f) != NULL)
-		found = strncmp(ret, "0::/", 4) == 0;
+	while (f != NULL && !found && fgets(ret, (int)n, f) != NULL) {
+		char *group = ret, *controllers;
+
+		(void)strsep(&group, ":");
+		controllers = strsep(&group, ":");
+		found = group != NULL && group[0] == '/' && is_among(controller, controllers);
+		if (found)
+			memmove(ret, group, strlen(group) + 1);
+	}
 	if (f != NULL)
 		fclose(f);
-	if (!found)
-		return false;
-	ret[strcspn(ret, "\n")] = '\0';
-	memmove(ret, ret + 3, strlen(ret + 3) + 1);
-	return true;
+	ret[found ? strcspn(ret, "\n") : 0] = '\0';
+	return found;
 }
 
 unsigned cores_granted(const char *self, const char *groups)
@@ -49,15 +75,17 @@ unsigned cores_granted(const char *self, const char *groups)
 	char group[PATH_MAX], *end;
 	unsigned least = UINT_MAX;
 
-	if (!read_group(self, group, sizeof group))
-		return 0;
-	/* From its own up to that of all. */
-	do {
-		least = MIN(least, granted_by(groups, group));
-		end = strrchr(group, '/');
-		if (end != NULL)
-			*end = '\0';
-	} while (end != NULL);
+	for (const struct version *v = versions; v < versions + ARRAY_LEN(versions); v++) {
+		if (!read_group(self, v->controller, group, sizeof group))
+			continue;
+		/* From its own up to that of all. */
+		do {
+			least = MIN(least, granted_by(v, groups, group));
+			end = strrchr(group, '/');
+			if (end != NULL)
+				*end = '\0';
+		} while (end != NULL);
+	}
 	return least == UINT_MAX ? 0 : least;
 }
 

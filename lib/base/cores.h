@@ -9,6 +9,7 @@ unsigned cores_usable(void);
 
 /* What a control group and those above it grant, in cores, rounded up: the file of a process
  * that names it (/proc/self/cgroup), and where the groups are (/sys/fs/cgroup). 0: there is
- * no limit, or none that can be read. Version 2 alone; see cpu.max in the kernel's
- * Documentation/admin-guide/cgroup-v2.rst. */
+ * no limit, or none that can be read. See cpu.max in the kernel's
+ * Documentation/admin-guide/cgroup-v2.rst, and for version 1, which is looked for under
+ * `cpu` there, cpu.cfs_quota_us in Documentation/scheduler/sched-bwc.rst. */
 unsigned cores_granted(const char *self, const char *groups);

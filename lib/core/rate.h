@@ -21,7 +21,8 @@ struct rate_policy {
 struct rate_policy rate_part(const struct rate_policy *p, unsigned n, unsigned i);
 
 struct rate {
-	int64_t due_ns;                  /* when all that was taken is paid for; 0: long ago */
+	int64_t due_ns;                  /* when what holds up the next ones is paid for; 0: long ago */
+	int64_t all_ns;                  /* and all that was taken: later, if a smaller burst had no place for it */
 };
 
 /* When the next one may be taken, monotonic; now or earlier: now. Never early by
@@ -38,9 +39,11 @@ void rate_take(struct rate *r, const struct rate_policy *p, unsigned n, int64_t 
 void rate_give_back(struct rate *r, const struct rate_policy *p, unsigned n);
 
 /* From now_us on there is another limit. What is owed stays owed, counted in what was
- * taken and not in time, but no more than the new burst: over any window that holds the
- * change, no more is let through than the larger burst and what each limit grants in
- * its part of the window. */
+ * taken and not in time. Of a larger burst no more than the new one holds up the next
+ * ones; a larger one after that finds the rest again, but for what was paid meanwhile.
+ * So over any window that holds changes, no more is let through than the largest burst
+ * and what each limit grants in its part of the window. What went beyond a burst, into
+ * debt, holds them up until it is paid. */
 void rate_change(struct rate *r, const struct rate_policy *from, const struct rate_policy *to, int64_t now_us);
 
 /* Is it as if nothing had ever been taken? Then nothing need remember it. */

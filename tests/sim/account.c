@@ -79,11 +79,21 @@ static struct rate_policy rate_of(const struct account *a)
 
 /* ---- rate ---- */
 
+static double leaked_at(const struct account *a, double level, int64_t us)
+{
+	return MAX(level - rate_of(a).per_second * (double)(us - a->level_us) / 1e6, 0);
+}
+
 static double level_at(const struct account *a, int64_t us)
 {
-	double leaked = rate_of(a).per_second * (double)(us - a->level_us) / 1e6;
+	return leaked_at(a, a->level, us);
+}
 
-	return MAX(a->level - leaked, 0);
+static void look_at_level(struct account *a)
+{
+	a->level = level_at(a, clock_now());
+	a->all = leaked_at(a, a->all, clock_now());
+	a->level_us = clock_now();
 }
 
 void account_settle(void)
@@ -91,8 +101,9 @@ void account_settle(void)
 	for (unsigned i = 0; i < sim.n_accounts; i++) {
 		struct account *a = &sim.accounts[i];
 
-		a->level = service_of(a)->rate.per_second > 0 ? level_at(a, clock_now()) : 0;
-		a->level_us = clock_now();
+		look_at_level(a);
+		if (service_of(a)->rate.per_second <= 0)
+			a->level = a->all = 0;
 	}
 }
 
@@ -107,11 +118,11 @@ static double owed_by_lanes(const struct account *whole)
 	return is_known(whole->service) ? sum : 0;
 }
 
-/* Nobody owes more than a bucket holds, and each lane has its own. */
+/* What holds anybody up is no more than a bucket holds, and each lane has its own. */
 void account_go_on(void)
 {
 	for (unsigned i = 0; i < sim.n_accounts; i++)
-		sim.accounts[i].level = MIN(sim.accounts[i].level, rate_of(&sim.accounts[i]).burst);
+		sim.accounts[i].level = MIN(sim.accounts[i].all, rate_of(&sim.accounts[i]).burst);
 	for (unsigned i = 0; i < sim.n_accounts; i++)
 		if (sim.accounts[i].shard == NEVER && service_of(&sim.accounts[i])->lanes > 1)
 			sim.accounts[i].level = MIN(sim.accounts[i].level, owed_by_lanes(&sim.accounts[i]));
@@ -128,8 +139,9 @@ static void take_of_rate(struct account *a)
 {
 	CHECK(RATE, a->shard != NEVER || !rate_full(a, clock_now()), "service %d: %g of %u are taken already, at %g per second",
 	      a->service, level_at(a, clock_now()), service_of(a)->rate.burst, service_of(a)->rate.per_second);
-	a->level = level_at(a, clock_now()) + 1;
-	a->level_us = clock_now();
+	look_at_level(a);
+	a->level++;
+	a->all++;
 }
 
 /* ---- pause ---- */

@@ -92,6 +92,26 @@ static void a_reload_keeps_what_is_owed(void)
 	finish();
 }
 
+/* A limit that was there for no time had a place for one of the five alone. */
+static void two_reloads_forgive_nothing(void)
+{
+	struct sim_batch *first, *second;
+
+	open_quiet(1, 0, quick);
+	sim.services[0].rate = (struct rate_policy){.per_second = 10, .burst = 5};
+	first = add_batch(5);
+	second = add_batch(1);
+	world_open();
+	world_submit(first);
+	run_to_done(first);
+	world_reload_rate((struct rate_policy){.per_second = 1, .burst = 1});
+	world_reload_rate((struct rate_policy){.per_second = 10, .burst = 5});
+	submit_at(second, 2);
+	run_to_done(second);
+	CHECK(RATE, start_ms(second, 0) >= 100, "an attempt starts after %lld ms", (long long)start_ms(second, 0));
+	finish();
+}
+
 /* ---- breaker ---- */
 
 static void down_for_2500_ms(const struct request *r, struct script *s)
@@ -529,6 +549,7 @@ const struct scenario lane_scenarios[] = {
 	{"a rate is exact and used to the full, on four shards", a_rate_is_exact_on_four_shards},
 	{"a lane that was idle has its whole burst", a_lane_that_was_idle_has_its_whole_burst},
 	{"a reload keeps what is owed to a rate", a_reload_keeps_what_is_owed},
+	{"two reloads forgive nothing", two_reloads_forgive_nothing},
 	{"a breaker opens, refuses, probes and closes", a_breaker_opens_refuses_and_closes},
 	{"what is the item's own fault opens no breaker", what_is_the_items_own_fault_opens_no_breaker},
 	{"a dead service does not delay another", a_dead_service_does_not_delay_another},

@@ -108,7 +108,7 @@ struct account {
 	int service;
 	struct slice origin;
 	int shard;                       /* the lane's; NEVER: of the whole origin */
-	double level;                    /* of the bucket, as it was at level_us */
+	double level, all;               /* of the bucket, as it was at level_us; and with what no smaller one had place for */
 	int64_t level_us;
 	int64_t paused_us;               /* until then */
 	int64_t told_us, heard_us;       /* all lanes have heard of a pause until told_us, and from heard_us on of paused_us */

@@ -203,6 +203,46 @@ static unsigned granted(const char *self, const char *of_all, const char *of_out
 	return cores_granted("self", ".");
 }
 
+static unsigned granted_by_first(const char *self, const char *quota_of_all, const char *quota, const char *period)
+{
+	put("self", self);
+	put("cpu/cpu.cfs_quota_us", quota_of_all);
+	put("cpu/cpu.cfs_period_us", "100000\n");
+	put("cpu/outer/cpu.cfs_quota_us", quota);
+	put("cpu/outer/cpu.cfs_period_us", period);
+	return cores_granted("self", ".");
+}
+
+static void cores_of_version_1_are_granted_in_two_files(void **state)
+{
+	static const char *const files[] = {"self", "cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us",
+					    "cpu/outer/cpu.cfs_quota_us", "cpu/outer/cpu.cfs_period_us"};
+	static const char lines[] = "12:pids:/x\n4:cpu,cpuacct:/outer\n1:name=systemd:/x\n";
+	char dir[] = "/tmp/settled-cores-XXXXXX";
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(chdir(dir), 0);
+	assert_true(mkdir("cpu", 0700) == 0 && mkdir("cpu/outer", 0700) == 0);
+	put("cpu.max", "300000 100000\n");
+	assert_int_equal(granted_by_first(lines, "-1\n", "150000\n", "100000\n"), 2);
+	assert_int_equal(granted_by_first("4:cpuacct,cpu:/outer\n", "-1\n", "50000\n", "50000\n"), 1);
+	assert_int_equal(granted_by_first(lines, "-1\n", "-1\n", "100000\n"), 0);
+	assert_int_equal(granted_by_first(lines, "400000\n", "-1\n", "100000\n"), 4);
+	/* In a container: its own group is where that of all would be. */
+	assert_int_equal(granted_by_first("4:cpu,cpuacct:/docker/abc\n", "200000\n", "-1\n", "100000\n"), 2);
+	assert_int_equal(granted_by_first("4:cpuset,cpuacct:/outer\n", "200000\n", "100000\n", "100000\n"), 0);
+	assert_int_equal(granted_by_first(lines, "-1\n", "what\n", "100000\n"), 0);
+	assert_int_equal(granted_by_first(lines, "-1\n", "100000\n", "0\n"), 0);
+	assert_int_equal(granted_by_first("cpu\n:cpu\n\n4:cpu:\n4:cpu:outer\n", "-1\n", "100000\n", "100000\n"), 0);
+	/* With both the smaller one counts. */
+	assert_int_equal(granted_by_first("4:cpu:/outer\n0::/\n", "-1\n", "900000\n", "100000\n"), 3);
+	assert_int_equal(granted_by_first("0::/\n4:cpu:/outer\n", "-1\n", "200000\n", "100000\n"), 2);
+	for (size_t i = 0; i < ARRAY_LEN(files); i++)
+		assert_int_equal(unlink(files[i]), 0);
+	assert_true(rmdir("cpu/outer") == 0 && rmdir("cpu") == 0 && chdir("/") == 0 && rmdir(dir) == 0);
+}
+
 static void cores_are_those_that_all_its_groups_grant(void **state)
 {
 	char dir[] = "/tmp/settled-cores-XXXXXX";
@@ -236,6 +276,7 @@ int main(void)
 		cmocka_unit_test(address_ranges_match_by_prefix),
 		cmocka_unit_test(digests_are_those_of_the_standards),
 		cmocka_unit_test(cores_are_those_that_all_its_groups_grant),
+		cmocka_unit_test(cores_of_version_1_are_granted_in_two_files),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

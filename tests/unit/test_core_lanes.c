@@ -150,6 +150,44 @@ static void another_rate_owes_the_same_number(void **state)
 	assert_true(rate_idle(&off, SEC_US));
 }
 
+/* A smaller burst is soon held up no more; but the larger one that comes back is as it was left. */
+static void two_changes_forgive_nothing(void **state)
+{
+	const struct rate_policy large = {.per_second = 100, .burst = 50}, small = {.per_second = 1, .burst = 2};
+	struct rate r = {0};
+
+	(void)state;
+	rate_take(&r, &large, 50, SEC_US);
+	rate_change(&r, &large, &small, SEC_US);
+	assert_int_equal(rate_next_us(&r, &small), 2 * SEC_US + 1);
+	rate_change(&r, &small, &large, SEC_US);
+	assert_in_range(rate_next_us(&r, &large), SEC_US + 10000, SEC_US + 10001);
+	/* What is let through between them is owed as well, and what is paid there is not. */
+	rate_change(&r, &large, &small, SEC_US);
+	rate_take(&r, &small, 1, 2 * SEC_US + 1);
+	rate_change(&r, &small, &large, 4 * SEC_US);
+	assert_int_equal(rate_count(&r, &large, 4 * SEC_US, 4 * SEC_US), 1);
+	rate_change(&r, &large, &small, 4 * SEC_US);
+	assert_false(rate_idle(&r, 52 * SEC_US));
+	rate_change(&r, &small, &large, 52 * SEC_US);
+	assert_int_equal(rate_count(&r, &large, 52 * SEC_US, 52 * SEC_US), 49);
+	assert_true(rate_idle(&r, 54 * SEC_US));
+}
+
+/* It was let through on the word that it is paid for. */
+static void what_went_beyond_the_burst_is_owed_at_any_rate(void **state)
+{
+	const struct rate_policy slow = {.per_second = 1, .burst = 1}, fast = {.per_second = 100, .burst = 100};
+	struct rate r = {0};
+
+	(void)state;
+	rate_take(&r, &slow, 1000, SEC_US);
+	rate_change(&r, &slow, &fast, SEC_US);
+	assert_in_range(rate_next_us(&r, &fast), 10 * SEC_US + 10000, 10 * SEC_US + 10001);
+	rate_change(&r, &fast, &slow, SEC_US);
+	assert_true(rate_next_us(&r, &slow) >= 901 * (int64_t)SEC_US);
+}
+
 static void all_of_the_rate_can_be_had(void **state)
 {
 	static const struct rate_policy policies[] = {{1, 1}, {100, 10}, {333.333, 7}, {0.5, 1}};
@@ -734,6 +772,8 @@ int main(void)
 		cmocka_unit_test(another_window_begins_anew_and_a_clock_out_of_order_does_no_harm),
 		cmocka_unit_test(over_any_window_no_more_than_burst_and_rate),
 		cmocka_unit_test(another_rate_owes_the_same_number),
+		cmocka_unit_test(two_changes_forgive_nothing),
+		cmocka_unit_test(what_went_beyond_the_burst_is_owed_at_any_rate),
 		cmocka_unit_test(all_of_the_rate_can_be_had),
 		cmocka_unit_test(what_may_be_taken_until_then_is_counted),
 		cmocka_unit_test(a_debt_is_paid_before_the_next_one),

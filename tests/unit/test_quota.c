@@ -185,12 +185,16 @@ static void what_is_owed_is_paid_at_the_new_rate(void **state)
 	assert_int_equal(take(&slow, 1000, SECOND), 0);
 	assert_true(take(&slow, 1, SECOND) > 900 * (int64_t)SECOND);
 	dispatch_quota_change(&t, &slow, &fast, SECOND);
-	/* A second's worth at most, so that it may go on within one. */
-	assert_in_range(take(&fast, 100, SECOND), 1, SECOND + 1);
-	assert_int_equal(take(&fast, 100, 2 * SECOND + 1), 0);
-	dispatch_quota_change(&t, &fast, &none, 2 * SECOND + 1);
-	dispatch_quota_change(&t, &none, &slow, 2 * SECOND + 1);
-	assert_int_equal(take(&slow, 1, 2 * SECOND + 1), 0);
+	assert_in_range(take(&fast, 100, SECOND), 10 * SECOND, 10 * SECOND + 1);
+	/* And there and back it is as it was. */
+	dispatch_quota_change(&t, &fast, &slow, SECOND);
+	assert_true(take(&slow, 1, SECOND) > 900 * (int64_t)SECOND);
+	dispatch_quota_change(&t, &slow, &fast, SECOND);
+	assert_in_range(take(&fast, 100, SECOND), 10 * SECOND, 10 * SECOND + 1);
+	assert_int_equal(take(&fast, 100, 11 * SECOND + 1), 0);
+	dispatch_quota_change(&t, &fast, &none, 11 * SECOND + 1);
+	dispatch_quota_change(&t, &none, &slow, 11 * SECOND + 1);
+	assert_int_equal(take(&slow, 1, 11 * SECOND + 1), 0);
 }
 
 static void a_name_is_kept_once_for_each(void **state)
