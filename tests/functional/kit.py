@@ -6,6 +6,7 @@ import http.client
 import os
 import re
 import shutil
+import signal
 import socket
 import time
 import unittest
@@ -39,6 +40,18 @@ def until(condition, what):
         if time.monotonic() > end:
             raise AssertionError(f"not in time: {what() if callable(what) else what}")
         os.sched_yield()
+
+
+def stop_for_a_moment(child):
+    """A process that waits is interrupted, as by the freezer of a container."""
+    def waits():
+        with open(f"/proc/{child.pid}/stat", encoding="ascii") as f:
+            return f.read().rpartition(") ")[2][0] == "S"
+
+    until(waits, "it waits")
+    for sig, then in ((signal.SIGSTOP, os.WSTOPPED), (signal.SIGCONT, os.WCONTINUED)):
+        child.send_signal(sig)
+        os.waitid(os.P_PID, child.pid, then)
 
 
 def need(*tools):

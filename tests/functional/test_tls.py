@@ -194,6 +194,25 @@ class Requests(Case):
             conn.close()
 
 
+    def test_a_health_check_that_is_stopped_while_it_waits_goes_on(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*(os.path.join(self.folder.name, name) for name in ("cert.pem", "key.pem")))
+        with open(self.settled.config_path, encoding="utf-8") as f:
+            config = json.load(f)
+        path = os.path.join(self.folder.name, "probe.json")
+        with socket.create_server(("127.0.0.1", 0)) as server, open(path, "w", encoding="utf-8") as f:
+            json.dump({**config, "listen": f"127.0.0.1:{server.getsockname()[1]}"}, f)
+            f.flush()
+            child = subprocess.Popen([*harness.SETTLED, "healthcheck", "--config", path], stderr=subprocess.PIPE)
+            conn = server.accept()[0]
+            with context.wrap_socket(conn, server_side=True) as tls:
+                tls.recv(1000)
+                for part in (b"HTTP/1.1 ", b"200 OK\r\n\r\n"):
+                    kit.stop_for_a_moment(child)
+                    tls.sendall(part)
+                self.assertEqual((child.communicate(timeout=harness.LIMIT_S)[1], child.returncode), (b"", 0))
+
+
 class Leaving(Case):
     """A caller that leaves ends its batch: nothing more reaches the downstream."""
 
