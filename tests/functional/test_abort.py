@@ -215,7 +215,7 @@ class Abort(kit.Case):
         send_on(sock, {"items": [item(2, self.url("/gone"))]})
         self.assertEqual(read_status(sock), 207)
         self.settled.wait_line(r"event=batch_done .*outcome=failed", self.log_start)
-        self.log_start = len(self.settled.lines)
+        self.log_start = self.settled.mark()
         self.down.clear()
         send_on(sock, {"items": self.hanging(3), "deadline_ms": DAY_MS})
         self.down.wait(requests=3)

@@ -108,7 +108,7 @@ class Accepted(jobs.Case):
                     self.held.answer("a")
                     done = self.settled.wait_done("completed", self.log_start)
                     self.assertEqual(self.done(done["batch"])["outcome"], "succeeded")
-                    self.log_start = len(self.settled.lines)
+                    self.log_start = self.settled.mark()
 
 
 @on_every_store
@@ -288,7 +288,7 @@ class Forgotten(jobs.Case):
             self.held.answer(f"d{n}")
             self.done(batch)
             self.assertEqual(self.delete(batch).status, 204)
-            self.log_start = len(self.settled.lines)
+            self.log_start = self.settled.mark()
             sock.close()
 
 

@@ -118,13 +118,13 @@ class Metrics(Case):
             sock.close()
             self.settled.wait_done("disconnected", self.log_start)
             self.down.wait(in_flight=0)
-            self.log_start = len(self.settled.lines)
+            self.log_start = self.settled.mark()
             self.assertEqual(self.gauges(), zero)
 
     def test_a_disconnect_is_counted_once(self):
         before = self.exposition().get("settled_aborts_total", reason="disconnected")
         for _ in range(5):
-            self.log_start = len(self.settled.lines)
+            self.log_start = self.settled.mark()
             self.down.clear()
             sock = self.settled.start_post({"items": [item(1, self.url("/hang"))]})
             self.down.wait(requests=1)

@@ -126,7 +126,7 @@ class Retry(jobs.Case):
 
     def test_while_it_runs_nothing_is_sent_again(self):
         for n, headers in enumerate((ASYNC, {}, {"Idempotency-Key": "running"})):
-            start = len(self.settled.lines)
+            start = self.settled.mark()
             sock = self.settled.start_post({"items": [item(1, self.url("/gone")), item(2, self.held.url(f"r{n}"))]}, headers)
             batch = self.settled.wait_line(r"event=attempt_done batch=(\S+) item=i1 ", start)[1]
             self.held.wait(f"r{n}")

@@ -138,7 +138,7 @@ class Streaming(kit.HeldCase):
     def test_a_client_that_leaves_between_lines_ends_the_batch(self):
         for name, leave in {**LEAVE, "half-close": kit.half_close}.items():
             with self.subTest(leave=name):
-                self.log_start = len(self.settled.lines)
+                self.log_start = self.settled.mark()
                 stream = self.start({"concurrency": 3, "items": [
                     item(1, self.held.url("one")), item(2, self.held.url("two")), item(3, self.spread(3, "/hang")),
                     item(4, self.url("/ok"))]})
@@ -159,7 +159,7 @@ class Streaming(kit.HeldCase):
     def test_a_client_that_leaves_before_the_first_line_ends_the_batch(self):
         for name, leave in LEAVE.items():
             with self.subTest(leave=name):
-                self.log_start = len(self.settled.lines)
+                self.log_start = self.settled.mark()
                 stream = self.start({"items": [item(1, self.held.url("one"))]})
                 self.held.wait("one")
                 stream.leave(leave)
@@ -229,7 +229,7 @@ class Blocked(kit.HeldCase):
     def test_a_client_that_leaves_is_missed_while_the_daemon_cannot_write(self):
         for name, leave in {**LEAVE, "half-close": kit.half_close}.items():
             with self.subTest(leave=name):
-                self.log_start = len(self.settled.lines)
+                self.log_start = self.settled.mark()
                 reader = self.start()
                 leave(reader.sock)
                 self.check_aborted()

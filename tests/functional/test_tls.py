@@ -225,7 +225,7 @@ class Leaving(Case):
 
     def check(self, way, headers=None, more=b""):
         self.down.clear()
-        self.log_start = len(self.settled.lines)
+        self.log_start = self.settled.mark()
         name = f"first-{way}-{len(more)}"
         sock = self.settled.start_post({"concurrency": 1, "items": [item(0, self.held.url(name))] +
                                         [item(n, self.url("/ok")) for n in range(1, 20)]}, headers)
@@ -358,7 +358,7 @@ class Certificates(unittest.TestCase):
         self.addCleanup(lambda: self.assertEqual(self.settled.stop(), 0))
 
     def hup(self, event):
-        start = len(self.settled.lines)
+        start = self.settled.mark()
         self.settled.child.send_signal(signal.SIGHUP)
         return self.settled.wait_line(f"event={event} .*", start)[0]
 
