@@ -38,6 +38,11 @@ DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-down
 
 # The daemon drops lines that its reader has no room for: so much of them is one second's.
 PIPE_BYTES = 1 << 20
+# How long an attempt and a batch may take where a test is not about that: longer than any test waits.
+FOR_LONG_MS = 3600000
+# What hangs is given up after this time, or cut off: whatever does not hang comes sooner, also where the machine is slow
+# and stands still for a second in between.
+GIVE_UP_MS = max(2000, int(500 * PATIENCE))
 
 # What a developer's own daemon is told is not for those of the tests.
 os.environ.pop("SETTLED_CONFIG", None)
@@ -193,7 +198,11 @@ class Daemon(Process):
             services["push"] = {"kind": "http", "url": downstream.url + "/push/{to}"}
         full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": STORE}
         full.update(config or {})
-        full["services"] = {name: undaunted(service) for name, service in full["services"].items()}
+        # What is held is held as long as its test wants, on a machine however slow; and what is left to be written at
+        # the end has the tests' patience.
+        full["services"] = {name: {"attempt_timeout_ms": FOR_LONG_MS, **undaunted(service)}
+                            for name, service in full["services"].items()}
+        full["limits"] = {"deadline_ms": FOR_LONG_MS, "drain_ms": ms(25000), **full.get("limits", {})}
         if isinstance(full["store"], str):
             full["store"] = {"memory": True} if full["store"] == "memory" else {"path": os.path.join(self.dir, "data")}
         self.config_path = os.path.join(self.dir, "settled.json")

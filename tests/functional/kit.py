@@ -42,6 +42,22 @@ def until(condition, what):
         os.sched_yield()
 
 
+def queues(local, peer):
+    """What a connection of this machine has not got rid of, and what it has not read."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        for f in map(str.split, table):
+            if f[1].endswith(f":{local:04X}") and f[2].endswith(f":{peer:04X}"):
+                return tuple(int(n, 16) for n in f[4].split(":"))
+    return 0, 0
+
+
+def wait_taken(sock):
+    """Until the daemon has read all that was sent to it."""
+    here, there = sock.getsockname()[1], sock.getpeername()[1]
+    until(lambda: queues(here, there)[0] == 0, "it arrives")
+    until(lambda: queues(there, here)[1] == 0, "it is read")
+
+
 def stop_for_a_moment(child):
     """A process that waits is interrupted, as by the freezer of a container."""
     def waits():

@@ -298,7 +298,7 @@ class Stopped(jobs.Case):
 
     def setUp(self):
         super().setUp()
-        self.one = harness.Daemon({"store": self.config["store"], "limits": {"drain_ms": 25000}})
+        self.one = harness.Daemon({"store": self.config["store"], "limits": {"drain_ms": harness.FOR_LONG_MS}})
         self.addCleanup(self.one.stop)
 
     def test_polls_are_answered_before_the_process_ends(self):

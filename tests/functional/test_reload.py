@@ -333,10 +333,10 @@ class Store(Reloading):
             return
         self.settled.child.kill()
         self.settled.child.wait()
+        self.held.wait_gone("one")
         path, store = self.settled.config_path, self.file["store"]
         again = harness.Process([*harness.SETTLED, "--config", path])
         port = again.wait_line(r"event=listening .*port=(\d+)")[1]
-        self.held.requests.clear()
         self.settled.port = int(port)
         self.held.answer("one")
         done = self.settled.ask("GET", f"/v1/batches/{job.headers['Batch-Id']}", headers={"Prefer": "wait=20"}).json

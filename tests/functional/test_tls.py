@@ -267,6 +267,7 @@ class Leaving(Case):
         sock = self.settled.start_post({"items": [item(0, self.held.url("a"))]})
         self.held.wait("a")
         sock.sendall(b"\r\n")
+        kit.wait_taken(sock)
         self.held.answer("a")
         with sock, sock.makefile("rb") as stream:
             answer = rawhttp.read_answer(stream)
@@ -292,7 +293,7 @@ class Leaving(Case):
 
 
 class Time(Case):
-    config = {"limits": {"header_ms": 400, "idle_ms": 400}}
+    config = {"limits": {"header_ms": harness.GIVE_UP_MS, "idle_ms": harness.GIVE_UP_MS}}
 
     def test_a_handshake_has_the_time_of_a_head(self):
         hello = bytes.fromhex("1603010200")
