@@ -66,7 +66,7 @@ static void finish(struct conn *c, int status)
 	c->active = false;
 	if (!c->complete)
 		record_body(c);
-	ledger_ended(&c->server->ledger, c->seq, status, now(c));
+	ledger_ended(&c->server->ledger, c->seq, status, c->sent_us);
 	server_changed(c->server);
 }
 
@@ -249,6 +249,7 @@ static bool write_some(struct conn *c)
 		return false;
 	if (dripping)
 		n = MIN(n, (size_t)MAX(c->plan.drip_bytes, (int64_t)1));
+	c->sent_us = now(c);
 	w = send(c->fd, c->out.p + c->out_at, n, MSG_NOSIGNAL);
 	if (w < 0) {
 		c->blocked = errno == EAGAIN || errno == EINTR;

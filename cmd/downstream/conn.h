@@ -34,6 +34,7 @@ struct conn {
 	struct behaviour plan;
 	struct control *control;         /* not NULL: one of ours, not in the ledger */
 	uint64_t seq;
+	int64_t sent_us;                 /* nobody has its last byte before this */
 	bool active;                     /* in the ledger, not ended */
 	bool complete;                   /* whole */
 	bool head_only, close_after, drip_due;

@@ -40,16 +40,36 @@ static socklen_t address(const struct config *c, struct sockaddr_storage *ret)
 	return sizeof *v6;
 }
 
-/* The first bytes of the answer; how many came, or -1 with errno. */
+/* One that is stopped and goes on, as a container that is frozen for a moment, finds its calls interrupted. */
+static bool interrupted(ssize_t n)
+{
+	return n < 0 && errno == EINTR;
+}
+
+/* As many of the first bytes of the answer as come, or -1 with errno. */
+static ssize_t receive(int fd, char *ret, size_t n)
+{
+	size_t got = 0;
+	ssize_t more;
+
+	do {
+		more = recv(fd, ret + got, n - got, 0);
+		got += more > 0 ? (size_t)more : 0;
+	} while ((more > 0 && got < n) || interrupted(more));
+	return more < 0 ? -1 : (ssize_t)got;
+}
+
+/* The same, of an answer to our request. */
 static ssize_t ask(const struct config *config, int fd, char *ret, size_t n)
 {
 	static const char request[] = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+	ssize_t sent;
 
 	if (config->tls_cert_file != NULL)
 		return httpd_ask_tls(fd, SLICE(request), ret, n);
-	if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != (ssize_t)sizeof request - 1)
-		return -1;
-	return recv(fd, ret, n, MSG_WAITALL);
+	while (interrupted(sent = send(fd, request, sizeof request - 1, MSG_NOSIGNAL)))
+		;
+	return sent == (ssize_t)sizeof request - 1 ? receive(fd, ret, n) : -1;
 }
 
 int healthcheck_run(const struct config *config)
@@ -65,7 +85,9 @@ int healthcheck_run(const struct config *config)
 		return not_ready(config, strerror(errno));
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-	if (connect(fd, (struct sockaddr *)&to, len) == 0)
+	while (interrupted(n = connect(fd, (struct sockaddr *)&to, len)))
+		;
+	if (n == 0)
 		n = ask(config, fd, answer, sizeof answer);
 	err = errno;
 	close(fd);

@@ -215,6 +215,12 @@ bool tls_send_last(struct conn *c, struct slice s)
 
 /* ---- the other side ---- */
 
+/* The process was stopped for a moment, or what came was a session ticket; the socket's own EAGAIN is its time limit. */
+static bool is_no_end(ssize_t rc)
+{
+	return rc == GNUTLS_E_INTERRUPTED || (rc == GNUTLS_E_AGAIN && errno != EAGAIN);
+}
+
 static ssize_t ask(gnutls_session_t session, struct slice request, char *ret, size_t n)
 {
 	size_t got = 0;
@@ -226,8 +232,11 @@ static ssize_t ask(gnutls_session_t session, struct slice request, char *ret, si
 	while (rc < 0 && !gnutls_error_is_fatal(rc) && rc != GNUTLS_E_AGAIN);
 	if (rc < 0 || gnutls_record_send(session, request.p, request.n) != (ssize_t)request.n)
 		return -1;
-	while (got < n && (more = gnutls_record_recv(session, ret + got, n - got)) > 0)
-		got += (size_t)more;
+	do {
+		errno = 0;
+		more = gnutls_record_recv(session, ret + got, n - got);
+		got += more > 0 ? (size_t)more : 0;
+	} while ((more > 0 && got < n) || is_no_end(more));
 	return (ssize_t)got;
 }
 

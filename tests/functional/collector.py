@@ -3,6 +3,7 @@ protocol, that answers what it is told to."""
 
 import http.server
 import json
+import select
 import threading
 
 from harness import LIMIT_S
@@ -15,7 +16,7 @@ class Collector:
     def __init__(self, answers=(), door=None, tls=None):
         self.answers, self.door = list(answers), door
         self.requests, self.spans = [], []
-        self.now = self.most = 0         # requests under way
+        self.open, self.most = set(), 0  # connections whose request waits for its answer; how many at once
         self.changed = threading.Condition()
         outer = self
 
@@ -40,8 +41,9 @@ class Collector:
         body = handler.rfile.read(int(handler.headers["Content-Length"]))
         with self.changed:
             status = self.answers.pop(0) if self.answers else 200
-            self.now += 1
-            self.most = max(self.most, self.now)
+            # Of what was given up the answer is not awaited.
+            self.open = {conn for conn in self.open if not left(conn)} | {handler.connection}
+            self.most = max(self.most, len(self.open))
             self.requests.append((handler.path, dict(handler.headers), status))
             self.changed.notify_all()
         if self.door is not None:
@@ -49,7 +51,7 @@ class Collector:
         with self.changed:
             if status == 200:
                 self.spans += read(body)
-            self.now -= 1
+            self.open.discard(handler.connection)
             self.changed.notify_all()
         try:
             handler.send_response(status)
@@ -74,6 +76,12 @@ class Collector:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join(LIMIT_S)
+
+
+def left(conn):
+    look = select.poll()
+    look.register(conn, select.POLLRDHUP)
+    return bool(look.poll(0))
 
 
 def read(body):

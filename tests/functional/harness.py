@@ -6,18 +6,23 @@ with a generous limit that only a failure reaches.
 """
 
 import base64
+import contextlib
 import copy
+import fcntl
 import http.client
 import json
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import traceback
@@ -31,6 +36,14 @@ SETTLED = [*os.environ.get("SETTLED_WRAP", "").split(), os.path.abspath(os.envir
 STORE = os.environ.get("SETTLED_TEST_STORE", "disk")
 DOWNSTREAM = os.environ.get("DOWNSTREAM_BIN", "build/cmd/downstream/settled-downstream")
 
+# The daemon drops lines that its reader has no room for: so much of them is one second's.
+PIPE_BYTES = 1 << 20
+# How long an attempt and a batch may take where a test is not about that: longer than any test waits.
+FOR_LONG_MS = 3600000
+# What hangs is given up after this time, or cut off: whatever does not hang comes sooner, also where the machine is slow
+# and stands still for a second in between.
+GIVE_UP_MS = max(2000, int(500 * PATIENCE))
+
 # What a developer's own daemon is told is not for those of the tests.
 os.environ.pop("SETTLED_CONFIG", None)
 
@@ -43,20 +56,37 @@ class Process:
         self.lines = []
         self.changed = threading.Condition()
         self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                      stderr=subprocess.STDOUT, text=True, errors="replace",
+                                      stderr=subprocess.STDOUT, bufsize=0,
                                       env={**os.environ, **(env or {})}, pass_fds=pass_fds, cwd=cwd,
                                       preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))))
+        with contextlib.suppress(PermissionError):       # of who has many pipes already
+            fcntl.fcntl(self.child.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self):
-        for line in self.child.stdout:
+        """What leaves the pipe is in `lines` before anybody else has the lock: see mark()."""
+        out, rest = self.child.stdout, b""
+        ready = select.poll()
+        ready.register(out, select.POLLIN)
+        while self.lines[-1:] != [None]:
+            ready.poll()
             with self.changed:
-                self.lines.append(line.rstrip("\n"))
+                part = out.read(PIPE_BYTES)
+                *lines, rest = (rest + part).split(b"\n")
+                if not part:
+                    lines += [rest] if rest else []
+                self.lines += [line.decode(errors="replace") for line in lines] + ([] if part else [None])
                 self.changed.notify_all()
+
+    def mark(self):
+        """The number of the next line: all that was written up to now stands before it."""
+        until = time.monotonic() + LIMIT_S
         with self.changed:
-            self.lines.append(None)
-            self.changed.notify_all()
+            while self.lines[-1:] != [None] and struct.unpack("i", fcntl.ioctl(self.child.stdout, termios.FIONREAD, bytes(4)))[0]:
+                if not self.changed.wait(until - time.monotonic()):
+                    raise AssertionError("nobody reads what it writes")
+            return len(self.lines)
 
     def wait_line(self, pattern, start=0):
         """The first match of `pattern` in the lines from number `start` on."""
@@ -129,6 +159,7 @@ class Downstream(Process):
 
     def wait(self, **condition):
         """Until the ledger has requests=N, gone=N or in_flight=N."""
+        condition.setdefault("timeout_ms", int(LIMIT_S * 1000))
         self.ask("GET", "/_ledger/wait?" + "&".join(f"{k}={v}" for k, v in condition.items()))
 
     def script(self, path, *behaviours):
@@ -167,7 +198,11 @@ class Daemon(Process):
             services["push"] = {"kind": "http", "url": downstream.url + "/push/{to}"}
         full = {"listen": "127.0.0.1:0", "shards": 1, "log": {"level": "debug"}, "services": services, "store": STORE}
         full.update(config or {})
-        full["services"] = {name: undaunted(service) for name, service in full["services"].items()}
+        # What is held is held as long as its test wants, on a machine however slow; and what is left to be written at
+        # the end has the tests' patience.
+        full["services"] = {name: {"attempt_timeout_ms": FOR_LONG_MS, **undaunted(service)}
+                            for name, service in full["services"].items()}
+        full["limits"] = {"deadline_ms": FOR_LONG_MS, "drain_ms": ms(25000), **full.get("limits", {})}
         if isinstance(full["store"], str):
             full["store"] = {"memory": True} if full["store"] == "memory" else {"path": os.path.join(self.dir, "data")}
         self.config_path = os.path.join(self.dir, "settled.json")
@@ -280,7 +315,7 @@ class Case(unittest.TestCase):
 
     def setUp(self):
         self.down.clear()
-        self.log_start = len(self.settled.lines)
+        self.log_start = self.settled.mark()
 
     def url(self, path):
         return self.down.url + path

@@ -61,7 +61,7 @@ class Case(kit.HeldCase):
         two items is in flight; their ids, once they are done."""
         batches = []
         for n, headers in enumerate((ASYNC, {}, {"Idempotency-Key": "running"})):
-            start = len(self.settled.lines)
+            start = self.settled.mark()
             sock = self.settled.start_post({"items": [item(1, self.url("/gone")), item(2, self.held.url(f"r{n}"))]}, headers)
             batches.append(self.settled.wait_line(r"event=attempt_done batch=(\S+) item=i1 ", start)[1])
             self.held.wait(f"r{n}")

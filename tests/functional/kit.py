@@ -6,6 +6,7 @@ import http.client
 import os
 import re
 import shutil
+import signal
 import socket
 import time
 import unittest
@@ -40,6 +41,34 @@ def until(condition, what):
         if time.monotonic() > end:
             raise AssertionError(f"not in time: {what() if callable(what) else what}")
         time.sleep(0.002 * PATIENCE)
+
+
+def queues(local, peer):
+    """What a connection of this machine has not got rid of, and what it has not read."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        for f in map(str.split, table):
+            if f[1].endswith(f":{local:04X}") and f[2].endswith(f":{peer:04X}"):
+                return tuple(int(n, 16) for n in f[4].split(":"))
+    return 0, 0
+
+
+def wait_taken(sock):
+    """Until the daemon has read all that was sent to it."""
+    here, there = sock.getsockname()[1], sock.getpeername()[1]
+    until(lambda: queues(here, there)[0] == 0, "it arrives")
+    until(lambda: queues(there, here)[1] == 0, "it is read")
+
+
+def stop_for_a_moment(child):
+    """A process that waits is interrupted, as by the freezer of a container."""
+    def waits():
+        with open(f"/proc/{child.pid}/stat", encoding="ascii") as f:
+            return f.read().rpartition(") ")[2][0] == "S"
+
+    until(waits, "it waits")
+    for sig, then in ((signal.SIGSTOP, os.WSTOPPED), (signal.SIGCONT, os.WCONTINUED)):
+        child.send_signal(sig)
+        os.waitid(os.P_PID, child.pid, then)
 
 
 def need(*tools):

@@ -72,7 +72,7 @@ class Proxied(kit.HeldCase):
 
     def restart(self):
         self.down.clear()
-        self.log_start = len(self.settled.lines)
+        self.log_start = self.settled.mark()
 
     def test_results_come_through_unchanged(self):
         answer = self.front.post({"include": ["attempts"], "concurrency": 100, "attempt_timeout_ms": 100,

@@ -97,6 +97,8 @@ class Haproxy(Front):
         config = self.write("haproxy.cfg", filled("haproxy.cfg", {
             "server one 10.0.0.1:8080": f"server one {addresses[0]}", "server two 10.0.0.2:8080": second,
             "bind :80": f"bind fd@{self.listener.fileno()}", "inter 1s": f"inter {inter}",
+            # Who answers late is not away: else it were after two looks of this length.
+            "timeout connect 5s": "timeout connect 5s\n    timeout check 1h",
             "option dontlognull": "option dontlog-normal"}))
         self.process = harness.Process(["haproxy", "-db", "-f", config], pass_fds=[self.listener.fileno()])
 
@@ -105,7 +107,7 @@ class Haproxy(Front):
         self.process.wait_line(f"Server settled/{name} is UP", start)
 
     def lines(self):
-        return len(self.process.lines)
+        return self.process.mark()
 
     def stop(self):
         self.process.stop()

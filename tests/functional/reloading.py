@@ -41,7 +41,7 @@ class Reloading(unittest.TestCase):
 
     def hup(self, event="reloaded"):
         """Ask for a reload, and wait for what the daemon says of it."""
-        start = len(self.settled.lines)
+        start = self.settled.mark()
         self.settled.child.send_signal(signal.SIGHUP)
         return self.settled.wait_line(f"event={event} .*", start)[0]
 

@@ -156,7 +156,7 @@ class Rig:
                 if item.script:
                     path = "/".join(item.to.split("?")[0].split("/")[3:])
                     self.down.script(quote("/" + path), *item.script)
-        log_start = len(self.settled.lines)
+        log_start = self.settled.mark()
         malformed = self.down.stats()["malformed"]
         clients = [Client(self, batch) for batch in plan.batches]
         for client in clients:
@@ -181,6 +181,7 @@ class Rig:
         for record in records:
             if record.id is not None and not record.plan.refused:
                 self.settled.wait_line(rf"event=batch_done batch={record.id}", log_start)
+        self.settled.mark()              # of who left nothing else is known
         unknown = self.read_log(records, log_start)
         for record in records:
             if record.id is not None:

@@ -49,8 +49,9 @@ class Abort(kit.Case):
 
     def check_end(self, aborts=1):
         self.down.wait(in_flight=0)
-        self.assertEqual(self.count_aborts(), self.aborts + aborts)
+        kit.until(lambda: self.count_aborts() >= self.aborts + aborts, "it is counted")
         self.rest.wait()
+        self.assertEqual(self.count_aborts(), self.aborts + aborts)
         seen = len(self.down.ledger())
         self.settle({"items": [item(1, self.url("/ok"))]}, 200)
         self.assertEqual(len(self.down.ledger()), seen + 1, "only the next batch's attempt came after the end")
@@ -110,7 +111,7 @@ class Abort(kit.Case):
     @each_way
     def test_no_attempt_starts_while_items_are_settling(self, leave):
         sock = self.start({"concurrency": 8, "include": ["attempts"], "items": [
-            item(n, self.spread(n, "/ok?wait_ms=2")) for n in range(2000)]})
+            item(n, self.spread(n, f"/ok?wait_ms={harness.ms(50)}")) for n in range(2000)]})
         self.down.wait(answered=50)
         doc = self.leave_and_get(leave, sock)
         self.down.wait(in_flight=0)
@@ -215,7 +216,7 @@ class Abort(kit.Case):
         send_on(sock, {"items": [item(2, self.url("/gone"))]})
         self.assertEqual(read_status(sock), 207)
         self.settled.wait_line(r"event=batch_done .*outcome=failed", self.log_start)
-        self.log_start = len(self.settled.lines)
+        self.log_start = self.settled.mark()
         self.down.clear()
         send_on(sock, {"items": self.hanging(3), "deadline_ms": DAY_MS})
         self.down.wait(requests=3)

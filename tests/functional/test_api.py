@@ -29,7 +29,7 @@ def example(name):
 
 class Api(harness.Case):
     # One service: the minimal example names none.
-    config = {"services": {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}}
+    config = {"services": {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}, "limits": {"deadline_ms": 30000, "drain_ms": 25000}}
 
     def fits(self, schema, value):
         self.assertEqual(openapi.errors_of(DOC, {"$ref": f"#/components/schemas/{schema}"}, value), [], value)

@@ -9,6 +9,8 @@ from harness import item
 from test_lanes import WEBHOOK, Case
 
 ONCE = {"max_attempts": 1}
+# A wait in which everything else has come to its end.
+SOON_S = harness.GIVE_UP_MS // 1000
 
 
 class Breakers(Case):
@@ -62,7 +64,7 @@ class Breakers(Case):
     def test_the_last_attempts_cause_stays_when_a_try_is_refused(self):
         # No repeat before all four are back.
         answer = self.settled.post({"retry": {"max_attempts": 3, "base_ms": 1, "cap_ms": 2}, "include": ["attempts"],
-                                    "items": [item(n, self.origin.url + "/x?status=500&retry_after=1") for n in range(4)]})
+                                    "items": [item(n, self.origin.url + f"/x?status=500&retry_after={SOON_S}") for n in range(4)]})
         for result in answer.json["results"]:
             self.assertEqual((result["status"], result["error"]["code"], result["stop"], result["attempts"]),
                              ("indeterminate", "upstream_error", "max_attempts", 1))
@@ -111,7 +113,8 @@ class Hung(Case):
 class Probes(Case):
     config = {"services": {"webhook": {**WEBHOOK, "breaker": {"failure_ratio": 0.5, "min_attempts": 8, "window_ms": 60000,
                                                               "open_ms": harness.ms(100)}}}}
-    RETRY = {"max_attempts": 20, "base_ms": 200, "cap_ms": 200}
+    # Of its twenty tries some are refused while a probe is on its way.
+    RETRY = {"max_attempts": 20, "base_ms": harness.ms(1000), "cap_ms": harness.ms(1000)}
 
     def job(self, path, n=8):
         answer = self.settled.post({"retry": self.RETRY, "items": [item(i, self.url(path)) for i in range(n)]},
@@ -120,10 +123,8 @@ class Probes(Case):
         return answer.json
 
     def test_one_probe_asks_and_a_job_rides_it_out(self):
-        """The eight first attempts fail and open it; a probe fails; the next one succeeds. Each probe is alone.
-
-        They have all arrived when the first one fails, whose next try may come at once."""
-        self.down.script("/p", *["status=503&wait_ms=50"] * 8, "status=503&wait_ms=50", "wait_ms=50", "ok")
+        """The eight first attempts fail and open it; a probe fails; the next one succeeds. Each probe is alone."""
+        self.down.script("/p", *[f"status=503&retry_after={SOON_S}"] * 8, "status=503&wait_ms=50", "wait_ms=50", "ok")
         doc = self.job("/p")
         entries = self.down.ledger()
         failed, good, rest = entries[8], entries[9], entries[10:]
@@ -181,7 +182,7 @@ class Budgets(Case):
         self.assertEqual(len(self.down.ledger()), 21)
 
     def test_one_that_never_gets_any_stops_with_its_deadline(self):
-        answer = self.settled.post({"service": "never", "deadline_ms": 300, "retry": {"base_ms": 1, "cap_ms": 1},
+        answer = self.settled.post({"service": "never", "deadline_ms": harness.GIVE_UP_MS, "retry": {"base_ms": 1, "cap_ms": 1},
                                     "items": [item(1, self.url("/down")), item(2, self.url("/ok"))]})
         result = answer.results["i1"]
         self.assertEqual((result["status"], result["error"]["code"], result["stop"], result["attempts"]),
@@ -191,7 +192,7 @@ class Budgets(Case):
 
     def test_one_whose_own_time_is_over_too(self):
         answer = self.settled.post({"service": "never", "retry": {"base_ms": 1, "cap_ms": 1},
-                                    "items": [item(1, self.url("/down"), ttl_ms=200)]})
+                                    "items": [item(1, self.url("/down"), ttl_ms=harness.GIVE_UP_MS)]})
         self.assertEqual((answer.results["i1"]["stop"], answer.json["stop_reason"]), ("retry_budget", "completed"))
 
 

@@ -82,7 +82,7 @@ class Cancel(jobs.Case):
     def test_a_synchronous_caller_is_told(self):
         for headers in ({}, {"Idempotency-Key": "cancelled"}, {"Accept": "application/x-ndjson"}):
             with self.subTest(headers=headers):
-                start = len(self.settled.lines)
+                start = self.settled.mark()
                 caller = Background(self.settled.post, {"concurrency": 1, "items": [
                     item(1, self.url("/gone")), item(2, self.held.url("a"))]}, headers)
                 batch = self.settled.wait_line(r"event=attempt_done batch=(\S+) item=i1 ", start)[1]

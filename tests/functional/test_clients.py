@@ -150,7 +150,7 @@ class Python(Clients):
     def test_urllib_that_times_out_ends_the_batch(self):
         body = json.dumps(self.batch(self.url("/hang"))).encode()
         with self.assertRaises(TimeoutError):
-            urllib.request.urlopen(urllib.request.Request(self.address(), body, JSON), timeout=1)
+            urllib.request.urlopen(urllib.request.Request(self.address(), body, JSON), timeout=harness.GIVE_UP_MS / 1000)
         self.check_aborted(ABORTED)
 
     def test_http_client_keeps_its_connection(self):
@@ -177,6 +177,8 @@ class Python(Clients):
 
 
 class Curl(Clients):
+    TIME = ("--max-time", str(harness.GIVE_UP_MS / 1000))
+
     @classmethod
     def setUpClass(cls):
         kit.need("curl")
@@ -196,11 +198,11 @@ class Curl(Clients):
         return {"service": "webhook", "items": items}
 
     def test_curl_that_runs_out_of_time_ends_the_batch(self):
-        self.post(self.batch(self.url("/hang")), "--max-time", "1", status=28)
+        self.post(self.batch(self.url("/hang")), *self.TIME, status=28)
         self.check_aborted(ABORTED)
 
     def test_curl_that_runs_out_of_time_in_a_stream_has_the_lines_so_far(self):
-        out = self.post(self.batch(self.url("/ok"), self.url("/hang")), "--max-time", "1", "-N",
+        out = self.post(self.batch(self.url("/ok"), self.url("/hang")), *self.TIME, "-N",
                         "-H", "Accept: application/x-ndjson", status=28)
         self.assertEqual([json.loads(line)["id"] for line in out.splitlines()], ["i0"])
         self.check_aborted(("succeeded", None, None), ABORTED)

@@ -1,8 +1,12 @@
 """The tests' own runner."""
 
+import os
+import signal
+import tempfile
 import unittest
 
 import harness
+import kit
 
 
 class Overriding(unittest.TestCase):
@@ -24,6 +28,17 @@ class Overriding(unittest.TestCase):
             pass
 
         self.assertEqual((harness.overridden(Derived), harness.overridden(Sound)), (["Base.fail"], []))
+
+
+class Reading(unittest.TestCase):
+    def test_who_reads_late_misses_nothing_and_knows_how_much_there_was(self):
+        with tempfile.TemporaryDirectory() as folder:
+            written = os.path.join(folder, "written")
+            process = harness.Process(["sh", "-c", 'seq 100000; touch "$0"; kill -STOP $$', written])
+            self.addCleanup(process.stop, signal.SIGKILL)
+            with process.changed:        # nobody reads meanwhile
+                kit.until(lambda: os.path.exists(written), "there is room for all of it")
+            self.assertEqual(process.mark(), 100000)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Accepted(jobs.Case):
                     self.held.answer("a")
                     done = self.settled.wait_done("completed", self.log_start)
                     self.assertEqual(self.done(done["batch"])["outcome"], "succeeded")
-                    self.log_start = len(self.settled.lines)
+                    self.log_start = self.settled.mark()
 
 
 @on_every_store
@@ -288,7 +288,7 @@ class Stopped(jobs.Case):
 
     def setUp(self):
         super().setUp()
-        self.one = harness.Daemon({"store": self.config["store"], "limits": {"drain_ms": 25000}})
+        self.one = harness.Daemon({"store": self.config["store"], "limits": {"drain_ms": harness.FOR_LONG_MS}})
         self.addCleanup(self.one.stop)
 
     def test_polls_are_answered_before_the_process_ends(self):

@@ -10,6 +10,7 @@ import kit
 from batch_invariants import most_at_once
 from callers import bearer, keys_config
 from harness import item
+from jobs import ASYNC
 
 RATE, BURST, MOST = 100, 10, 8
 WEBHOOK = {"kind": "webhook", "allow": ["127.0.0.0/8"]}
@@ -79,28 +80,27 @@ class ExactLimits(Case):
         self.assertGreaterEqual(min(ways), 0)
         self.assert_never_more([s for times in starts.values() for s in times], 0)
         self.assert_never_more([e["arrived_us"] for e in entries], max(ways) - min(ways))
-        most = most_at_once([(e["arrived_us"], e["answered_us"]) for e in entries])
-        self.assertLessEqual(most, MOST)
-        arrived = [e["arrived_us"] for e in entries]
-        return most, max(arrived) - min(arrived)
+        self.assertLessEqual(most_at_once([(e["arrived_us"], e["answered_us"]) for e in entries]), MOST)
 
     def test_the_rate_holds_over_any_window(self):
         self.post_at_once(12, 20, "/ok")
-        _, took_us = self.judge(240)
-        self.assertGreaterEqual(took_us, (240 - BURST) * 1000000 / RATE * 0.9)
+        self.judge(240)
 
     def test_so_does_the_bound_on_what_is_in_flight(self):
         self.post_at_once(8, 10, "/ok?wait_ms=200")
-        most, _ = self.judge(80)
-        self.assertEqual(most, MOST)
+        self.judge(80)
+
+    def test_as_many_are_in_flight_as_may_be(self):
+        sock = self.settled.start_post(self.batch(30, "/hang"))
+        self.down.wait(in_flight=MOST)
+        sock.close()
+        self.settled.wait_done("disconnected", self.log_start)
+        self.down.wait(in_flight=0)
 
     def test_repeats_count_too(self):
         self.post_at_once(5, 10, "/flaky?times=1")
-        entries = self.down.ledger()
-        arrived = [e["arrived_us"] for e in entries]
-        self.assertEqual(len(entries), 100)
+        self.assertEqual(len(self.down.ledger()), 100)
         self.assert_never_more([s for times in self.starts(100).values() for s in times], 0)
-        self.assertGreaterEqual(max(arrived) - min(arrived), (100 - BURST) * 1000000 / RATE * 0.9)
 
 
 class ExactLimitsOfFourShards(ExactLimits):
@@ -111,7 +111,7 @@ class ExactLimitsOfLanes(ExactLimits):
     """Judged over all lanes of the origin, whatever shards they are on."""
 
     shards, lanes = 1, 2
-    PATHS = {"/ok": "quick", "/ok?wait_ms=200": "slow", "/flaky?times=1": "flaky"}
+    PATHS = {"/ok": "quick", "/ok?wait_ms=200": "slow", "/flaky?times=1": "flaky", "/hang": "hang"}
 
     @classmethod
     def start_daemon(cls):
@@ -243,7 +243,7 @@ class Rates(Case):
 
 class Pauses(Case):
     config = {"services": {"webhook": {**WEBHOOK, "max_pause_ms": 60000}, "short": {**WEBHOOK, "max_pause_ms": 200},
-                           "other": {**WEBHOOK, "max_pause_ms": 60000}}}
+                           "shown": {**WEBHOOK, "max_pause_ms": 60000}, "other": {**WEBHOOK, "max_pause_ms": 60000}}}
 
     def pause(self, status, retry_after, service="webhook"):
         answer = self.settled.post({"service": service, "retry": {"max_attempts": 1}, "items": [
@@ -260,12 +260,15 @@ class Pauses(Case):
             with self.subTest(status=status):
                 self.down.clear()
                 self.pause(status, 1)
-                shown = self.service()["pause"]
                 self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
                 self.assertGreaterEqual(self.gap_us(), 1000000)
-                self.assertEqual(shown["lanes"], 1)
-                self.assertRegex(shown["until"], r"^20\d\d-.*Z$")
                 self.assertIsNone(self.service()["pause"])
+
+    def test_it_is_shown(self):
+        self.pause(503, 3600, "shown")
+        shown = self.service("shown")["pause"]
+        self.assertEqual(shown["lanes"], 1)
+        self.assertRegex(shown["until"], r"^20\d\d-.*Z$")
 
     def test_but_no_longer_than_the_operator_allows(self):
         self.pause(503, 3600, "short")
@@ -296,28 +299,41 @@ class PausesInABatch(Case):
         self.asks = harness.Downstream()
         self.addCleanup(self.asks.stop)
 
-    def mixed(self, retry_after, headers=None, **more):
-        """Four at once: eight for who asks for a pause, and behind them eight for somebody else."""
+    def mixed(self, retry_after, **more):
+        """Somebody asks for a pause. A batch, four at once: eight for who asked, and behind them eight for another."""
         self.settled.post({"retry": {"max_attempts": 1}, "items": [
             item(0, self.asks.url + f"/x?status=503&retry_after={retry_after}")]})
-        return self.settled.post({"concurrency": 4, "items": [item(n, self.asks.url + "/ok") for n in range(8)] + [
-            {**item(n, self.url("/ok")), "service": "other"} for n in range(8, 16)], **more}, headers)
+        return {"concurrency": 4, "items": [item(n, self.asks.url + "/ok") for n in range(8)] + [
+            {**item(n, self.url("/ok")), "service": "other"} for n in range(8, 16)], **more}
+
+    def others_go_on(self):
+        self.down.wait(answered=8)
+        self.assertEqual(len(self.asks.ledger()), 1, "it pauses")
+
+    def all_go_on(self, answer):
+        self.assertEqual((answer.status, answer.json["counts"]["succeeded"]), (200, 16))
+        self.assertEqual((len(self.asks.ledger()), len(self.down.ledger())), (9, 8))
 
     def test_items_of_other_services_go_on(self):
-        self.assertEqual(self.mixed(1).status, 200)
-        paused, healthy = self.asks.ledger()[1:], self.down.ledger()
-        self.assertEqual((len(paused), len(healthy)), (8, 8))
-        self.assertLess(max(e["arrived_us"] for e in healthy), min(e["arrived_us"] for e in paused))
+        sock = self.settled.start_post(self.mixed(3600))
+        self.others_go_on()
+        sock.close()
+        self.settled.wait_done("disconnected", self.log_start)
 
     def test_so_they_do_in_a_job(self):
-        job = self.mixed(3, {"Prefer": "respond-async"}).headers["Batch-Id"]
-        answer = self.settled.ask("GET", f"/v1/batches/{job}", headers={"Prefer": "wait=30"})
-        self.assertEqual(answer.json["counts"]["succeeded"], 16)
-        self.assertLess(max(e["arrived_us"] for e in self.down.ledger()),
-                        min(e["arrived_us"] for e in self.asks.ledger()[1:]))
+        job = self.settled.post(self.mixed(3600), ASYNC)
+        self.others_go_on()
+        self.assertEqual(self.settled.ask("POST", job.headers["Location"] + "/cancel").status, 200)
+
+    def test_after_the_pause_all_go_on(self):
+        self.all_go_on(self.settled.post(self.mixed(1)))
+
+    def test_so_they_do_in_a_job_after_it(self):
+        job = self.settled.post(self.mixed(3), ASYNC)
+        self.all_go_on(self.settled.ask("GET", job.headers["Location"], headers={"Prefer": "wait=60"}))
 
     def test_what_cannot_have_its_turn_in_time_ends_at_once(self):
-        answer = self.mixed(3600)
+        answer = self.settled.post(self.mixed(3600, deadline_ms=30000))
         self.assertEqual((answer.status, answer.json["outcome"], answer.json["stop_reason"]), (207, "partial", "completed"))
         self.assertEqual(len(self.asks.ledger()), 1)
         for n in range(8):

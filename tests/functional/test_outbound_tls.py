@@ -226,7 +226,7 @@ class Identity(Case):
                 ((self.clients["alice"][0], self.clients["bob"][1]), "reload_refused", "bob"))):
             self.assertTrue(self.ask(daemon, "s")["ok"])
             put(*sources)
-            start = len(daemon.lines)
+            start = daemon.mark()
             daemon.child.send_signal(signal.SIGHUP)
             daemon.wait_line(f"event={event}", start)
             self.assertTrue(self.ask(daemon, "s")["ok"], turn)

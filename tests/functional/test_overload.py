@@ -173,10 +173,16 @@ class Shed(Case):
         return body
 
     def test_what_waits_makes_room_the_least_urgent_and_newest_first(self):
-        urgent, older, newer = (self.settled.start_post({
-            "contract": "best_effort", "priority": priority, "concurrency": 1, "deadline_ms": 600000,
-            "attempt_timeout_ms": 600000, "items": self.items(10, path)}) for path, priority in (("u", 4), ("o", 3), ("n", 3)))
-        self.held.wait("u0", "o0")
+        def effort(path, priority):
+            return self.settled.start_post({
+                "contract": "best_effort", "priority": priority, "concurrency": 1, "deadline_ms": 600000,
+                "attempt_timeout_ms": 600000, "items": self.items(10, path)})
+
+        urgent = effort("u", 4)
+        self.held.wait("u0")
+        older = effort("o", 3)
+        self.held.wait("o0")
+        newer = effort("n", 3)
         self.until_unfinished(30)
         sock = self.settled.start_post({"deadline_ms": 600000, "items": self.items(14, "p")})
         kit.until(lambda: self.settled.metrics()["settled_items_shed_total"] >= 4, "some are shed")

@@ -10,6 +10,7 @@ import tempfile
 import unittest
 
 import harness
+import kit
 
 # In a new network even the loopback is down: raise it, and run what follows.
 LOOPBACK_UP = """
@@ -297,6 +298,18 @@ class Healthcheck(Files):
         path = self.file(f"listen: 0.0.0.0:{daemon.port}\nauth: {{open: true}}\n")
         self.assertEqual(run("healthcheck", "--config", path)[0], 0)
         daemon.stop(signal.SIGINT)
+
+    def test_one_that_is_stopped_while_it_waits_goes_on(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            path = self.file(f"listen: 127.0.0.1:{server.getsockname()[1]}\n")
+            child = subprocess.Popen([*harness.SETTLED, "healthcheck", "--config", path], stderr=subprocess.PIPE)
+            conn, _ = server.accept()
+            conn.recv(1000)
+            for part in (b"HTTP/1.1 ", b"200 OK\r\n\r\n"):
+                kit.stop_for_a_moment(child)
+                conn.sendall(part)
+            self.assertEqual((child.communicate(timeout=harness.LIMIT_S)[1], child.returncode), (b"", 0))
+            conn.close()
 
     def test_a_stranger_on_the_port_is_not_ready(self):
         downstream = harness.Downstream()

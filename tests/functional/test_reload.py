@@ -333,10 +333,10 @@ class Store(Reloading):
             return
         self.settled.child.kill()
         self.settled.child.wait()
+        self.held.wait_gone("one")
         path, store = self.settled.config_path, self.file["store"]
         again = harness.Process([*harness.SETTLED, "--config", path])
         port = again.wait_line(r"event=listening .*port=(\d+)")[1]
-        self.held.requests.clear()
         self.settled.port = int(port)
         self.held.answer("one")
         done = self.settled.ask("GET", f"/v1/batches/{job.headers['Batch-Id']}", headers={"Prefer": "wait=20"}).json
@@ -369,7 +369,7 @@ class Settings(Reloading):
         self.file.update(listen="127.0.0.1:1", shards=1, store={"path": "/nowhere"})
         self.limits.update(connections=connections - 1, items=7)
         self.write()
-        start = len(self.settled.lines)
+        start = self.settled.mark()
         self.assertIn("settings=limits.items", self.hup())
         warning = self.settled.wait_line('level=warn event=restart_needed settings="(.*?)"', start)[1]
         self.assertEqual(set(warning.split(", ")),
@@ -390,7 +390,7 @@ class Settings(Reloading):
     def test_log_level_and_format_change(self):
         self.file["log"] = {"level": "warn", "format": "json"}
         self.write()
-        start = len(self.settled.lines)
+        start = self.settled.mark()
         self.settled.child.send_signal(signal.SIGHUP)
         self.file["listen"] = "127.0.0.1:2"
         while self.settled.ask("GET", "/metrics").body.find(b'reloads_total{result="ok"} 1') < 0:
@@ -409,7 +409,7 @@ class Settings(Reloading):
         self.services["new"] = {"kind": "webhook", "secret": "no"}
         self.limits["items"] = -1
         self.write()
-        start = len(self.settled.lines)
+        start = self.settled.mark()
         self.hup("reload_refused")
         said = [self.settled.wait_line(rf"event=reload_refused .*{re.escape(what)}", start).string
                 for what in ("limits.items", "services.push.url", "services.new.secret")]

@@ -237,7 +237,7 @@ class SlowLines(reading.Case):
 
     def test_a_reader_that_leaves_ends_its_stream(self):
         for leave in (socket.socket.close, harness.reset):
-            self.log_start = len(self.settled.lines)
+            self.log_start = self.settled.mark()
             reader = self.start()
             leave(reader.sock)
             self.rest.wait()

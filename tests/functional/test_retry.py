@@ -30,12 +30,12 @@ class Retry(jobs.Case):
     def first(self, headers=None, **more):
         """A batch that is done, with an item for each way to end; its id."""
         self.down.ask("DELETE", "/_script")
-        answer = self.settled.post({"retry": ONCE, "attempt_timeout_ms": 200, "metadata": {"k": "v"}, **more, "items": [
+        answer = self.settled.post({"retry": ONCE, "metadata": {"k": "v"}, **more, "items": [
             item("ok", self.url("/ok")), item("gone", self.url("/gone")),
             item("limited", self.url("/x?status=429&times=1"), dedupe_key="mine:1"),
-            item("down", self.url("/x?status=503&times=1")), item("late", self.url("/x?hang&times=1"))]}, headers)
+            item("down", self.url("/x?status=503&times=1")), item("lost", self.url("/x?close&times=1"))]}, headers)
         self.assertEqual({r["id"]: r["delivered"] for r in self.done(answer.headers["Batch-Id"])["results"]},
-                         {"iok": "yes", "igone": "no", "ilimited": "no", "idown": "maybe", "ilate": "maybe"})
+                         {"iok": "yes", "igone": "no", "ilimited": "no", "idown": "maybe", "ilost": "maybe"})
         return answer.headers["Batch-Id"]
 
     def ids(self, doc):
@@ -49,7 +49,7 @@ class Retry(jobs.Case):
 
     def test_include_maybe_takes_what_may_have_been_delivered_too(self):
         doc = self.retried(self.first(ASYNC), {"select": "include_maybe"})
-        self.assertEqual((self.ids(doc), doc["outcome"]), (["ilimited", "idown", "ilate"], "succeeded"))
+        self.assertEqual((self.ids(doc), doc["outcome"]), (["ilimited", "idown", "ilost"], "succeeded"))
 
     def test_ids_take_what_they_name(self):
         doc = self.retried(self.first(), {"ids": ["idown", "igone"]})
@@ -62,7 +62,7 @@ class Retry(jobs.Case):
         entries = {}
         for entry in self.down.ledger():
             entries.setdefault(entry["webhook_id"], []).append(entry["body"])
-        for name, dedupe_key in (("limited", "mine:1"), ("down", f"{batch}.idown"), ("late", f"{batch}.ilate")):
+        for name, dedupe_key in (("limited", "mine:1"), ("down", f"{batch}.idown"), ("lost", f"{batch}.ilost")):
             self.assertEqual(entries[dedupe_key], [json.dumps({"n": name}).encode()] * 2)
         self.assertEqual([k for k in entries if k.startswith(doc["id"])], [])
 

@@ -15,9 +15,12 @@ import tempfile
 import threading
 import unittest
 
+import gate
 import harness
 import kit
 import proxies
+from callers import JSON
+from jobs import Background
 
 RESTARTS = int(os.environ.get("SETTLED_ROLLING_RESTARTS", "4"))
 CALLERS = 8
@@ -28,14 +31,15 @@ class Instance:
     """A daemon with a store and an address of its own, which outlive its process.
     The address is one that no outgoing connection takes a port of."""
 
-    def __init__(self, name, host, down):
+    def __init__(self, name, host, down, held):
         self.name, self.host, self.port = name, host, 0
         self.dir = tempfile.mkdtemp(prefix="settled-test-")
         self.config = {
             "shards": 2, "store": {"path": os.path.join(self.dir, "data")},
             # Several times what HAProxy needs to see it, on a machine however busy.
-            "limits": {"lame_duck_ms": harness.ms(1500), "drain_ms": 60000},
-            "services": {"push": {"kind": "http", "url": down.url + "/push/{to}?wait_ms=40"}}}
+            "limits": {"lame_duck_ms": 2 * harness.GIVE_UP_MS, "drain_ms": 60000},
+            "services": {"push": {"kind": "http", "url": down.url + "/push/{to}?wait_ms=40", "attempt_timeout_ms": harness.FOR_LONG_MS},
+                         "held": {"kind": "http", "url": held.url("{to}"), "attempt_timeout_ms": harness.FOR_LONG_MS}}}
         self.start()
 
     def start(self):
@@ -50,9 +54,15 @@ class Instance:
         return f"{self.host}:{self.port}"
 
     def get(self, path, headers):
+        return self.ask("GET", path, None, headers)
+
+    def post(self, batch):
+        return self.ask("POST", "/v1/batches", harness.encode(batch), JSON)
+
+    def ask(self, method, path, body, headers):
         conn = http.client.HTTPConnection(self.host, self.port, timeout=harness.LIMIT_S)
         try:
-            conn.request("GET", path, headers=headers)
+            conn.request(method, path, body, headers)
             answer = conn.getresponse()
             return harness.Answer(answer.status, answer.headers, answer.read())
         finally:
@@ -87,9 +97,9 @@ class Caller(threading.Thread):
     def post(self, conn, count):
         tokens = [f"{self.n}-{count}-{i}" for i in range(ITEMS)]
         job = count % 3 == 2
-        batch = {"items": [{"id": t, "to": t, "payload": t} for t in tokens]}
+        batch = {"service": "push", "items": [{"id": t, "to": t, "payload": t} for t in tokens]}
         conn.request("POST", "/v1/batches", json.dumps(batch),
-                     {"Content-Type": "application/json", **({"Prefer": "respond-async"} if job else {})})
+                     {**JSON, **({"Prefer": "respond-async"} if job else {})})
         answer = conn.getresponse()
         doc = answer.read()
         if answer.status != (202 if job else 200):
@@ -109,9 +119,11 @@ class Rolling(unittest.TestCase):
     def setUp(self):
         self.down = harness.Downstream("--ledger", "1000000")
         self.addCleanup(self.down.stop)
+        self.held = gate.Held()
+        self.addCleanup(self.held.close)
         self.instances = []
         for name, host in (("one", "127.0.0.2"), ("two", "127.0.0.3")):
-            self.instances.append(Instance(name, host, self.down))
+            self.instances.append(Instance(name, host, self.down, self.held))
             self.addCleanup(self.instances[-1].close)
         self.front = proxies.Haproxy(*(i.address for i in self.instances), inter="50ms")
         self.addCleanup(self.front.stop)
@@ -122,7 +134,12 @@ class Rolling(unittest.TestCase):
         """Returns how many batches it ended after it was told to stop."""
         seen = self.front.lines()
         old = instance.process
+        last = Background(instance.post, {"service": "held", "items": [harness.item(0, instance.name)]})
+        self.held.wait(instance.name)
         old.child.send_signal(signal.SIGTERM)
+        old.wait_line("event=lame_duck")
+        self.held.answer(instance.name)
+        self.assertEqual(last.result().status, 200)
         self.assertEqual(old.child.wait(2 * harness.LIMIT_S), 0, old.text())
         old.stop()
         instance.start()
@@ -132,7 +149,7 @@ class Rolling(unittest.TestCase):
     def check_jobs(self):
         """Each is at the one instance that took it, and succeeded."""
         for location in (job for caller in self.callers for job in caller.jobs):
-            found = [a for a in (i.get(location, {"Prefer": "wait=30"}) for i in self.instances) if a.status != 404]
+            found = [a for a in (i.get(location, {"Prefer": "wait=60"}) for i in self.instances) if a.status != 404]
             self.assertEqual([(a.status, a.json["outcome"]) for a in found], [(200, "succeeded")], location)
 
     def test_no_caller_sees_an_error_and_nothing_is_lost(self):

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 
+import gate
 import harness
 import kit
 import rawhttp
@@ -84,7 +85,7 @@ SLOW = {
 
 
 class Slow(harness.Case):
-    config = {"limits": {"header_ms": 400, "body_ms": 400, "idle_ms": 400}}
+    config = {"limits": {"header_ms": harness.GIVE_UP_MS, "body_ms": harness.GIVE_UP_MS, "idle_ms": harness.GIVE_UP_MS}}
 
     def serves(self):
         self.assertEqual(self.settled.post({"items": [item(1, self.url("/ok"))]}).status, 200)
@@ -143,29 +144,32 @@ class Stalled(harness.Case):
             self.assertEqual(self.settled.ask("GET", "/livez").status, 200)
 
 
-class Connections(harness.Case):
+class HeldCase(harness.Case):
+    """Without the connection that a kit.HeldCase keeps open."""
+
+    def setUp(self):
+        super().setUp()
+        self.held = gate.Held()
+        self.addCleanup(self.held.close)
+
+
+class Connections(HeldCase):
     # The callers of one of several services may not hold them all.
     config = {"limits": {"connections": 5}, "services": {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}}
 
     def test_connections_over_the_limit_wait_and_are_served_when_others_close(self):
-        ask = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-        first, streams = [], []
-        for _ in range(5):
-            sock = rawhttp.dial(self.settled.port)
-            sock.sendall(ask)
-            first.append(sock)
-            streams.append(sock.makefile("rb"))
-            self.assertEqual(rawhttp.read_answer(streams[-1]).status, 200)
+        first = [self.settled.start_post({"items": [item(n, self.held.url(f"p{n}"))]}) for n in range(5)]
+        self.held.wait(*(f"p{n}" for n in range(5)))
         waiting = [rawhttp.dial(self.settled.port) for _ in range(5)]
         for sock in waiting:
-            sock.sendall(ask)
+            sock.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         # Those that are in go on; the others have heard nothing.
-        for sock, stream in zip(first, streams):
-            sock.sendall(ask)
-            self.assertEqual(rawhttp.read_answer(stream).status, 200)
-        self.assertEqual(select.select(waiting, [], [], 0)[0], [])
-        for sock, stream in zip(first, streams):
-            stream.close()
+        for n, sock in enumerate(first):
+            self.assertEqual(select.select(waiting, [], [], 0)[0], [])
+            self.held.answer(f"p{n}")
+            with sock.makefile("rb") as stream:
+                self.assertEqual(rawhttp.read_answer(stream).status, 200)
+        for sock in first:
             sock.close()
         for sock in waiting:
             with sock, sock.makefile("rb") as stream:
@@ -180,7 +184,7 @@ class Connections(harness.Case):
                 self.assertEqual((answer.status, json.loads(answer.body)["outcome"]), (200, "succeeded"))
 
 
-class Crowded(harness.Case):
+class Crowded(HeldCase):
     """Every place is taken by somebody who sends no request, for longer than a test may take."""
 
     config = {"limits": {"connections": 8, "header_ms": 600000, "idle_ms": 600000}}
@@ -194,21 +198,25 @@ class Crowded(harness.Case):
         for sock in socks:
             sock.close()
 
+    def served(self, sock):
+        with sock, sock.makefile("rb") as stream:
+            self.assertEqual(rawhttp.read_answer(stream).status, 200)
+
     def test_who_is_answered_or_sends_a_body_keeps_it(self):
         body = harness.encode({"items": [item(1, self.url("/ok"))]})
         sending = [rawhttp.dial(self.settled.port) for _ in range(4)]
         for sock in sending:
             sock.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:-1])
-        waiting = [self.settled.start_post({"items": [item(1, self.url("/ok?wait_ms=2500"))], "attempt_timeout_ms": 20000})
-                   for _ in range(3)]
-        self.down.wait(in_flight=3)
+        waiting = [self.settled.start_post({"items": [item(1, self.held.url(f"w{n}"))]}) for n in range(3)]
+        self.held.wait("w0", "w1", "w2")
         silent = [rawhttp.dial(self.settled.port) for _ in range(8)]
         self.assertEqual(self.settled.ask("GET", "/livez").status, 200)
+        for n, sock in enumerate(waiting):
+            self.held.answer(f"w{n}")
+            self.served(sock)
         for sock in sending:
             sock.sendall(body[-1:])
-        for sock in (*sending, *waiting):
-            with sock, sock.makefile("rb") as stream:
-                self.assertEqual(rawhttp.read_answer(stream).status, 200)
+            self.served(sock)
         for sock in silent:
             sock.close()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 
+import gate
 import harness
 import kit
 import lives
@@ -202,13 +203,18 @@ class OrderlyStop(lives.Case):
         self.assertGreaterEqual(second["arrived_us"] - first["answered_us"], 1000000)
 
     def test_what_is_in_flight_may_finish(self):
+        held = gate.Held()
+        self.addCleanup(held.close)
         daemon = self.start()
-        job = self.accept(daemon, "status=200&wait_ms=100")
-        self.down.wait(in_flight=1)
+        job = daemon.post({"items": [harness.item(0, held.url("a"))]}, lives.ASYNC).headers["Batch-Id"]
+        held.wait("a")
+        daemon.child.terminate()
+        daemon.wait_line("event=draining")
+        held.answer("a")
         self.stop(daemon)
         result = self.result(self.start(), job)
         self.assertEqual((result["status"], result["attempts"]), ("succeeded", 1))
-        self.assertEqual(self.down.stats()["requests"], 1)
+        self.assertEqual(held.requests, {}, "it came once more")
 
     def test_what_does_not_finish_is_repeated_and_says_so(self):
         daemon = self.start(limits={"drain_ms": 100})

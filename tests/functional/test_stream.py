@@ -138,11 +138,12 @@ class Streaming(kit.HeldCase):
     def test_a_client_that_leaves_between_lines_ends_the_batch(self):
         for name, leave in {**LEAVE, "half-close": kit.half_close}.items():
             with self.subTest(leave=name):
-                self.log_start = len(self.settled.lines)
+                self.log_start = self.settled.mark()
                 stream = self.start({"concurrency": 3, "items": [
                     item(1, self.held.url("one")), item(2, self.held.url("two")), item(3, self.spread(3, "/hang")),
                     item(4, self.url("/ok"))]})
                 self.held.wait("two")
+                self.down.wait(in_flight=1)
                 self.held.answer("one")
                 self.assertEqual(stream.line()["id"], "i1")
                 self.assertEqual(stream.line()["id"], "i4")
@@ -159,7 +160,7 @@ class Streaming(kit.HeldCase):
     def test_a_client_that_leaves_before_the_first_line_ends_the_batch(self):
         for name, leave in LEAVE.items():
             with self.subTest(leave=name):
-                self.log_start = len(self.settled.lines)
+                self.log_start = self.settled.mark()
                 stream = self.start({"items": [item(1, self.held.url("one"))]})
                 self.held.wait("one")
                 stream.leave(leave)
@@ -181,12 +182,16 @@ def slow_reader(daemon, held):
 
 class Stalled(kit.HeldCase):
     """Readers that do not take what they asked for."""
-    config = {"shards": 1, "limits": {"items": LINES + 1, "write_ms": 1000}}
+    config = {"shards": 1, "limits": {"items": LINES + 1, "write_ms": 2 * harness.GIVE_UP_MS}}
 
     def start(self):
         reader = slow_reader(self.settled, self.held)
         self.addCleanup(reader.close)
         self.held.wait("held")
+        return reader
+
+    def start_blocked(self):
+        reader = self.start()
         reader.wait_blocked()
         return reader
 
@@ -204,10 +209,11 @@ class Stalled(kit.HeldCase):
         self.rest.wait()
 
     def test_a_reader_that_reads_slowly_gets_everything(self):
-        reader = self.start()
+        """Each pause is far from write_ms; all of them are longer."""
+        reader = self.start_blocked()
         data = b""
         for _ in range(12):
-            self.down.ask("POST", "/ok?wait_ms=200")
+            self.down.ask("POST", f"/ok?wait_ms={harness.GIVE_UP_MS // 5}")
             data += reader.sock.recv(32768)
         self.held.answer("held")
         while part := reader.sock.recv(1 << 20):
@@ -223,14 +229,13 @@ class Stalled(kit.HeldCase):
 class Blocked(kit.HeldCase):
     """Clients that leave while the daemon waits for room to write to them."""
     config = {"shards": 1, "limits": {"items": LINES + 1, "write_ms": 3600000}}
-    start = Stalled.start
-    check_aborted = Stalled.check_aborted
+    start, start_blocked, check_aborted = Stalled.start, Stalled.start_blocked, Stalled.check_aborted
 
     def test_a_client_that_leaves_is_missed_while_the_daemon_cannot_write(self):
         for name, leave in {**LEAVE, "half-close": kit.half_close}.items():
             with self.subTest(leave=name):
-                self.log_start = len(self.settled.lines)
-                reader = self.start()
+                self.log_start = self.settled.mark()
+                reader = self.start_blocked()
                 leave(reader.sock)
                 self.check_aborted()
                 reader.close()

@@ -181,12 +181,9 @@ class EveryRoute(Case):
         self.both(self.settle(self.shop, headers={"Idempotency-Key": "k"}), DONE)
 
     def test_a_plain_batch_that_runs_is_its_tenants(self):
-        posted = Background(self.shop.post, {"items": [item(0, self.held.url("plain"))]})
+        posted = Background(self.shop.post, {"items": [item(0, self.url("/ok")), item(1, self.held.url("plain"))]})
+        batch_id = self.settled.wait_line(r"event=attempt_done batch=(\S+) item=i0 ", self.log_start)[1]
         self.held.wait("plain")
-        listed = []
-        # Nothing of it waits for the store, which may list it later.
-        kit.until(lambda: listed.extend(self.shop.ask("GET", "/v1/batches?state=running").json["batches"]) or listed, "listed")
-        batch_id, = [b["id"] for b in listed]
         self.both(batch_id, RUNS)
         # Its tenant's cancel came last.
         self.assertEqual(posted.result().json["stop_reason"], "cancelled")
@@ -213,9 +210,15 @@ class Isolation(Case):
         self.assertEqual(answer.status, 200, answer.body)
         return [b["id"] for b in answer.json["batches"]]
 
+    def listed(self, who, ids):
+        """What was answered from memory is written a moment later."""
+        kit.until(lambda: set(ids) <= set(self.list(who)), "they are in the list")
+
     def test_the_list_is_the_callers(self):
         shop = [self.settle(self.shop) for _ in range(3)]
         mail = [self.settle(self.mail, "/gone"), self.settle(self.mail, headers=ASYNC)]
+        self.listed(self.shop, shop)
+        self.listed(self.mail, mail)
         for query in ("", "?state=done", "?outcome=succeeded", "?outcome=failed", "?state=queued"):
             with self.subTest(query=query):
                 self.assertFalse(set(self.list(self.shop, query)) & set(mail))
@@ -224,9 +227,8 @@ class Isolation(Case):
         self.assertEqual(self.list(self.mail, "?outcome=failed")[0], mail[0])
 
     def test_pages_do_not_lead_into_another_tenants_list(self):
-        for _ in range(3):
-            self.settle(self.shop)
-            self.settle(self.mail)
+        for who in (self.shop, self.mail):
+            self.listed(who, [self.settle(who) for _ in range(3)])
         page = self.shop.ask("GET", "/v1/batches?limit=1").json
         other = self.mail.ask("GET", "/v1/batches?limit=200&cursor=" + page["next_cursor"])
         if other.status == 200:
@@ -296,10 +298,15 @@ class Hanging(Case):
     """A tenant whose downstream hangs, in a process that others use."""
     config = {**Case.config, "operations": "127.0.0.1:0", "services": {"webhook": {"kind": "webhook", "allow": ["127.0.0.0/8"]}}}
 
-    def setUp(self):
-        super().setUp()
-        self.rest = kit.Rest(self.settled.operations())
-        self.addCleanup(self.rest.close)
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.rest = kit.Rest(cls.settled.operations())
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.rest.close()
+        super().tearDownClass()
 
     def hang(self, who, n, path):
         """A batch of n items, whose first one is at the downstream."""
@@ -499,6 +506,7 @@ class Restart(lives.Case):
         batch_id = answer.headers["Batch-Id"]
         held.wait("first")
         shop.daemon.stop(9)
+        held.wait_gone("first")
         # Its tenant is gone from the configuration, yet the job goes on.
         mail = self.start_as("mail-key", keys={"mail-key": "mail", "admin-key": None})
         held.answer("first")

@@ -194,6 +194,25 @@ class Requests(Case):
             conn.close()
 
 
+    def test_a_health_check_that_is_stopped_while_it_waits_goes_on(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*(os.path.join(self.folder.name, name) for name in ("cert.pem", "key.pem")))
+        with open(self.settled.config_path, encoding="utf-8") as f:
+            config = json.load(f)
+        path = os.path.join(self.folder.name, "probe.json")
+        with socket.create_server(("127.0.0.1", 0)) as server, open(path, "w", encoding="utf-8") as f:
+            json.dump({**config, "listen": f"127.0.0.1:{server.getsockname()[1]}"}, f)
+            f.flush()
+            child = subprocess.Popen([*harness.SETTLED, "healthcheck", "--config", path], stderr=subprocess.PIPE)
+            conn = server.accept()[0]
+            with context.wrap_socket(conn, server_side=True) as tls:
+                tls.recv(1000)
+                for part in (b"HTTP/1.1 ", b"200 OK\r\n\r\n"):
+                    kit.stop_for_a_moment(child)
+                    tls.sendall(part)
+                self.assertEqual((child.communicate(timeout=harness.LIMIT_S)[1], child.returncode), (b"", 0))
+
+
 class Leaving(Case):
     """A caller that leaves ends its batch: nothing more reaches the downstream."""
 
@@ -206,7 +225,7 @@ class Leaving(Case):
 
     def check(self, way, headers=None, more=b""):
         self.down.clear()
-        self.log_start = len(self.settled.lines)
+        self.log_start = self.settled.mark()
         name = f"first-{way}-{len(more)}"
         sock = self.settled.start_post({"concurrency": 1, "items": [item(0, self.held.url(name))] +
                                         [item(n, self.url("/ok")) for n in range(1, 20)]}, headers)
@@ -248,6 +267,7 @@ class Leaving(Case):
         sock = self.settled.start_post({"items": [item(0, self.held.url("a"))]})
         self.held.wait("a")
         sock.sendall(b"\r\n")
+        kit.wait_taken(sock)
         self.held.answer("a")
         with sock, sock.makefile("rb") as stream:
             answer = rawhttp.read_answer(stream)
@@ -273,7 +293,7 @@ class Leaving(Case):
 
 
 class Time(Case):
-    config = {"limits": {"header_ms": 400, "idle_ms": 400}}
+    config = {"limits": {"header_ms": harness.GIVE_UP_MS, "idle_ms": harness.GIVE_UP_MS}}
 
     def test_a_handshake_has_the_time_of_a_head(self):
         hello = bytes.fromhex("1603010200")
@@ -339,7 +359,7 @@ class Certificates(unittest.TestCase):
         self.addCleanup(lambda: self.assertEqual(self.settled.stop(), 0))
 
     def hup(self, event):
-        start = len(self.settled.lines)
+        start = self.settled.mark()
         self.settled.child.send_signal(signal.SIGHUP)
         return self.settled.wait_line(f"event={event} .*", start)[0]
 

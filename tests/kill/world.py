@@ -21,7 +21,7 @@ from draw import LANES, STREAM, Sending
 
 CLIENTS = 8
 # How long a moment is waited for that may never come.
-MOMENT_S = 1
+MOMENT_S = max(3, harness.PATIENCE)
 # Of an orderly stop: less than what some items wait for.
 DRAIN_MS = 200
 LAST_LINES = 40
@@ -353,7 +353,7 @@ class World:
                 self.reached[cycle.point] = self.reached.get(cycle.point, 0) + 1
         else:
             with contextlib.suppress(AssertionError):        # 408: so many do not come
-                self.down.ask("GET", f"/_ledger/wait?requests={requests + cycle.n}&timeout_ms={1000 * MOMENT_S}")
+                self.down.ask("GET", f"/_ledger/wait?requests={requests + cycle.n}&timeout_ms={int(1000 * MOMENT_S)}")
 
     def check_clients(self, clients):
         if clients.failures:
