@@ -134,8 +134,7 @@ void cfg_settings_read(const struct node *map, const char *section, void *base, 
 void cfg_settings_check_kind(const struct node *map, enum service_kind kind, struct report *rep);
 extern const char *const cfg_service_kinds[];
 
-/* read.c: a text that is no null and holds no NUL byte, or a report and false. */
-bool cfg_node_want_text(const struct node *n, const char *what, struct report *rep);
+/* read.c */
 int cfg_choice_index(const char *const *choices, const struct node *n);   /* -1: none of them */
 
 /* show.c: how each type shows a value. */
@@ -156,5 +155,3 @@ void cfg_show_trace_headers(const struct setting *s, const void *at, enum show_h
 void cfg_show_name(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_sha256(const struct setting *s, const void *at, enum show_how how, struct buf *out);
 void cfg_show_apart(const struct setting *s, const void *at, enum show_how how, struct buf *out);
-/* A text in double quotes, as YAML and JSON have them. */
-void cfg_show_quoted(struct buf *out, struct slice text);

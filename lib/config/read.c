@@ -9,7 +9,8 @@
 
 #include "base/cores.h"
 
-bool cfg_node_want_text(const struct node *n, const char *what, struct report *rep)
+/* A text that is no null and holds no NUL byte, or a report and false. */
+static bool want_text(const struct node *n, const char *what, struct report *rep)
 {
 	if (n->broken)
 		return false;
@@ -58,7 +59,7 @@ static void read_integer(const struct setting *s, const struct node *n, void *at
 	int64_t v;
 	uint32_t narrow;
 
-	if (!cfg_node_want_text(n, "a whole number", rep))
+	if (!want_text(n, "a whole number", rep))
 		return;
 	if (!n->plain && !n->expanded) {
 		cfg_report_node(rep, n, "a text in quotes: give the number without them");
@@ -108,7 +109,7 @@ static void read_number(const struct setting *s, const struct node *n, void *at,
 	double v;
 
 	REQUIRE(s->size == sizeof v);
-	if (!cfg_node_want_text(n, "a number", rep))
+	if (!want_text(n, "a number", rep))
 		return;
 	if (!n->plain && !n->expanded)
 		cfg_report_node(rep, n, "a text in quotes: give the number without them");
@@ -126,7 +127,7 @@ static bool parse_bool(const struct node *n, bool *ret, struct report *rep)
 {
 	bool is_true = slice_eq(n->text, SLICE("true"));
 
-	if (!cfg_node_want_text(n, "true or false", rep))
+	if (!want_text(n, "true or false", rep))
 		return false;
 	if ((!n->plain && !n->expanded) || (!is_true && !slice_eq(n->text, SLICE("false")))) {
 		cfg_report_node(rep, n, "not a yes or no: give true or false, without quotes");
@@ -147,7 +148,7 @@ static void read_path(const struct setting *s, const struct node *n, void *at, s
 	enum { LONGEST = 3900 };         /* names of files follow, and PATH_MAX is 4096 */
 	const char *what = s->type == &cfg_type_file ? "a file" : "a directory";
 
-	if (!cfg_node_want_text(n, what, rep))
+	if (!want_text(n, what, rep))
 		return;
 	if (n->text.n == 0 || n->text.n > LONGEST) {
 		cfg_report_node(rep, n, "not the path of %s: give 1 to %d bytes", what, LONGEST);
@@ -177,7 +178,7 @@ static int read_index(const struct setting *s, const struct node *n, struct repo
 		buf_printf(&known, "%s%s", k == 0 ? "" : s->choices[k + 1] == NULL ? " or " : ", ", s->choices[k]);
 	buf_add_char(&known, '\0');
 	REQUIRE(!known.failed);
-	if (cfg_node_want_text(n, known.p, rep))
+	if (want_text(n, known.p, rep))
 		cfg_report_node(rep, n, "%s is not known: give %s", cfg_shown_slice(n->raw).s, known.p);
 	buf_free(&known);
 	return -1;
@@ -205,7 +206,7 @@ static void read_address(const struct node *n, const char **host, unsigned *port
 {
 	const char *problem;
 
-	if (!cfg_node_want_text(n, "an address and a port", rep))
+	if (!want_text(n, "an address and a port", rep))
 		return;
 	problem = cfg_check_listen(n->text.p, (char **)host, port);
 	if (problem != NULL)
@@ -233,7 +234,7 @@ static void read_shards(const struct setting *s, const struct node *n, void *at,
 {
 	int64_t v;
 
-	if (!cfg_node_want_text(n, "auto or a whole number", rep))
+	if (!want_text(n, "auto or a whole number", rep))
 		return;
 	if (slice_eq(n->text, SLICE("auto")))
 		*(unsigned *)at = MIN(cores_usable(), (unsigned)SHARDS_MAX);
@@ -259,7 +260,7 @@ static void read_url(const struct setting *s, const struct node *n, void *at, st
 	const char *problem;
 
 	(void)s;
-	if (!cfg_node_want_text(n, "a URL", rep) || is_hidden(n, rep))
+	if (!want_text(n, "a URL", rep) || is_hidden(n, rep))
 		return;
 	problem = cfg_check_url(n->text.p);
 	if (problem != NULL) {
@@ -291,7 +292,7 @@ static const char *read_header(const struct node *h, struct report *rep)
 		cfg_report_key(rep, h, "%s", problem);
 		return NULL;
 	}
-	if (!cfg_node_want_text(h, "the header's value", rep) || is_hidden(h, rep))
+	if (!want_text(h, "the header's value", rep) || is_hidden(h, rep))
 		return NULL;
 	problem = cfg_check_header_value(h->text);
 	if (problem != NULL) {
@@ -344,7 +345,7 @@ static void read_endpoint(const struct setting *s, const struct node *n, void *a
 
 	(void)s;
 	c->tracing.endpoint_hidden = n->expanded;
-	if (!cfg_node_want_text(n, "a URL", rep))
+	if (!want_text(n, "a URL", rep))
 		return;
 	problem = cfg_check_url(n->text.p);
 	if (problem == NULL && strpbrk(n->text.p, "?#{") != NULL)
@@ -359,7 +360,7 @@ static void read_secret(struct service *svc, const struct node *n, struct report
 {
 	const char *problem;
 
-	if (!cfg_node_want_text(n, "a signing secret", rep) || is_hidden(n, rep))
+	if (!want_text(n, "a signing secret", rep) || is_hidden(n, rep))
 		return;
 	problem = cfg_check_secret(n->text, &svc->secrets[svc->n_secrets]);
 	if (problem != NULL)
@@ -400,7 +401,7 @@ static void read_ranges(const struct setting *s, const struct node *n, void *at,
 		return;
 	svc->allow = xcalloc(n->last->index + 1, sizeof *svc->allow);
 	for (const struct node *r = n->first; r != NULL; r = r->next) {
-		if (!cfg_node_want_text(r, "a range of addresses", rep))
+		if (!want_text(r, "a range of addresses", rep))
 			continue;
 		if (cidr_parse(r->text.p, &svc->allow[svc->n_allow]))
 			svc->n_allow++;
@@ -416,7 +417,7 @@ static void read_refuses_with(const struct setting *s, const struct node *n, voi
 	if (!want_kind(n, NODE_LIST, "[503]", rep))
 		return;
 	for (const struct node *code = n->first; code != NULL; code = code->next) {
-		if (!cfg_node_want_text(code, "503", rep))
+		if (!want_text(code, "503", rep))
 			continue;
 		if (slice_eq(code->text, SLICE("503")))
 			*(bool *)at = true;
@@ -431,7 +432,7 @@ static void read_name(const struct setting *s, const struct node *n, void *at, s
 {
 	char *copy;
 
-	if (!cfg_node_want_text(n, "a name", rep))
+	if (!want_text(n, "a name", rep))
 		return;
 	if (!cfg_check_name(n->text)) {
 		cfg_report_node(rep, n, "%s is not a name: use 1 to 64 of a-z, 0-9, _ and -", cfg_shown_slice(n->raw).s);
@@ -448,7 +449,7 @@ static void read_sha256(const struct setting *s, const struct node *n, void *at,
 {
 	(void)s;
 	/* It may be the key itself, by mistake: never shown. */
-	if (cfg_node_want_text(n, "64 hexadecimal digits", rep) && !cfg_check_sha256(n->text, at))
+	if (want_text(n, "64 hexadecimal digits", rep) && !cfg_check_sha256(n->text, at))
 		cfg_report_node(rep, n, "not a SHA-256: give its 64 hexadecimal digits, such as from "
 				"`printf %%s KEY | sha256sum`");
 }

@@ -11,7 +11,8 @@
 
 #include "base/digest.h"
 
-void cfg_show_quoted(struct buf *out, struct slice text)
+/* A text in double quotes, as YAML and JSON have them. */
+static void show_quoted(struct buf *out, struct slice text)
 {
 	buf_add_char(out, '"');
 	for (size_t i = 0; i < text.n; i++) {
@@ -82,7 +83,7 @@ void cfg_show_text(const struct setting *s, const void *at, enum show_how how, s
 	(void)s;
 	(void)how;
 	if (text != NULL)
-		cfg_show_quoted(out, slice_str(text));
+		show_quoted(out, slice_str(text));
 }
 
 static void show_address(const char *host, unsigned port, struct buf *out)
@@ -109,7 +110,7 @@ void cfg_show_url(const struct setting *s, const void *at, enum show_how how, st
 	if (svc->url_hidden || how == SHOW_COMPARE)
 		show_hidden(out, slice_str(svc->url), how);
 	else
-		cfg_show_quoted(out, slice_str(svc->url));
+		show_quoted(out, slice_str(svc->url));
 }
 
 static void show_lines(const char *const *lines, size_t n_lines, enum show_how how, struct buf *out)
@@ -121,7 +122,7 @@ static void show_lines(const char *const *lines, size_t n_lines, enum show_how h
 		size_t n = strcspn(lines[i], ":");
 
 		buf_add_str(out, i > 0 ? ", " : "");
-		cfg_show_quoted(out, (struct slice){lines[i], n});
+		show_quoted(out, (struct slice){lines[i], n});
 		buf_add_str(out, ": ");
 		show_hidden(out, slice_str(lines[i] + n), how);
 	}
@@ -154,7 +155,7 @@ void cfg_show_endpoint(const struct setting *s, const void *at, enum show_how ho
 	if (c->tracing.endpoint_hidden || how == SHOW_COMPARE)
 		show_hidden(out, slice_str(c->tracing.endpoint), how);
 	else
-		cfg_show_quoted(out, slice_str(c->tracing.endpoint));
+		show_quoted(out, slice_str(c->tracing.endpoint));
 }
 
 void cfg_show_secrets(const struct setting *s, const void *at, enum show_how how, struct buf *out)
@@ -241,7 +242,7 @@ void cfg_show_name(const struct setting *s, const void *at, enum show_how how, s
 		text = ((const struct slice *)at)->p;
 	/* One that is called null would be nothing without quotes. */
 	if (text != NULL)
-		cfg_show_quoted(out, slice_str(text));
+		show_quoted(out, slice_str(text));
 }
 
 /* A key cannot be told from it. */
