@@ -20,7 +20,6 @@ struct buf {
 
 void buf_free(struct buf *b);                                /* b is empty after */
 bool buf_reserve(struct buf *b, size_t more);                /* false: no memory */
-void buf_add(struct buf *b, const void *p, size_t n);
 void buf_add_u64(struct buf *b, uint64_t v);                 /* decimal */
 void buf_add_i64(struct buf *b, int64_t v);
 void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -31,6 +30,14 @@ void buf_vprintf(struct buf *b, const char *fmt, va_list ap) PRINTF_LIKE(2, 0);
  * than `max` bytes. */
 int buf_read_file(const char *path, size_t max, struct buf *ret) MUST_CHECK;
 void buf_wipe(struct buf *b);                                /* and free; b is empty after */
+
+static inline void buf_add(struct buf *b, const void *p, size_t n)
+{
+	if (n == 0 || b->failed || (n > b->cap - b->n && !buf_reserve(b, n)))
+		return;
+	memcpy(b->p + b->n, p, n);
+	b->n += n;
+}
 
 static inline void buf_add_char(struct buf *b, char c)
 {

@@ -23,8 +23,11 @@ const char *channel_check_to(const struct service *s, struct slice to)
 
 static void add_lower(struct buf *out, struct slice s)
 {
-	for (size_t i = 0; i < s.n; i++)
-		buf_add_char(out, s.p[i] >= 'A' && s.p[i] <= 'Z' ? (char)(s.p[i] + 32) : s.p[i]);
+	size_t from = out->n;
+
+	buf_add_slice(out, s);
+	for (size_t i = from; i < out->n; i++)
+		out->p[i] = out->p[i] >= 'A' && out->p[i] <= 'Z' ? (char)(out->p[i] + 32) : out->p[i];
 }
 
 void channel_origin(const struct service *s, struct slice to, struct buf *out)
