@@ -333,7 +333,7 @@ static bool add_key(struct scan *s, struct frame *f)
 	int rc;
 
 	if (s->n_keys == s->keys_cap) {
-		size_t cap = s->keys_cap == 0 ? 64 : s->keys_cap * 2;
+		size_t cap = s->keys_cap == 0 ? 8 : s->keys_cap * 2;
 		struct key *v = realloc(s->keys, cap * sizeof *v);
 
 		if (v == NULL)
