@@ -53,20 +53,20 @@ static bool is_among(const char *name, char *names)
 static bool read_group(const char *self, const char *controller, char *ret, size_t n)
 {
 	FILE *f = fopen(self, "re");
+	char line[PATH_MAX];
 	bool found = false;
 
-	while (f != NULL && !found && fgets(ret, (int)n, f) != NULL) {
-		char *group = ret, *controllers;
+	while (f != NULL && !found && fgets(line, sizeof line, f) != NULL) {
+		char *group = line, *controllers;
 
 		(void)strsep(&group, ":");
 		controllers = strsep(&group, ":");
 		found = group != NULL && group[0] == '/' && is_among(controller, controllers);
 		if (found)
-			memmove(ret, group, strlen(group) + 1);
+			snprintf(ret, n, "%.*s", (int)strcspn(group, "\n"), group);
 	}
 	if (f != NULL)
 		fclose(f);
-	ret[found ? strcspn(ret, "\n") : 0] = '\0';
 	return found;
 }
 
