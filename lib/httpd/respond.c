@@ -268,12 +268,10 @@ void http_respond(struct http_request *r, int status, const struct http_header *
 		return;
 	watch_stop(r);
 	resp = response_from_blob(take_body);
-	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp))) {
-		/* An answer without its headers would say something else. */
-		MHD_destroy_response(resp);
-		respond_problem(r, PROBLEM_INTERNAL, NULL);
-		return;
-	}
+	/* An answer without its headers would say something else, and so would a 500: there
+	 * may have been attempts. */
+	if (resp != NULL && (!add_headers(resp, headers, n_headers) || !add_more_headers(r, resp)))
+		MHD_destroy_response(STEAL_PTR(resp));
 	if (resp != NULL && (r->drained || request_conn(r)->h->last_answers) && !add_close(resp))
 		MHD_destroy_response(STEAL_PTR(resp));
 	answered(r, resp, status, REQ_ANSWERED);

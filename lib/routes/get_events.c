@@ -342,12 +342,13 @@ static bool read_last_event(const char *text, uint32_t *ret)
 /* True: answered with what is wrong. */
 static bool refused(struct routes *r, struct http_request *req, struct slice id, struct reader *ret)
 {
+	CLEANUP(buf_free) struct buf accept = {0};
 	struct query q;
 
 	query_read(&q, req, NULL, 0);
 	if (!read_id(r, req, id, &ret->id))
 		return true;
-	if (!negotiate_takes(http_header(req, "Accept"), "text/event-stream"))
+	if (!negotiate_takes(join_lines(req, "Accept", &accept), "text/event-stream"))
 		answer_problem(r, req, PROBLEM_NOT_ACCEPTABLE, "events are text/event-stream");
 	else if (!read_last_event(http_header(req, "Last-Event-ID"), &ret->seq))
 		answer_problem(r, req, PROBLEM_MALFORMED_REQUEST, "Last-Event-ID is the id of an event, which is a number");

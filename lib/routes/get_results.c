@@ -190,7 +190,8 @@ static bool read_query(struct results *s, struct routes *r, struct http_request 
 
 static void run(struct routes *r, struct http_request *req, struct slice id)
 {
-	enum media accept = negotiate_accept(http_header(req, "Accept"));
+	CLEANUP(buf_free) struct buf accepts = {0};
+	enum media accept = negotiate_accept(join_lines(req, "Accept", &accepts));
 	struct results *s;
 	struct batch_id parsed;
 

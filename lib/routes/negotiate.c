@@ -140,6 +140,7 @@ bool negotiate_traceparent(const char *traceparent, struct trace *ret)
 		return false;
 	if (!parse_hex(s.p + 3, 16, ret->id) || !any(ret->id, 16) || !parse_hex(s.p + 36, 8, parent) || !any(parent, 8))
 		return false;
+	ret->flags &= TRACE_SAMPLED;
 	ret->parent = 0;
 	for (int i = 0; i < 8; i++)
 		ret->parent = ret->parent << 8 | parent[i];

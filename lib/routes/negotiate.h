@@ -18,8 +18,9 @@ bool negotiate_takes(const char *accept, const char *type);
 /* Is this Content-Type JSON (with any parameters)? */
 bool negotiate_is_json(const char *content_type);
 
-/* Id, parent and flags of a valid traceparent (W3C Trace Context, section 3.2);
- * false: it is none, and `ret` may hold parts of it. */
+/* Id, parent and flags of a valid traceparent (W3C Trace Context, section 3.2; flags
+ * that it does not know are not for passing on); false: it is none, and `ret` may hold
+ * parts of it. */
 bool negotiate_traceparent(const char *traceparent, struct trace *ret);
 
 /* A tracestate that may be passed on (section 3.3); n 0: there is none. */

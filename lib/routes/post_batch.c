@@ -149,7 +149,8 @@ static void settle(struct request *q)
 
 static void run(struct routes *r, struct http_request *req, struct slice id)
 {
-	struct request q = {.routes = r, .req = req, .accept = negotiate_accept(http_header(req, "Accept")),
+	CLEANUP(buf_free) struct buf accept = {0};
+	struct request q = {.routes = r, .req = req, .accept = negotiate_accept(join_lines(req, "Accept", &accept)),
 			    .prefer = read_prefer(req)};
 	struct slice body = {0};
 

@@ -244,6 +244,9 @@ bool read_id(struct routes *r, struct http_request *req, struct slice text, stru
 /* The request's preferences. */
 struct prefer read_prefer(struct http_request *req);
 
+/* A header that is a list, its lines as one; NULL: it is absent. Valid as long as both. */
+const char *join_lines(struct http_request *req, const char *name, struct buf *joined);
+
 /* The headers that every answer about a batch carries, and room for what some
  * have. Values are borrowed until the answer; `type` NULL: it has no body. */
 struct batch_headers {

@@ -168,13 +168,30 @@ bool read_id(struct routes *r, struct http_request *req, struct slice text, stru
 	return false;
 }
 
+/* So many lines of one header are looked at. */
+enum { LINES_MAX = 32 };
+
 struct prefer read_prefer(struct http_request *req)
 {
-	enum { LINES_MAX = 16 };
 	const char *lines[LINES_MAX];
 	size_t n = http_headers(req, "Prefer", lines, LINES_MAX);
 
 	return negotiate_prefer(lines, MIN(n, (size_t)LINES_MAX));
+}
+
+const char *join_lines(struct http_request *req, const char *name, struct buf *joined)
+{
+	const char *lines[LINES_MAX];
+	size_t n = http_headers(req, name, lines, LINES_MAX);
+
+	if (n <= 1)
+		return n == 0 ? NULL : lines[0];
+	for (size_t i = 0; i < MIN(n, (size_t)LINES_MAX); i++) {
+		buf_add_str(joined, i > 0 ? ", " : "");
+		buf_add_str(joined, lines[i]);
+	}
+	buf_add_char(joined, '\0');
+	return joined->failed ? lines[0] : joined->p;
 }
 
 static void answer_unrouted(struct routes *r, struct http_request *req, struct buf *allow)

@@ -288,9 +288,12 @@ static const struct dispatch_listener streamed = {.on_accepted = on_accepted, .o
 static void set_trace(struct routes *r, struct http_request *req, struct batch *b)
 {
 	uint64_t id[2] = {rng_u64(&r->rng), rng_u64(&r->rng) | 1};
-	struct slice state = negotiate_tracestate(http_header(req, "tracestate"));
+	CLEANUP(buf_free) struct buf joined = {0};
+	struct slice state = negotiate_tracestate(join_lines(req, "tracestate", &joined));
+	const char *parent;
 
-	if (negotiate_traceparent(http_header(req, "traceparent"), &b->trace)) {
+	/* Of two nobody knows which is meant. */
+	if (http_headers(req, "traceparent", &parent, 1) == 1 && negotiate_traceparent(parent, &b->trace)) {
 		if (state.n > 0)
 			b->trace.state = arena_copy(&b->arena, state);
 		return;

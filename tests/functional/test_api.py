@@ -161,6 +161,31 @@ class Api(harness.Case):
         self.tells_the_batch(nothing, "NothingSelected")
         self.assertEqual(self.settled.ask("DELETE", path).status, 204)
 
+    def described(self, method, path, headers=None, body=None):
+        """The answer; its status is described for this operation, and so is each header that is not every answer's."""
+        answer = self.settled.ask(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+        of = DOC["paths"][re.sub(r"b_[0-9A-Z]{26}", "{id}", path)][method.lower()]["responses"]
+        self.assertIn(str(answer.status), of, path)
+        own = set(answer.headers) - {"Date", "Connection", "Content-Type", "Content-Length", "Transfer-Encoding"}
+        self.assertLessEqual(own, set(openapi.follow(DOC, of[str(answer.status)]).get("headers", {})), (method, path, answer.status))
+        return answer
+
+    def test_what_a_wish_or_a_key_changes_is_described(self):
+        wait = {"Prefer": "wait=30"}
+        batch = {"contract": "best_effort", "items": [item(0, self.url("/flaky?times=1&status=410")), item(1, self.url("/gone")), {"id": "i2"}]}
+        path = self.settled.post(batch).headers["Location"]
+        statuses = []
+        for wanted in ("i0", "i1"):
+            body = json.dumps({"ids": [wanted]}).encode()
+            for headers in (wait, {"Idempotency-Key": wanted, **wait}, {"Idempotency-Key": wanted}):
+                statuses.append(self.described("POST", path + "/retry", headers, body).status)
+        self.assertEqual(statuses, [200] * 3 + [207] * 3)
+        self.described("POST", path + "/retry", None, b'{"ids": ["i1"]}')
+        for method, end in (("HEAD", ""), ("GET", ""), ("GET", "/events"), ("GET", "/results"), ("POST", "/cancel")):
+            self.assertEqual(self.described(method, path + end, wait).status, 200)
+        large = DOC["paths"]["/v1/limits"]["get"]["responses"]["200"]["content"]["application/json"]["examples"]["defaults"]
+        self.assertEqual(self.described("POST", path + "/cancel", None, bytes(large["value"]["body_bytes"] + 1)).status, 413)
+
     def test_the_data_of_events_fits(self):
         batch = {"concurrency": 1, "items": [item(n, self.url("/slow?wait_ms=20")) for n in range(4)]}
         accepted = self.settled.post(batch, {"Prefer": "respond-async"})

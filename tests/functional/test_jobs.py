@@ -84,6 +84,14 @@ class Accepted(jobs.Case):
             doc = self.done(answer.headers["Batch-Id"])
             self.assertEqual((doc["results"][0]["attempts"], doc["results"][0]["stop"]), (attempts, "max_attempts"))
 
+    def test_without_a_deadline_it_has_a_day(self):
+        day = 86400
+        batch = self.accept({"retry": {"max_attempts": 2}, "items": [
+            item(n, self.url(f"/x?status=429&retry_after={s}")) for n, s in enumerate((day - 600, day + 600))]})
+        kit.until(lambda: self.get(batch).json["counts"]["failed"] == 1, "one cannot wait so long")
+        self.assertEqual(self.settled.ask("POST", self.route(batch, "/cancel")).json["counts"]["failed"], 2)
+        self.assertEqual([r["stop"] for r in self.done(batch)["results"]], ["cancelled", "deadline"])
+
     def test_nothing_is_accepted_that_is_not_valid(self):
         self.problem(self.settled.post({"items": []}, ASYNC), 422, "validation_failed")
         self.problem(self.settled.post(b"{", ASYNC), 400, "malformed_json")

@@ -1,6 +1,7 @@
 """Idempotency-Key: a request that is repeated is answered from the record, and
 nothing is sent twice."""
 
+import datetime
 import json
 import tempfile
 
@@ -164,6 +165,21 @@ class Replays(jobs.Case):
         with sock, sock.makefile("rb") as stream:
             self.assertIn(b" 400 ", stream.readline())
         self.assertEqual(self.down.ledger(), [])
+
+
+@on_every_store
+class Expired(jobs.Case):
+    config = {"limits": {"keep_results_ms": 1}}
+
+    def test_a_result_goes_after_its_time_and_its_key_with_it(self):
+        batch = {"items": [item(1, self.url("/ok"))]}
+        first = self.settled.post(batch, key("old"))
+        finished, expires = (datetime.datetime.fromisoformat(first.json[k].replace("Z", "+00:00")) for k in ("finished_at", "expires_at"))
+        self.assertEqual(expires - finished, datetime.timedelta(milliseconds=1))
+        kit.until(lambda: self.get(first.headers["Batch-Id"]).status == 404, "its time is over")
+        again = self.settled.post(batch, key("old"))
+        self.assertEqual((again.status, again.headers["Idempotent-Replayed"]), (200, None))
+        self.assertNotEqual(again.headers["Batch-Id"], first.headers["Batch-Id"])
 
 
 @on_every_store

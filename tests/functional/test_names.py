@@ -53,12 +53,38 @@ class Names(Case):
             self.assertEqual([a["phase"] for a in result["attempt_log"]], ["resolve"])
         self.assertEqual(self.down.ledger(), [])
 
+    def test_without_a_time_for_faults_each_attempt_asks_anew(self):
+        for n in range(1, 4):
+            self.assertEqual(self.post([self.to("missing.test")]).json["results"][0]["error"]["code"], "connect_failed")
+            self.assertEqual(self.names.count("missing.test"), n)
+
     def test_one_address_that_answers_is_enough(self):
         closed = gate.Gate("::1")
         closed.close()
         self.names.names["many.test"] = ["::1", "127.0.0.9", "127.0.0.1"]
         self.assertEqual(self.post([self.to("many.test")]).json["outcome"], "succeeded")
         self.assertEqual(len(self.down.ledger()), 1)
+
+
+class Faults(Case):
+    config = {"services": SERVICES, "names": {**NAMES, "negative_ttl_ms": 3600000}}
+
+    def test_what_did_not_resolve_is_remembered(self):
+        for _ in range(3):
+            self.assertEqual(self.post([self.to("missing.test")]).json["results"][0]["error"]["code"], "connect_failed")
+        self.assertEqual(self.names.count("missing.test"), 1)
+
+
+class Queue(Case):
+    config = {"services": SERVICES, "names": {**NAMES, "queued": 2}}
+
+    def test_what_finds_no_place_in_it_fails_at_once(self):
+        answer = self.settled.post({"service": "hook", "attempt_timeout_ms": 3600000, "retry": {"max_attempts": 1}, "deadline_ms": 3600000,
+                                    "items": [item(n, self.to(f"{n}.dead.test")) for n in range(50)]}, jobs.ASYNC)
+        # Two threads, for a service has half of the free ones, and two places at most.
+        kit.until(lambda: self.settled.get_batch(answer.json["id"]).json["counts"]["failed"] >= 46, "all others fail")
+        self.assertGreaterEqual(self.settled.metrics()['settled_name_lookups_total{result="queue_full"}'], 46)
+        self.settled.ask("POST", f"/v1/batches/{answer.json['id']}/cancel")
 
 
 class DeadResolver(Case):

@@ -148,10 +148,23 @@ class Limits(harness.Case):
                             ("deadline_ms", {"deadline_ms": limits["max_deadline_ms"] + 1, "items": [item(1, self.url("/ok"))]})):
             self.assertEqual(self.settled.post(batch).json["errors"][0]["pointer"], "#/" + name)
 
+    def test_a_synchronous_batch_has_the_configured_deadline(self):
+        answer = self.settled.post({"retry": {"max_attempts": 2}, "items": [item(1, self.url("/x?status=429&retry_after=3"))]})
+        self.assertEqual(answer.json["results"][0]["stop"], "deadline")
+
     def test_other_methods_are_not_allowed(self):
         self.assertEqual(self.settled.ask("HEAD", "/v1/limits").status, 200)
         answer = self.settled.ask("POST", "/v1/limits", b"{}")
         self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD"))
+
+
+class Results(harness.Case):
+    config = {"store": "memory", "limits": {"results_bytes": 20000}}
+
+    def test_the_oldest_go_first_beyond_their_bytes(self):
+        done = [self.settled.post({"items": [item(n, self.url("/ok")) for n in range(20)]}).headers["Location"] for _ in range(10)]
+        kit.until(lambda: self.settled.ask("GET", done[0]).status == 404, "the oldest has gone")
+        self.assertEqual(self.settled.ask("GET", done[-1]).status, 200)
 
 
 class Shards(Case):

@@ -2,6 +2,7 @@
 connection made for one service is used for another that shows something else."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,9 @@ import gate
 import harness
 import kit
 from harness import item
+
+# What libcurl would read for each connection, left to itself.
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 class Server:
@@ -83,8 +87,8 @@ class Case(unittest.TestCase):
         self.addCleanup(server.stop)
         return server
 
-    def daemon(self, services, **more):
-        daemon = harness.Daemon({"services": services, **more})
+    def daemon(self, services, env=None, **more):
+        daemon = harness.Daemon({"services": services, **more}, env=env)
         self.addCleanup(daemon.stop)
         return daemon
 
@@ -135,6 +139,22 @@ class Trust(Case):
             self.assertTrue(self.ask(daemon, "own")["ok"])
         self.assertEqual(server.connections, 3)
 
+    def test_no_connection_reads_the_systems_authorities_anew(self):
+        if not os.path.exists(BUNDLE):
+            self.skipTest(f"no {BUNDLE}")
+        server = self.serve(self.identity, close=True)
+        daemon = self.daemon({"own": self.service(server), "system": {"kind": "http", "url": server.url()}})
+
+        def connect(times):
+            for _ in range(times):
+                self.assertEqual((self.ask(daemon, "own")["ok"], self.ask(daemon, "system")["ok"]), (True, False))
+            with open(f"/proc/{daemon.child.pid}/io", encoding="ascii") as f:
+                return int(re.search(r"^rchar: (\d+)$", f.read(), re.M)[1])
+
+        before = connect(1)
+        self.assertLess(connect(5) - before, os.path.getsize(BUNDLE))
+        self.assertEqual(server.connections, 12)
+
     def test_a_certificate_out_of_its_time_or_for_another_host_is_refused(self):
         for name, identity, message in (
                 ("expired", self.ca.issue("old", dates=("20200101000000Z", "20200102000000Z")), "the certificate has expired"),
@@ -144,6 +164,14 @@ class Trust(Case):
                 server = self.serve(identity)
                 self.assert_no_connection(self.ask(self.daemon({"s": self.service(server)}), "s"), message)
                 self.assertEqual(server.seen, [])
+
+    def lax_policy(self):
+        """A file for OPENSSL_CONF, by which the system itself would speak older versions."""
+        path = os.path.join(self.dir.name, "lax.cnf")
+        with open(path, "w", encoding="ascii") as f:
+            f.write("openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = lax\n"
+                    "[lax]\nMinProtocol = TLSv1\nCipherString = ALL:@SECLEVEL=0\n")
+        return path
 
     def test_nothing_older_than_tls_1_2_is_spoken(self):
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -157,7 +185,7 @@ class Trust(Case):
             self.assertEqual(tls.version(), "TLSv1.1")
         new = [self.serve(self.identity, minimum_version=v, maximum_version=v) for v in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)]
         services = {f"s{n}": self.service(server) for n, server in enumerate((old, *new))}
-        daemon = self.daemon(services)
+        daemon = self.daemon(services, env={"OPENSSL_CONF": self.lax_policy()})
         self.assert_no_connection(self.ask(daemon, "s0"))
         self.assertEqual([self.ask(daemon, s)["ok"] for s in ("s1", "s2")], [True, True])
         self.assertEqual(old.seen, [])

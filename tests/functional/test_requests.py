@@ -5,6 +5,7 @@ import http.client
 import json
 
 import harness
+import rawhttp
 from harness import item
 
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -285,6 +286,18 @@ class Headers(Case):
             self.refused(self.post(Content_Type="application/json", Accept=accept), 406, "not_acceptable")
         for accept in ("*/*", "application/*", "application/json", "text/html, */*;q=0.1", "application/json;q=0.001"):
             self.taken(self.post(Content_Type="application/json", Accept=accept))
+
+    def test_lines_of_an_accept_are_one_list(self):
+        batch = harness.encode(self.batch())
+        done = self.taken(self.settled.post(batch)).headers["Location"]
+        for method, path, body, types in (("POST", "/v1/batches", batch, ("application/json", "application/x-ndjson")),
+                                          ("GET", done + "/results", b"", ("application/json", "application/x-ndjson")),
+                                          ("GET", done + "/events", b"", ("text/event-stream",))):
+            for wanted in types:
+                head = rawhttp.head(method, path, Content_Type="application/json", Content_Length=len(body), Connection="close")
+                lines = f"Accept: text/html\r\nACCEPT: image/png, {wanted}\r\n\r\n".encode()
+                answer, = rawhttp.exchange(self.settled.port, head[:-2] + lines + body)
+                self.assertEqual((answer.status, answer.headers["Content-Type"]), (200, wanted), path)
 
     def test_what_is_no_idempotency_key_is_refused_with_the_reason(self):
         for key in ("", '""', '"abc', '"a"b"', '"a";p=1', "k" * 256, "a\tb"):

@@ -10,6 +10,7 @@ import urllib.parse
 
 import gate
 import harness
+import rawhttp
 from harness import item
 
 KEY = b"thirty-two bytes of signing key!"
@@ -140,6 +141,21 @@ class Requests(Case):
         self.assertNotIn("b7ad6b7169203331", spans)
         self.assertEqual(self.traces(f"01-{TRACE}-b7ad6b7169203331-00-more", flags="00")[0], TRACE)
         self.assertEqual(self.traces(f"00-{TRACE}-b7ad6b7169203331-01", tracestate="vendor=x,other=y")[0], TRACE)
+
+    def test_of_a_trace_s_flags_only_known_ones_go_on(self):
+        for flags, sent in (("ff", "01"), ("fe", "00"), ("03", "01")):
+            self.assertEqual(self.traces(f"00-{TRACE}-b7ad6b7169203331-{flags}", flags=sent)[0], TRACE)
+
+    def test_lines_of_a_tracestate_are_one_list_and_two_parents_are_none(self):
+        parent = f"traceparent: 00-{TRACE}-b7ad6b7169203331-01\r\n"
+        for lines, state, continued in ((parent + "tracestate: vendor=x\r\nTraceState: other=y\r\n", "vendor=x, other=y", True),
+                                        (parent + parent + "tracestate: vendor=x\r\n", None, False)):
+            body = harness.encode({"service": "hook", "items": [item(1, self.url("/ok"))]})
+            head = rawhttp.head(Content_Type="application/json", Content_Length=len(body), Connection="close")
+            rawhttp.exchange(self.settled.port, head[:-2] + lines.encode() + b"\r\n" + body)
+            entry, = self.down.ledger()
+            self.down.clear()
+            self.assertEqual((self.headers(entry).get("tracestate"), entry["traceparent"].split("-")[1] == TRACE), (state, continued))
 
     def test_a_trace_is_started_where_none_is_given_or_it_is_wrong(self):
         seen = set()

@@ -147,6 +147,8 @@ static void on_request(void *arg, struct http_request *r)
 		respond(r, 200, "hello");
 	} else if (strncmp(path, "/hi/", 4) == 0) {
 		respond(r, 200, path + 4);
+	} else if (strcmp(path, "/untold") == 0) {
+		http_respond(r, 207, &(struct http_header){"X-Test", "no\nheader"}, 1, text("done", 4));
 	} else if (strcmp(path, "/query") == 0) {
 		respond_query(r);
 	} else if (strcmp(path, "/echo") == 0 || strcmp(path, "/big") == 0) {

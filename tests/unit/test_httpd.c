@@ -228,6 +228,20 @@ static void a_body_without_memory_is_refused_and_the_next_served(void **state)
 	stop();
 }
 
+/* It may be of attempts that were made: no 5xx is true of it. */
+static void an_answer_that_cannot_be_made_is_none(void **state)
+{
+	int fd;
+
+	(void)state;
+	start(usual);
+	fd = dial();
+	say(fd, GET("/untold"));
+	assert_int_equal(closed(fd), 0);
+	still_serves();
+	stop();
+}
+
 static const struct {
 	int status;
 	const char *bytes;
@@ -384,6 +398,7 @@ int main(void)
 		cmocka_unit_test(a_half_closed_client_is_answered_and_closed),
 		cmocka_unit_test(a_refusal_arrives_behind_a_body_on_its_way),
 		cmocka_unit_test(a_body_without_memory_is_refused_and_the_next_served),
+		cmocka_unit_test(an_answer_that_cannot_be_made_is_none),
 		cmocka_unit_test(what_could_be_smuggled_is_refused_and_closed),
 		cmocka_unit_test(addresses_are_numeric),
 	};

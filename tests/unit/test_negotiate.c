@@ -48,7 +48,8 @@ static void a_trace_is_continued_only_if_it_is_valid(void **state)
 	assert_int_equal(t.parent, 0x00f067aa0ba902b7);
 	assert_true(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", &t));
 	assert_int_equal(t.flags, 0);
-	assert_true(negotiate_traceparent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", &t));
+	assert_true(negotiate_traceparent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff-x", &t));
+	assert_int_equal(t.flags, 1);
 	assert_false(negotiate_traceparent(NULL, &t));
 	assert_false(negotiate_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", &t));
 	assert_false(negotiate_traceparent("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", &t));
