@@ -79,6 +79,7 @@ class Events(reading.Case):
         self.assertEqual((headers["Batch-Id"], headers["Location"], headers["Batch-Outcome"], headers["Cache-Control"]),
                          (batch_id, "/v1/batches/" + batch_id, "succeeded", "no-store"))
         running = self.job(self.held_batch("one"))
+        self.assertEqual(headers["X-Accel-Buffering"], "no")
         self.assertIsNone(self.events(running).headers["Batch-Outcome"])
         self.held.answer("one")
 

@@ -84,6 +84,15 @@ class Accepted(jobs.Case):
             doc = self.done(answer.headers["Batch-Id"])
             self.assertEqual((doc["results"][0]["attempts"], doc["results"][0]["stop"]), (attempts, "max_attempts"))
 
+    def test_without_times_of_its_own_it_waits_up_to_a_second_and_in_the_end_up_to_an_hour(self):
+        """A wait that would end past the deadline is not begun: of many random ones some are longer than that."""
+        items = [item(n, self.url("/x?status=429")) for n in range(100)]
+        for retry, deadline_ms, at_least in (({}, 700, 1), ({"base_ms": 3600000}, 60000, 50)):
+            batch = self.accept({"retry": {"max_attempts": 2, **retry}, "deadline_ms": deadline_ms, "items": items})
+            kit.until(lambda: self.get(batch).json["counts"]["failed"] >= at_least, "those that would wait too long")
+            self.settled.ask("POST", self.route(batch, "/cancel"))
+            self.assertGreaterEqual([r["stop"] for r in self.done(batch)["results"]].count("deadline"), at_least)
+
     def test_without_a_deadline_it_has_a_day(self):
         day = 86400
         batch = self.accept({"retry": {"max_attempts": 2}, "items": [
