@@ -58,7 +58,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 	config_each_limit(r->env.config, add_limit, &text);
 	add_max_queued(&text, r->env.config);
 	add_tenant(&text, &r->env.config->tenants[auth_tenant(req)]);
-	answer_text(req, 200, "application/json", blob_from_buf(&text));
+	answer_text(r, req, 200, "application/json", blob_from_buf(&text));
 }
 
 const struct route route_get_limits = {"/v1/limits", HTTP_GET, run, .access = ACCESS_KEY, .operations = true};

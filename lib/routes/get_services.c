@@ -124,7 +124,7 @@ static void run(struct routes *r, struct http_request *req, struct slice id)
 		add_service(&text, r, i);
 	}
 	buf_add_str(&text, "]}");
-	answer_text(req, 200, "application/json", blob_from_buf(&text));
+	answer_text(r, req, 200, "application/json", blob_from_buf(&text));
 }
 
 const struct route route_get_services = {"/v1/services", HTTP_GET, run, .access = ACCESS_ADMIN, .operations = true};

@@ -61,7 +61,7 @@ static void on_listed(struct store_op *op)
 		else if (s->text.failed)
 			answer_problem(s->routes, s->req, PROBLEM_OVERLOADED, "no memory for so many batches now: ask for fewer");
 		else
-			answer_text(s->req, 200, "application/json", blob_from_buf(&s->text));
+			answer_text(s->routes, s->req, 200, "application/json", blob_from_buf(&s->text));
 	}
 	buf_free(&s->text);
 	free(s);

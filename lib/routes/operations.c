@@ -7,19 +7,18 @@
 extern const unsigned char openapi_json[];
 extern const size_t openapi_json_len;
 
-static void answer_json(struct http_request *req, int status, const char *json)
+static void answer_json(struct routes *r, struct http_request *req, int status, const char *json)
 {
 	struct buf text = {0};
 
 	buf_add_str(&text, json);
-	answer_text(req, status, "application/json", blob_from_buf(&text));
+	answer_text(r, req, status, "application/json", blob_from_buf(&text));
 }
 
 static void livez(struct routes *r, struct http_request *req, struct slice id)
 {
-	(void)r;
 	(void)id;
-	answer_json(req, 200, "{\"status\":\"alive\"}");
+	answer_json(r, req, 200, "{\"status\":\"alive\"}");
 }
 
 void routes_not_ready(struct routes *r)
@@ -38,7 +37,7 @@ static void readyz(struct routes *r, struct http_request *req, struct slice id)
 	else if (store.failing)
 		answer_problem(r, req, PROBLEM_OVERLOADED, store.why);
 	else
-		answer_json(req, 200, "{\"status\":\"ready\"}");
+		answer_json(r, req, 200, "{\"status\":\"ready\"}");
 }
 
 static void metrics(struct routes *r, struct http_request *req, struct slice id)
@@ -49,7 +48,7 @@ static void metrics(struct routes *r, struct http_request *req, struct slice id)
 	sample(r);
 	metrics_render(r->env.meter.metrics, &text);
 	xfer_metrics_render(&text);
-	answer_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
+	answer_text(r, req, 200, "text/plain; version=0.0.4; charset=utf-8", blob_from_buf(&text));
 }
 
 /* One copy for all who read it, however slowly: nobody is asked for a key here. */
@@ -62,7 +61,7 @@ static void openapi(struct routes *r, struct http_request *req, struct slice id)
 		buf_add(&text, openapi_json, openapi_json_len);
 		r->openapi = blob_from_buf(&text);
 	}
-	answer_text(req, 200, "application/json", r->openapi == NULL ? NULL : blob_ref(r->openapi));
+	answer_text(r, req, 200, "application/json", r->openapi == NULL ? NULL : blob_ref(r->openapi));
 }
 
 const struct route route_livez = {"/livez", HTTP_GET, livez, .access = ACCESS_ANYBODY, .operations = true};

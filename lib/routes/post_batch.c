@@ -110,12 +110,12 @@ static struct batch *read_batch(struct request *q)
 	return NULL;
 }
 
-static void answer_valid(struct http_request *req, const struct batch *b)
+static void answer_valid(struct routes *r, struct http_request *req, const struct batch *b)
 {
 	struct buf text = {0};
 
 	buf_printf(&text, "{\"valid\":true,\"items\":%u}", b->counts.total);
-	answer_text(req, 200, "application/json", blob_from_buf(&text));
+	answer_text(r, req, 200, "application/json", blob_from_buf(&text));
 }
 
 /* How it is kept, which the dispatcher and the store go by. */
@@ -140,7 +140,7 @@ static void settle(struct request *q)
 	} else if (submit_never_fits(&s, "#/items")) {
 		return;
 	} else if (b->policy.validate_only) {
-		answer_valid(q->req, b);
+		answer_valid(q->routes, q->req, b);
 		batch_unref(b);
 	} else {
 		submit_batch(&s);

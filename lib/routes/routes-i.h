@@ -212,9 +212,10 @@ bool key_attach(struct batch *b, const struct batch_key *key) MUST_CHECK;
 void refuse_unknown(const struct replay_request *q, const struct batch_key *key, enum problem kind,
 		    struct blob *take_document);
 
-/* Answers. The blob's reference is taken; a NULL blob is a 500, "no memory". */
+/* Answers. The blob's reference is taken; a NULL blob, no memory: the problem `internal`, or
+ * of one that was to be a problem, its status alone. */
 void answer_problem(struct routes *r, struct http_request *req, enum problem p, const char *detail);
-void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body);
+void answer_text(struct routes *r, struct http_request *req, int status, const char *type, struct blob *take_body);
 
 /* The same with a time after which to try again; 0: the usual second. */
 void answer_refused(struct routes *r, struct http_request *req, enum problem p, unsigned retry_after_s,

@@ -79,13 +79,6 @@ static const struct route *find(const struct door *door, struct http_request *re
 	return NULL;
 }
 
-void answer_text(struct http_request *req, int status, const char *type, struct blob *take_body)
-{
-	const struct http_header h[] = {{"Content-Type", type}};
-
-	http_respond(req, take_body == NULL ? 500 : status, h, 1, take_body);
-}
-
 void answer_refused(struct routes *r, struct http_request *req, enum problem p, unsigned retry_after_s,
 		    struct blob *take_body)
 {
@@ -192,6 +185,16 @@ const char *join_lines(struct http_request *req, const char *name, struct buf *j
 	}
 	buf_add_char(joined, '\0');
 	return joined->failed ? lines[0] : joined->p;
+}
+
+void answer_text(struct routes *r, struct http_request *req, int status, const char *type, struct blob *take_body)
+{
+	const struct http_header h[] = {{"Content-Type", type}};
+
+	if (take_body == NULL)
+		answer_problem(r, req, PROBLEM_INTERNAL, "no memory for the answer: try again later");
+	else
+		http_respond(req, status, h, 1, take_body);
 }
 
 static void answer_unrouted(struct routes *r, struct http_request *req, struct buf *allow)
