@@ -44,6 +44,9 @@ FOR_LONG_MS = 3600000
 # and stands still for a second in between.
 GIVE_UP_MS = max(2000, int(500 * PATIENCE))
 
+# How the report of a sanitizer or of valgrind begins.
+REPORT = re.compile(r"^==\d*=|: runtime error: ")
+
 # What a developer's own daemon is told is not for those of the tests.
 os.environ.pop("SETTLED_CONFIG", None)
 
@@ -125,10 +128,11 @@ class Process:
         return self.child.returncode
 
     def _report(self):
-        """What it said beside its log, such as a sanitizer's report: for whoever reads the failure."""
-        for line in filter(None, self.lines):
-            if not line.startswith(("ts=", "{")):
-                print("#", line)
+        """What a sanitizer or valgrind wrote about it, for whoever reads the failure."""
+        lines = list(filter(None, self.lines))
+        first = next((n for n, line in enumerate(lines) if REPORT.search(line)), len(lines))
+        for line in lines[first:]:
+            print("#", line)
 
 
 class Downstream(Process):

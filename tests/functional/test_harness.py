@@ -1,5 +1,7 @@
 """The tests' own runner."""
 
+import contextlib
+import io
 import os
 import signal
 import tempfile
@@ -39,6 +41,21 @@ class Reading(unittest.TestCase):
             with process.changed:        # nobody reads meanwhile
                 kit.until(lambda: os.path.exists(written), "there is room for all of it")
             self.assertEqual(process.mark(), 100000)
+
+
+class Reporting(unittest.TestCase):
+    def told(self, text):
+        process = harness.Process(["sh", "-c", 'printf "$0"; exit 9', text])
+        process.child.wait(harness.LIMIT_S)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            self.assertEqual(process.stop(), 9)
+        return out.getvalue()
+
+    def test_a_sanitizers_report_goes_to_the_tests_output(self):
+        for begin in ("==7== Invalid read", "=================================================================", "a.c:7: runtime error: b"):
+            self.assertEqual(self.told(f"ts=1 first\\n{begin}\\nlast\\n"), f"# {begin}\n# last\n")
+        self.assertEqual(self.told("ts=1 first\\nlast\\n"), "")
 
 
 if __name__ == "__main__":
