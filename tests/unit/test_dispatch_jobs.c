@@ -780,7 +780,7 @@ static struct batch *write_waiting(struct batch_id *ret_id)
 	*ret_id = write_accepted(batch_ref(b), (uint32_t[]){0, 1}, 2);
 	for (uint32_t i = 0; i < 2; i++) {
 		struct item *it = &b->items[i];
-		struct store_update u = {.op.what = STORE_UPDATE, .batch = batch_ref(b)};
+		struct store_update u = {.op.what = STORE_UPDATE, .batch = b};
 
 		item_set_state(it, ITEM_QUEUED);
 		item_record(it, &refused, 0, 0, 0);
