@@ -315,6 +315,8 @@ static bool recover(struct app *app)
 		fprintf(stderr, "settled: %.*s\n", (int)err.n, err.p);
 	buf_free(&err);
 	app->group.recovery_ms = now_ms() - begun_ms;
+	if (!ok)
+		return false;
 	if (r.batches > 0)
 		log_event(LOG_INFO, "recovered", LOG_INT("batches", r.batches), LOG_INT("items", r.items),
 			  LOG_INT("duration_ms", app->group.recovery_ms));
@@ -323,18 +325,19 @@ static bool recover(struct app *app)
 			  LOG_STR("why", "they were accepted for a service that is no longer configured"),
 			  LOG_STR("effect", "they fail as they come up"),
 			  LOG_STR("do", "if its name was changed, stop the process and configure the old one too"));
-	return ok;
+	return true;
 }
 
-/* What shards have told each other and not yet read, such as that nobody waits for a
- * batch any more: who is told is freed by it. */
+/* What shards that ran have told each other and not yet read, such as that nobody waits
+ * for a batch any more: who is told is freed by it. Where none ran, as a start failed, it
+ * would begin what recovery found. */
 static void settle_messages(struct app *app)
 {
 	bool any;
 
 	do {
 		any = false;
-		for (unsigned i = 0; i < app->n; i++)
+		for (unsigned i = 0; i < app->threads; i++)
 			any |= loop_settle(app->shards[i].loop);
 	} while (any);
 }

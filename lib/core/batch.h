@@ -162,6 +162,10 @@ struct counts {
 	uint32_t total, succeeded, failed, indeterminate, not_attempted, pending;
 };
 
+/* Where the bytes are counted that a batch holds: of all, of its service, of its tenant, of
+ * those that were shed. */
+enum held { HELD_ALL, HELD_SERVICE, HELD_TENANT, HELD_SHED, HELD_MAX };
+
 struct batch {
 	struct batch_id id;
 	atomic_uint refs;                /* batch_ref() */
@@ -179,7 +183,7 @@ struct batch {
 	struct slice metadata;           /* the JSON object as received; n 0: {} */
 	struct trace trace;
 	const struct batch_key *key;     /* in the arena; NULL: none */
-	atomic_size_t *held[3];          /* where held_bytes are counted: of all, its service, its tenant; NULL: nowhere */
+	atomic_size_t *held[HELD_MAX];   /* held_bytes are counted in these; NULL: not there */
 	size_t held_bytes;
 	struct item *items;
 	uint32_t n_items;                /* in `items`: all of them, or those that the store was asked for */

@@ -418,11 +418,13 @@ static bool admit_bytes(struct dispatch *d, const struct ask *q, bool counted, b
 	}
 	*ret_shed = sheds(d, q, &s, bytes);
 	b->held_bytes = bytes;
-	b->held[0] = &d->env.group->held_bytes;
-	b->held[1] = counted ? &q->first->bytes : NULL;
-	b->held[2] = counted ? &q->tenant->bytes : NULL;
-	for (size_t i = 1; counted && i < ARRAY_LEN(b->held); i++)
-		atomic_fetch_add(b->held[i], bytes);
+	b->held[HELD_ALL] = &d->env.group->held_bytes;
+	if (counted) {
+		b->held[HELD_SERVICE] = &q->first->bytes;
+		b->held[HELD_TENANT] = &q->tenant->bytes;
+		atomic_fetch_add(&q->first->bytes, bytes);
+		atomic_fetch_add(&q->tenant->bytes, bytes);
+	}
 	return true;
 }
 

@@ -395,9 +395,9 @@ static void adopt(struct dispatch *d, const struct load *l, struct batch *take)
 	enum why end = (enum why)job->end;
 	struct live *lv;
 
-	take->held[0] = &d->env.group->held_bytes;
+	take->held[HELD_ALL] = &d->env.group->held_bytes;
 	take->held_bytes = job->bytes;
-	atomic_fetch_add(take->held[0], take->held_bytes);
+	atomic_fetch_add(take->held[HELD_ALL], take->held_bytes);
 	lv = live_adopt(d, take, job->tenant_no);
 	lv->room = l->room;
 	lv->service = job->service;

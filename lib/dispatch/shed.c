@@ -11,10 +11,11 @@
  * was in flight keeps its own result. Bytes and callers go with the whole batch.
  *
  * Invariants
- *  1. A batch is in d.efforts from its begin until its gate is closed, it is done, or it
+ *  1. A batch is in d.efforts from its begin until all of it is shed, it is done, or it
  *     is gone.
  *  2. group.sheddable counts batches in efforts, by priority, and their unfinished items;
- *     group.shedding those whose gate was closed for this, until they are done.
+ *     group.shedding those that were all shed, until they are done, and their bytes as
+ *     long as these are held: what is on its way out is not shed for again.
  */
 #include "admission-i.h"
 #include "dispatch-i.h"
@@ -63,7 +64,8 @@ void shed_forget(struct live *lv)
 	list_remove(&lv->effort);
 	atomic_fetch_sub(&of->items, lv->batch->counts.pending);
 	atomic_fetch_sub(&of->callers, 1);
-	atomic_fetch_sub(&of->bytes, lv->batch->held_bytes);
+	if (of != &lv->d->env.group->shedding)
+		atomic_fetch_sub(&of->bytes, lv->batch->held_bytes);
 }
 
 /* What is above the marks, but for what is on its way out. */
@@ -127,6 +129,7 @@ static void shed_rest(struct live *lv, struct excess *x)
 	x->bytes = less(x->bytes, b->held_bytes);
 	shed_forget(lv);
 	count_at(lv, &lv->d->env.group->shedding);
+	b->held[HELD_SHED] = &lv->d->env.group->shedding.bytes;
 	if (gate_why(&b->gate) == WHY_NONE)
 		live_shed(lv);
 }

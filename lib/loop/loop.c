@@ -128,16 +128,19 @@ static void run_soon_between(struct loop *l, enum loop_priority prio)
 		run_soon(-1, 0, soon);
 }
 
-static void run_inbox(struct soon *soon)
+static bool run_inbox(struct soon *soon)
 {
 	struct list msgs;
+	bool any;
 
 	running = (enum loop_priority)(soon - soon->loop->soon);
 	list_init(&msgs);
 	pthread_mutex_lock(&soon->lock);
 	list_splice(&msgs, &soon->inbox);
 	pthread_mutex_unlock(&soon->lock);
+	any = !list_empty(&msgs);
 	run_messages(&msgs);
+	return any;
 }
 
 static void on_wake(evutil_socket_t fd, short what, void *arg)
@@ -148,7 +151,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	if (read(fd, &count, sizeof count) < 0)
 		REQUIRE(errno == EINTR || errno == EAGAIN);
-	run_inbox(soon);
+	(void)run_inbox(soon);
 	if (atomic_load(&soon->loop->stop))
 		event_base_loopbreak(soon->loop->base);
 }
@@ -269,8 +272,7 @@ bool loop_settle(struct loop *l)
 	for (int i = 0; i < N_PRIORITIES; i++) {
 		struct soon *soon = &l->soon[i];
 
-		any |= !list_empty(&soon->inbox) || !list_empty(&soon->local) || !list_empty(&soon->calls);
-		run_inbox(soon);
+		any |= run_inbox(soon) || !list_empty(&soon->local) || !list_empty(&soon->calls);
 		run_soon(-1, 0, soon);
 	}
 	current = NULL;

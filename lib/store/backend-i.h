@@ -11,6 +11,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "store/store.h"
 
 struct backend;
@@ -55,7 +57,7 @@ struct backend {
 	const struct store_config *cfg;
 	char why[160];                   /* the last failure of the writer, for people */
 	uint64_t unfinished;             /* items that are not final, as of the last commit */
-	bool hopeless;                   /* it will not go away by itself: the file is corrupt */
+	atomic_bool hopeless;            /* it will not go away by itself: the file is corrupt. Any thread looks */
 };
 
 /* The front over a backend that is open: takes it. */

@@ -126,7 +126,7 @@ static void enter_failing(struct store *s, int rc)
 	const struct backend *b = s->backend;
 	const char *why = b->why[0] == '\0' ? strerror(-rc) : b->why;
 	int64_t now = store_now_us();
-	bool first;
+	bool first, worse = b->hopeless && s->retry_at_us != INT64_MAX;
 
 	pthread_mutex_lock(&s->lock);
 	first = !s->status.failing;
@@ -139,7 +139,7 @@ static void enter_failing(struct store *s, int rc)
 		s->backoff_us = MAX(BACKOFF_MIN_US, MIN(BACKOFF_MAX_US, s->backoff_us * 2));
 	s->retry_at_us = b->hopeless ? INT64_MAX : now + s->backoff_us;
 	s->more_to_expire = false;
-	if (first)
+	if (first || worse)
 		say_failing(s, why);
 	refuse(s, &s->todo);
 }

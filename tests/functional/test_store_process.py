@@ -104,6 +104,21 @@ class Files(lives.Case):
         db.close()
         self.assertIn("1000", self.refused_untouched())
 
+    def test_a_start_that_cannot_read_all_unfinished_jobs_sends_none_of_them(self):
+        daemon = self.start()
+        for _ in range(2):
+            self.accept(daemon, "hang")
+        self.down.wait(in_flight=2)
+        daemon.stop(signal.SIGKILL)
+        self.down.wait(in_flight=0)
+        db = sqlite3.connect(self.database)
+        db.execute("UPDATE batch SET priority = 99 WHERE id = (SELECT max(id) FROM batch)")
+        db.commit()
+        db.close()
+        self.down.clear()
+        self.assertIn("cannot read the unfinished batches", self.refused())
+        self.assertEqual(self.down.ledger(), [])
+
     def test_what_is_put_back_serves_again(self):
         with open(self.database, "rb") as f:
             good = f.read()

@@ -123,7 +123,7 @@ static inline void assert_head(const struct batch *got, const struct batch *want
 	assert_int_equal(got->stop_reason, want->stop_reason);
 	assert_false(got->op.live);
 	assert_null(got->live);
-	assert_null(got->held[0]);
+	assert_null(got->held[HELD_ALL]);
 }
 
 static inline void assert_text(const char *got, const char *want)

@@ -103,6 +103,36 @@ static void what_waits_makes_room_by_bytes(void **state)
 	batch_unref(urgent);
 }
 
+/* It is done, and the store has yet to write that: its bytes are on their way out. */
+static void what_is_shed_makes_room_by_bytes_once(void **state)
+{
+	struct batch *efforts[3];
+
+	(void)state;
+	rig.config.n_services = 1;
+	rig.config.limits.queued_bytes = 10 * sizeof(struct item);
+	for (unsigned i = 0; i < ARRAY_LEN(efforts); i++)
+		efforts[i] = effort(2, ONE, 3);
+	run_until(four_sent);
+	store_set(&rig.store, true, false);
+	assert_accepted(plain(3, ONE, 5));
+	run_for(1);
+	assert_int_equal(efforts[2]->state, BATCH_DONE);
+	assert_int_equal(rig.group.held_bytes, 9 * sizeof(struct item));
+	assert_accepted(plain(1, ONE, PRIORITY_MAX));
+	run_for(1);
+	assert_int_equal(gate_why(&efforts[1]->gate), WHY_NONE);
+	store_set(&rig.store, false, false);
+	run_for(1);
+	assert_int_equal(rig.group.held_bytes, 8 * sizeof(struct item));
+	assert_accepted(plain(1, ONE, PRIORITY_MAX));
+	run_for(1);
+	assert_int_equal(gate_why(&efforts[1]->gate), WHY_SHED);
+	assert_int_equal(gate_why(&efforts[0]->gate), WHY_NONE);
+	for (unsigned i = 0; i < ARRAY_LEN(efforts); i++)
+		batch_unref(efforts[i]);
+}
+
 static void what_waits_makes_room_for_callers(void **state)
 {
 	struct batch *efforts[8];
@@ -163,6 +193,7 @@ int main(void)
 		RIG(of_a_mixed_batch_those_go_that_have_no_room),
 		RIG(the_least_urgent_and_newest_make_room_first),
 		RIG(what_waits_makes_room_by_bytes),
+		RIG(what_is_shed_makes_room_by_bytes_once),
 		RIG(what_waits_makes_room_for_callers),
 		RIG(items_that_may_be_shed_stand_in_nobodys_way),
 	};

@@ -179,6 +179,21 @@ static void what_a_loop_that_stopped_has_not_read_can_be_run(void **state)
 	loop_free(loop);
 }
 
+/* The store's thread, say, still answers. */
+static void what_comes_while_a_loop_that_stopped_is_run_is_run_too(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	loop = loop_new();
+	posted = 0;
+	pthread_create(&thread, NULL, post_all, NULL);
+	while (posted < POSTS)
+		(void)!loop_settle(loop);
+	pthread_join(thread, NULL);
+	loop_free(loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -187,6 +202,7 @@ int main(void)
 		cmocka_unit_test(a_peer_that_leaves_is_seen_behind_its_bytes),
 		cmocka_unit_test(messages_from_another_thread_arrive_in_order),
 		cmocka_unit_test(what_a_loop_that_stopped_has_not_read_can_be_run),
+		cmocka_unit_test(what_comes_while_a_loop_that_stopped_is_run_is_run_too),
 	};
 
 	return cmocka_run_group_tests_name("loop", tests, NULL, NULL);

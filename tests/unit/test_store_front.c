@@ -2,7 +2,9 @@
  * The front of a store over a backend whose calls fail, or wait, when a test says
  * so: nothing owed is lost or overtaken, the rest is refused, it recovers.
  */
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "obs/log.h"
 #include "store-faulty.h"
@@ -401,6 +403,28 @@ static void a_read_that_meets_a_broken_page_ends_all_writing(void **state)
 	assert_int_equal(f.tries, tries);
 }
 
+/* Who was told that it goes on by itself would wait for that. */
+static void damage_is_told_of_though_the_disk_was_full_before(void **state)
+{
+	int kept = dup(STDERR_FILENO), file = memfd_create("log", MFD_CLOEXEC);
+	char text[4096] = "";
+
+	(void)state;
+	dup2(file, STDERR_FILENO);
+	LOCKED(f.commits = (struct fault){.left = FOR_EVER});
+	(void)try_delete();
+	(void)read_with(-EUCLEAN);
+	while (strstr(status().why, "damaged") == NULL)
+		continue;
+	(void)try_delete();
+	dup2(kept, STDERR_FILENO);
+	close(kept);
+	assert_true(pread(file, text, sizeof text - 1, 0) > 0);
+	close(file);
+	assert_non_null(strstr(text, "it then goes on by itself"));
+	assert_non_null(strstr(text, "stop the process, restore the database"));
+}
+
 static void a_batch_that_cannot_be_read_does_not(void **state)
 {
 	(void)state;
@@ -626,6 +650,7 @@ int main(void)
 		TEST(the_end_tries_twice),
 		TEST(a_corrupt_file_is_left_alone),
 		TEST(a_read_that_meets_a_broken_page_ends_all_writing),
+		TEST(damage_is_told_of_though_the_disk_was_full_before),
 		TEST(a_batch_that_cannot_be_read_does_not),
 		TEST(what_waits_goes_in_one_group),
 		TEST(only_what_must_be_synced_is),

@@ -191,7 +191,7 @@ static void a_light_batch_no_longer_counts_as_held(void **state)
 
 	(void)state;
 	light->durable = false;
-	light->held[0] = &held;
+	light->held[HELD_ALL] = &held;
 	light->held_bytes = 500;
 	rig_settle(light, 0, CODE_OK, DELIVERED_YES);
 	finish_it(light);
