@@ -21,6 +21,7 @@
  *                  reload.c     the configurations that are in use here
  *                  trace.c      the spans of batches and attempts
  *                  show.c       what is shown of a batch from memory
+ *                  metrics.c    the metrics of the whole service
  */
 #pragma once
 

@@ -144,15 +144,17 @@ static void enter_failing(struct store *s, int rc)
 	refuse(s, &s->todo);
 }
 
-/* On the page that a read found broken the next write may rest. */
+/* On the page that a read found broken the next write may rest; a reload, which names
+ * services, notes by itself what it met. */
 static void enter_damaged(struct store *s)
 {
 	struct backend *b = s->backend;
 
-	if (b->hopeless)
+	if (s->retry_at_us == INT64_MAX)
 		return;
+	if (!b->hopeless)
+		snprintf(b->why, sizeof b->why, "a read found the database file damaged: restore it, or move it away with its -wal file");
 	b->hopeless = true;
-	snprintf(b->why, sizeof b->why, "a read found the database file damaged: restore it, or move it away with its -wal file");
 	enter_failing(s, -EUCLEAN);
 }
 
@@ -549,7 +551,7 @@ void *store_writer_main(void *arg)
 		pthread_mutex_lock(&s->turn);
 		run_reads(s, &reads);
 		mark_owed(&arrived);
-		if (damaged)
+		if (damaged || s->backend->hopeless)
 			enter_damaged(s);
 		if (closing || s->gave_up || (giving_up && s->status.failing))
 			write_rest(s, &arrived);

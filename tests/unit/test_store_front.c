@@ -403,6 +403,19 @@ static void a_read_that_meets_a_broken_page_ends_all_writing(void **state)
 	assert_int_equal(f.tries, tries);
 }
 
+static void damage_that_a_reload_meets_ends_all_writing(void **state)
+{
+	unsigned tries;
+
+	(void)state;
+	assert_int_equal(try_delete(), STORE_NOT_FOUND);
+	LOCKED(tries = f.tries);
+	f.backend.hopeless = true;
+	assert_int_equal(try_delete(), STORE_UNAVAILABLE);
+	assert_true(status().failing);
+	assert_int_equal(f.tries, tries);
+}
+
 /* Who was told that it goes on by itself would wait for that. */
 static void damage_is_told_of_though_the_disk_was_full_before(void **state)
 {
@@ -650,6 +663,7 @@ int main(void)
 		TEST(the_end_tries_twice),
 		TEST(a_corrupt_file_is_left_alone),
 		TEST(a_read_that_meets_a_broken_page_ends_all_writing),
+		TEST(damage_that_a_reload_meets_ends_all_writing),
 		TEST(damage_is_told_of_though_the_disk_was_full_before),
 		TEST(a_batch_that_cannot_be_read_does_not),
 		TEST(what_waits_goes_in_one_group),

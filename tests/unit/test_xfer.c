@@ -128,6 +128,35 @@ static void credentials_of_one_url_do_not_reach_the_next(void **state)
 	finish_with(d);
 }
 
+static void a_path_and_a_query_go_out_as_they_are_given(void **state)
+{
+	static const struct {
+		const char *url, *sent;
+	} cases[] = {
+		{"http://127.0.0.1:%d", "/"},
+		{"http://127.0.0.1:%d?a=/../%%2e", "/?a=/../%2e"},
+		{"http://127.0.0.1:%d/?", "/?"},
+		{"http://127.0.0.1:%d//a/./%%2E%%2e/%%zz/;b=+?c=%%20?d#e?f", "//a/./%2E%2e/%zz/;b=+?c=%20?d"},
+		{"HTTP://2130706433:%d/../", "/../"},
+		{"http://0177.1:%d/~%%7E%%00", "/~%7E%00"},
+	};
+	struct downstream *d = downstream_new(serve_text, OK);
+	struct job j;
+	char url[128], head[128];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		snprintf(url, sizeof url, cases[i].url, d->port);
+		snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n", cases[i].sent, d->port);
+		job_init(&j, "POST", url, SLICE("x"));
+		job_run(&j);
+		assert_int_equal(j.a.status, 200);
+		d->request[strlen(head)] = '\0';
+		assert_string_equal(d->request, head);
+	}
+	finish_with(d);
+}
+
 static void a_proxy_in_the_environment_is_not_used(void **state)
 {
 	struct answer a;
@@ -551,6 +580,33 @@ static void serve_two_and_end(struct peer *p)
 	wait_for_end(p);
 }
 
+static void serve_one_and_speak_unasked(struct peer *p)
+{
+	if (read_request(p) && say(p, p->of->text))
+		say(p, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
+	wait_for_end(p);
+}
+
+/* The loop does not look again and again at what nobody reads. */
+static void what_comes_unasked_while_a_connection_idles_is_no_answer(void **state)
+{
+	struct downstream *d = downstream_new(serve_one_and_speak_unasked, OK);
+	struct job j;
+
+	(void)state;
+	for (unsigned i = 1; i <= 3; i++) {
+		unsigned watched = 1;
+
+		job_post(&j, d->port);
+		job_run(&j);
+		assert_int_equal(j.a.status, 200);
+		assert_int_equal(d->n_peers, i);
+		while (watched > 0)
+			on_loop(count_watched, &watched);
+	}
+	finish_with(d);
+}
+
 /* So that the next transfer on it costs the loop nothing. */
 static void a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it(void **state)
 {
@@ -585,6 +641,7 @@ int main(void)
 		XFER_TEST(each_method_goes_out_as_itself),
 		XFER_TEST(a_large_body_goes_out_byte_for_byte_without_a_wait),
 		XFER_TEST(credentials_of_one_url_do_not_reach_the_next),
+		XFER_TEST(a_path_and_a_query_go_out_as_they_are_given),
 		XFER_TEST(a_proxy_in_the_environment_is_not_used),
 		XFER_TEST(a_body_over_the_limit_is_cut_and_the_status_stands),
 		XFER_TEST(an_answer_before_the_request_has_ended_counts),
@@ -602,6 +659,7 @@ int main(void)
 		XFER_TEST(endless_headers_are_cut),
 		XFER_TEST(on_done_may_start_the_next),
 		XFER_TEST(unused_connections_are_closed_after_a_while),
+		XFER_TEST(what_comes_unasked_while_a_connection_idles_is_no_answer),
 		XFER_TEST(a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it),
 	};
 
