@@ -8,15 +8,12 @@
  *     alone, while one that has not may be closed without a word.
  *  2. So a connection that has carried a request stays watched while it idles, as
  *     the next transfer will want the same again: no epoll_ctl(), no memory. If it
- *     becomes ready meanwhile, its peer has ended it, or speaks unasked, and it is
- *     no good any more: the watch goes, and libcurl finds its end when it looks for
- *     a connection.
+ *     becomes ready meanwhile, its peer has ended it, and the watch goes; libcurl
+ *     finds out when it looks for a connection.
  *  3. A close() can take 50 us. The queue is worked off a few sockets per turn,
  *     so a hundred transfers that end together do not hold up the loop.
  */
-#include <limits.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "xfer/xfer-i.h"
@@ -44,22 +41,11 @@ static void free_watch(struct watch *w)
 	free(w);
 }
 
-/* libcurl looks for an end alone: it would take what came before the next request, such
- * as a 408 of a server that waited long enough, for the answer to it. */
-static void end_idle(curl_socket_t fd)
-{
-	shutdown(fd, SHUT_RDWR);
-	while (recv(fd, NULL, INT_MAX, MSG_DONTWAIT | MSG_TRUNC) > 0)
-		;
-}
-
 static void on_ready(void *arg, unsigned events)
 {
 	struct watch *w = arg;
 
 	if (!w->wanted) {
-		if (events & LOOP_READ)
-			end_idle(w->fd);
 		free_watch(w);
 		return;
 	}

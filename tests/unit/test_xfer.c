@@ -580,33 +580,6 @@ static void serve_two_and_end(struct peer *p)
 	wait_for_end(p);
 }
 
-static void serve_one_and_speak_unasked(struct peer *p)
-{
-	if (read_request(p) && say(p, p->of->text))
-		say(p, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
-	wait_for_end(p);
-}
-
-/* The loop does not look again and again at what nobody reads. */
-static void what_comes_unasked_while_a_connection_idles_is_no_answer(void **state)
-{
-	struct downstream *d = downstream_new(serve_one_and_speak_unasked, OK);
-	struct job j;
-
-	(void)state;
-	for (unsigned i = 1; i <= 3; i++) {
-		unsigned watched = 1;
-
-		job_post(&j, d->port);
-		job_run(&j);
-		assert_int_equal(j.a.status, 200);
-		assert_int_equal(d->n_peers, i);
-		while (watched > 0)
-			on_loop(count_watched, &watched);
-	}
-	finish_with(d);
-}
-
 /* So that the next transfer on it costs the loop nothing. */
 static void a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it(void **state)
 {
@@ -659,7 +632,6 @@ int main(void)
 		XFER_TEST(endless_headers_are_cut),
 		XFER_TEST(on_done_may_start_the_next),
 		XFER_TEST(unused_connections_are_closed_after_a_while),
-		XFER_TEST(what_comes_unasked_while_a_connection_idles_is_no_answer),
 		XFER_TEST(a_connection_stays_watched_while_it_idles_and_until_its_peer_ends_it),
 	};
 
